@@ -1,0 +1,211 @@
+"""The replacement pass: float layers out, quantized layers in, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from qreg_yolo.quant.layers import QuantConv2d, QuantLayer, QuantLinear
+from qreg_yolo.quant.spec import LayerPlan, QuantSpec
+from qreg_yolo.suggest import did_you_mean
+
+_SWAPS: dict[type[nn.Module], type[QuantConv2d] | type[QuantLinear]] = {
+    nn.Conv2d: QuantConv2d,
+    nn.Linear: QuantLinear,
+}
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What `quantize_model` did: plans by full layer name, and why the other layers were left."""
+
+    swapped: dict[str, LayerPlan] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """Returns one line per layer."""
+        lines = [f"{len(self.swapped)} layers quantized, {len(self.skipped)} left in full precision"]
+        lines += [f"  {name}: {_sides(plan)}" for name, plan in self.swapped.items()]
+        lines += [f"  {name}: skipped, {reason}" for name, reason in self.skipped.items()]
+        return "\n".join(lines)
+
+
+def _sides(plan: LayerPlan) -> str:
+    sides = (("weight", plan.weight), ("input", plan.input))
+    return ", ".join(f"{side} {s.method} {s.bits} bits" if s else f"{side} fp32" for side, s in sides)
+
+
+def candidate_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
+    """Yields ``(fqn, parent, attribute, layer)`` of every convolution and linear layer, quantized ones included.
+
+    In the order of registration. A layer that is held in several places comes once for each.
+    """
+    seen = set()
+    for fqn, layer in list(model.named_modules(remove_duplicate=False)):
+        if fqn and isinstance(layer, (_ConvNd, nn.Linear)):
+            parent_name, _, attribute = fqn.rpartition(".")
+            parent = model.get_submodule(parent_name)
+            if (parent, attribute) not in seen:
+                seen.add((parent, attribute))
+                yield fqn, parent, attribute, layer
+
+
+def followed_by_batch_norm(parent: nn.Module, attribute: str) -> bool:
+    """Returns whether the module registered right after ``attribute`` is a BatchNorm of as many channels."""
+    names = [name for name, child in parent._modules.items() if child is not None]
+    following = names[names.index(attribute) + 1 : names.index(attribute) + 2]
+    layer = parent.get_submodule(attribute)
+    channels = getattr(layer, "out_channels", getattr(layer, "out_features", None))
+    norms = [parent.get_submodule(name) for name in following]
+    return any(isinstance(n, nn.modules.batchnorm._BatchNorm) and n.num_features == channels for n in norms)
+
+
+def plan_quantization(
+    model: nn.Module,
+    spec: QuantSpec,
+    *,
+    edge_layers: Sequence[str] = (),
+    keep_float: Mapping[str, str] | None = None,
+    pretrained: bool = False,
+) -> ConversionReport:
+    """Returns what `quantize_model` would do, changing nothing. Arguments and errors as there."""
+    layers = {fqn: (parent, attribute, layer) for fqn, parent, attribute, layer in candidate_layers(model)}
+    keep_float = keep_float or {}
+    _check_names(spec, edge_layers, keep_float, list(layers))
+    report = ConversionReport()
+    for fqn, (parent, attribute, layer) in layers.items():
+        reason = keep_float.get(fqn) or _unsupported(parent, layer) or _left_out(fqn, spec)
+        if reason:
+            report.skipped[fqn] = reason
+            continue
+        local = spec.for_layer(fqn, edge=fqn in edge_layers)
+        plan = local.layer_plan(rescale=pretrained or not followed_by_batch_norm(parent, attribute))
+        if plan.is_float:
+            report.skipped[fqn] = "first or last layer, in full precision" if fqn in edge_layers else "32 bits"
+        else:
+            report.swapped[fqn] = plan
+    return report
+
+
+def apply_plan(model: nn.Module, plans: Mapping[str, LayerPlan]) -> None:
+    """Puts quantized layers in by their plans, in place; layers that have their plan already stay untouched.
+
+    Raises:
+        ValueError: A name that is no layer of the model, a layer that cannot be quantized, or one that is quantized
+            otherwise.
+    """
+    layers = {fqn: (parent, attribute, layer) for fqn, parent, attribute, layer in candidate_layers(model)}
+    swaps = []
+    for fqn, plan in plans.items():
+        if fqn not in layers:
+            raise ValueError(f"The model has no layer '{fqn}'.{did_you_mean(fqn, layers)}")
+        parent, attribute, layer = layers[fqn]
+        if not isinstance(layer, QuantLayer):
+            reason = _unsupported(parent, layer)
+            if reason:
+                raise ValueError(f"Layer '{fqn}' cannot be quantized: {reason}.")
+            swaps.append((parent, attribute, layer, plan))
+        elif not plans_agree(layer.plan, plan):
+            raise ValueError(
+                f"Layer '{fqn}' is quantized already, as {layer.plan}. Call dequantize_model first to change it."
+            )
+    done: dict[tuple[int, LayerPlan], nn.Module] = {}  # a layer under several names stays one layer
+    for parent, attribute, layer, plan in swaps:
+        key = (id(layer), plan)
+        if key not in done:
+            done[key] = _SWAPS[type(layer)].from_float(layer, plan)  # type: ignore[arg-type]
+        setattr(parent, attribute, done[key])
+
+
+def quantize_model(
+    model: nn.Module,
+    spec: QuantSpec,
+    *,
+    edge_layers: Sequence[str] = (),
+    keep_float: Mapping[str, str] | None = None,
+    pretrained: bool = False,
+) -> ConversionReport:
+    """Replaces every `Conv2d` and `Linear` by its quantized form, in place; returns what it did and why not.
+
+    Parameters keep their objects and names. Called again with the same spec it changes nothing. Layers of another
+    type (subclasses too: they may read the weight themselves) are skipped with the reason.
+
+    Args:
+        model: Any module.
+        spec: What is asked for; its patterns are matched against full layer names.
+        edge_layers: Full names of the first and last layers, which get ``spec.edge_bits``.
+        keep_float: Full names that stay in full precision, with the reason for the report.
+        pretrained: Whether trained float weights are (or will be) loaded: DoReFa then keeps their scale.
+
+    Raises:
+        ValueError: A pattern or name that matches no layer (the nearest is given), or a layer that is quantized
+            otherwise already; the model is as it was then.
+    """
+    report = plan_quantization(model, spec, edge_layers=edge_layers, keep_float=keep_float, pretrained=pretrained)
+    apply_plan(model, report.swapped)
+    return report
+
+
+def dequantize_model(model: nn.Module) -> list[str]:
+    """Undoes `quantize_model` in place, keeping the Parameter objects; returns the names of the layers undone."""
+    done: dict[QuantConv2d | QuantLinear, nn.Module] = {}  # a layer under several names stays one layer
+    undone = []
+    for fqn, parent, attribute, layer in candidate_layers(model):
+        if isinstance(layer, QuantLayer):
+            if layer not in done:
+                done[layer] = layer.to_float()
+            setattr(parent, attribute, done[layer])
+            undone.append(fqn)
+    return undone
+
+
+def quantized_layers(model: nn.Module) -> dict[str, QuantConv2d | QuantLinear]:
+    """Returns the quantized layers by full name."""
+    return {fqn: layer for fqn, _, _, layer in candidate_layers(model) if isinstance(layer, QuantLayer)}
+
+
+def _unsupported(parent: nn.Module, layer: nn.Module) -> str | None:
+    name = type(layer).__name__
+    if isinstance(parent, nn.TransformerEncoderLayer):
+        return f"{name}: TransformerEncoderLayer's inference path reads its weight without calling it"
+    if type(layer) in _SWAPS or isinstance(layer, QuantLayer):
+        return None
+    if isinstance(parent, nn.MultiheadAttention):
+        return f"{name}: MultiheadAttention reads its weight without calling it"
+    if isinstance(layer, (nn.Conv2d, nn.Linear)):
+        return f"{name}: a subclass may compute with its weight in its own way"
+    return f"{name}: only Conv2d and Linear are quantized"
+
+
+def _left_out(fqn: str, spec: QuantSpec) -> str | None:
+    for pattern in spec.exclude:
+        if fnmatchcase(fqn, pattern):
+            return f"excluded by '{pattern}'"
+    if spec.include and not any(fnmatchcase(fqn, pattern) for pattern in spec.include):
+        return "not included"
+    return None
+
+
+def _check_names(spec: QuantSpec, edge_layers: Sequence[str], keep_float: Mapping[str, str], names: list[str]) -> None:
+    groups = (("include", spec.include), ("exclude", spec.exclude), ("overrides", tuple(spec.overrides)))
+    for option, patterns in groups:
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise ValueError(f"{option} pattern '{pattern}' matches no layer.{did_you_mean(pattern, names)}")
+    for argument, given in (("edge_layers", edge_layers), ("keep_float", keep_float)):
+        for name in given:
+            if name not in names:
+                raise ValueError(f"{argument}: the model has no layer '{name}'.{did_you_mean(name, names)}")
+
+
+def plans_agree(present: LayerPlan, wanted: LayerPlan) -> bool:
+    """Returns whether the plans agree, a calibrated signedness counting as an answer to an open one."""
+    if present.weight != wanted.weight or (present.input is None) != (wanted.input is None):
+        return False
+    if present.input is None or wanted.input is None or wanted.input.signed is not None:
+        return present.input == wanted.input
+    return {**present.input.to_dict(), "signed": None} == wanted.input.to_dict()

@@ -1,0 +1,41 @@
+"""One pure function per equation: float in, float on the quantization grid out, the paper's gradient behind it.
+
+All functions compute in float32 (float64 for float64 inputs), whatever autocast says, and return the dtype of their
+input. None of them branches on data or synchronizes with the host, so ``torch.compile(fullgraph=True)`` and
+``torch.func`` transforms work through them.
+"""
+
+from qreg_yolo.quant.functional.common import MIN_STEP, compute_dtype, round_ste
+from qreg_yolo.quant.functional.dorefa import (
+    dorefa_activation_codes,
+    dorefa_quantize_activation,
+    dorefa_quantize_weight,
+    dorefa_weight_codes,
+)
+from qreg_yolo.quant.functional.lsq import (
+    grid_bounds,
+    lsq_clipped,
+    lsq_codes,
+    lsq_fake_quantize,
+    lsq_grad_scale,
+    lsq_initial_step,
+)
+from qreg_yolo.quant.functional.pact import pact_codes, pact_fake_quantize
+
+__all__ = [
+    "MIN_STEP",
+    "compute_dtype",
+    "dorefa_activation_codes",
+    "dorefa_quantize_activation",
+    "dorefa_quantize_weight",
+    "dorefa_weight_codes",
+    "grid_bounds",
+    "lsq_clipped",
+    "lsq_codes",
+    "lsq_fake_quantize",
+    "lsq_grad_scale",
+    "lsq_initial_step",
+    "pact_codes",
+    "pact_fake_quantize",
+    "round_ste",
+]

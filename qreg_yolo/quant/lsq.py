@@ -1,0 +1,202 @@
+"""LSQ, learned step size quantization (Esser et al., ICLR 2020, arXiv 1902.08153)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from qreg_yolo.quant.base import Quantizer
+from qreg_yolo.quant.functional import (
+    MIN_STEP,
+    compute_dtype,
+    grid_bounds,
+    lsq_clipped,
+    lsq_codes,
+    lsq_fake_quantize,
+    lsq_grad_scale,
+    lsq_initial_step,
+)
+from qreg_yolo.quant.spec import QuantizerSpec
+
+
+@final
+class LSQWeightQuantizer(Quantizer):
+    """LSQ of a weight: ``round(clip(w / s, -Q_N, Q_P)) * s`` with a learned ``s``, one or one per output channel.
+
+    ``g = 1 / sqrt(N * Q_P)`` with N the number of weights that share a step.
+    """
+
+    def __init__(self, spec: QuantizerSpec, *, channels: int | None = None) -> None:
+        super().__init__(spec, channels=channels)
+        self.quant_min, self.quant_max = grid_bounds(spec.bits, signed=True)
+        shape = () if self.channels is None else (self.channels,)
+        self.step_size = nn.Parameter(torch.ones(shape))
+
+    @property
+    def learns_range(self) -> bool:
+        return True
+
+    def calibrate(self, x: Tensor) -> None:
+        """Sets ``s = 2 <|w|> / sqrt(Q_P)`` (section 2.1), one step or one per output channel."""
+        axes = None if self.channels is None else tuple(range(1, x.ndim))
+        with torch.no_grad():
+            self.step_size.copy_(lsq_initial_step(x, self.quant_max, axes=axes, binary=self.bits == 1))
+        self.mark_initialized()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.require_initialized()
+        count = x.numel() if self.channels is None else x.numel() // self.channels
+        return lsq_fake_quantize(
+            x,
+            self._broadcast(x.ndim),
+            quant_min=self.quant_min,
+            quant_max=self.quant_max,
+            grad_scale=lsq_grad_scale(count, self.quant_max),
+            binary=self.bits == 1,
+        )
+
+    def to_int(self, x: Tensor) -> Tensor:
+        self.require_initialized()
+        codes = lsq_codes(
+            x.detach(),
+            self._broadcast(x.ndim),
+            quant_min=self.quant_min,
+            quant_max=self.quant_max,
+            binary=self.bits == 1,
+        )
+        return codes.detach().to(torch.int32)
+
+    def grid(self) -> tuple[int, int]:
+        return self.quant_min, self.quant_max
+
+    def clipped(self, x: Tensor) -> Tensor:
+        step = self._broadcast(x.ndim).detach()
+        return lsq_clipped(x.detach(), step, quant_min=self.quant_min, quant_max=self.quant_max)
+
+    def _broadcast(self, ndim: int) -> Tensor:
+        return self.step_size if self.channels is None else self.step_size.view(-1, *([1] * (ndim - 1)))
+
+
+@dataclass
+class _RangeTrial:
+    """One candidate range (signed or not) of an input: running means over calibration batches."""
+
+    step: float = 0.0
+    squared_error: float = 0.0
+    batches: int = 0
+
+    def add(self, x: Tensor, bits: int, signed: bool) -> None:
+        """Averages in the step and the mean squared error that LSQ's initialisation gives on ``x``."""
+        quant_min, quant_max = grid_bounds(bits, signed=signed)
+        binary = signed and bits == 1
+        step = lsq_initial_step(x, quant_max, binary=binary)
+        quantized = lsq_codes(x, step, quant_min=quant_min, quant_max=quant_max, binary=binary).mul_(step)
+        error = quantized.sub_(x).square_().mean()
+        self.batches += 1
+        self.step += (float(step) - self.step) / self.batches
+        self.squared_error += (float(error) - self.squared_error) / self.batches
+
+
+@final
+class LSQInputQuantizer(Quantizer):
+    """LSQ of a layer's input with one learned step; signed or unsigned, by request or by calibration error.
+
+    ``g = 1 / sqrt(N * Q_P)`` with N the features of one sample, so that the step's learning rate does not depend on
+    the batch (``grad_scale="batch"`` counts the batch too).
+    """
+
+    is_signed: Tensor
+
+    def __init__(self, spec: QuantizerSpec, *, channels: int | None = None) -> None:
+        super().__init__(spec, channels=None)
+        del channels
+        self.step_size = nn.Parameter(torch.ones(()))
+        self.register_buffer("is_signed", torch.tensor(bool(spec.signed)))
+        self._trials: dict[bool, _RangeTrial] = {}
+        self._set_range(spec)
+
+    def _set_range(self, spec: QuantizerSpec) -> None:
+        self.spec = spec
+        self.quant_min, self.quant_max = grid_bounds(spec.bits, signed=bool(spec.signed))
+        self._binary = spec.bits == 1 and bool(spec.signed)
+        self.is_signed.fill_(bool(spec.signed))
+
+    @property
+    def learns_range(self) -> bool:
+        return True
+
+    def calibrate(self, x: Tensor) -> None:
+        """Averages ``2 <|x|> / sqrt(Q_P)`` over the batches given (section 2.1 has one batch)."""
+        x = x.detach().to(compute_dtype(x))
+        candidates = (False, True) if self.spec.signed is None else (self.spec.signed,)
+        for signed in candidates:
+            self._trials.setdefault(signed, _RangeTrial()).add(x, self.bits, signed)
+
+    def finish_calibration(self) -> None:
+        """Takes the range with the lower mean squared error, and its step.
+
+        Raises:
+            RuntimeError: No batch has been seen.
+        """
+        if not self._trials:
+            raise RuntimeError(
+                f"No calibration batch reached {type(self).__name__} ({self.extra_repr()}). Exclude the layer, or "
+                "calibrate with a forward that uses it."
+            )
+        signed = min(self._trials, key=lambda s: self._trials[s].squared_error)
+        if not math.isfinite(self._trials[signed].step):
+            raise RuntimeError(
+                f"{type(self).__name__} ({self.extra_repr()}) saw values that are not finite. Check the weights and "
+                "the calibration batches."
+            )
+        self._set_range(replace(self.spec, signed=signed))
+        with torch.no_grad():
+            self.step_size.fill_(max(self._trials[signed].step, MIN_STEP))
+        self._trials = {}
+        self.mark_initialized()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Takes the calibrated range with the step: a step means nothing on the other grid."""
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if not self.is_initialized:
+            return
+        signed = bool(self.is_signed)
+        if self.spec.signed is not None and self.spec.signed != signed:
+            error_msgs: list[str] = args[-1]
+            names = {True: "signed", False: "unsigned"}
+            error_msgs.append(
+                f"{prefix}step_size was trained on the {names[signed]} grid, this quantizer is "
+                f"{names[self.spec.signed]}; build it with signed='{names[signed]}' or 'auto'."
+            )
+            return
+        self._set_range(replace(self.spec, signed=signed))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.require_initialized()
+        per_sample = self.spec.grad_scale == "sample" and x.ndim > 1
+        count = x.shape[1:].numel() if per_sample else x.numel()
+        return lsq_fake_quantize(
+            x,
+            self.step_size,
+            quant_min=self.quant_min,
+            quant_max=self.quant_max,
+            grad_scale=lsq_grad_scale(count, self.quant_max),
+            binary=self._binary,
+        )
+
+    def to_int(self, x: Tensor) -> Tensor:
+        self.require_initialized()
+        codes = lsq_codes(
+            x.detach(), self.step_size, quant_min=self.quant_min, quant_max=self.quant_max, binary=self._binary
+        )
+        return codes.detach().to(torch.int32)
+
+    def grid(self) -> tuple[int, int]:
+        return self.quant_min, self.quant_max
+
+    def clipped(self, x: Tensor) -> Tensor:
+        return lsq_clipped(x.detach(), self.step_size.detach(), quant_min=self.quant_min, quant_max=self.quant_max)

@@ -1,0 +1,175 @@
+"""What quantization does to each layer: widths, codes in use, clipping, signal to noise, size and operations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from qreg_yolo.quant.base import Quantizer
+from qreg_yolo.quant.calibration import quantizers_off
+from qreg_yolo.quant.convert import candidate_layers
+from qreg_yolo.quant.layers import QuantLayer
+from qreg_yolo.quant.spec import FLOAT_BITS
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerReport:
+    """One convolution or linear layer; what does not apply is None."""
+
+    name: str
+    """Full name."""
+    weights: int
+    """Number of weights."""
+    macs: int | None
+    """Multiply-accumulates per image; None: not measured."""
+    weight_method: str | None
+    """`lsq` | `dorefa`; None: full precision."""
+    weight_bits: int
+    """1..8, or 32."""
+    weight_step: float | None
+    """LSQ's step size (mean over channels), in the weight's unit."""
+    weight_codes_used: int | None
+    """Distinct codes in the tensor, at most 2^bits."""
+    weight_clipped: float | None
+    """Share of the weights beyond the range, 0..1."""
+    weight_sqnr_db: float | None
+    """Signal to quantization noise, dB; for `dorefa`, which rescales, after the best scalar scale."""
+    input_method: str | None
+    """`lsq` | `pact` | `dorefa`; None: full precision."""
+    input_bits: int
+    """1..8, or 32."""
+    input_signed: bool | None
+    """Whether the input's grid has negative codes."""
+    input_step: float | None
+    """Distance of neighbouring levels, in the input's unit."""
+
+    @property
+    def bit_operations(self) -> int | None:
+        """``MACs * weight bits * input bits``; None where the MACs are not known."""
+        return None if self.macs is None else self.macs * self.weight_bits * self.input_bits
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields and the bit-operations as a plain dictionary."""
+        return {**asdict(self), "bit_operations": self.bit_operations}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSize:
+    """Storage of a model's parameters and BatchNorm statistics, MB (10^6 bytes)."""
+
+    quantized_mb: float
+    """Quantized weights at their widths, everything else in 32 bits."""
+    float_mb: float
+    """The same network without quantizers, in 32 bits."""
+
+
+def layer_reports(model: nn.Module, macs: dict[str, int] | None = None) -> list[LayerReport]:
+    """Returns a report of every convolution and linear layer, in the order of registration.
+
+    Args:
+        model: A calibrated model.
+        macs: Multiply-accumulates by layer name (`count_macs`).
+    """
+    return [
+        _report(name, layer, None if macs is None else macs.get(name, 0))
+        for name, _, _, layer in candidate_layers(model)
+    ]
+
+
+def _report(name: str, layer: nn.Module, macs: int | None) -> LayerReport:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    quantizer = layer.weight_fake_quant if isinstance(layer, QuantLayer) else None
+    act = layer.input_fake_quant if isinstance(layer, QuantLayer) else None
+    return LayerReport(
+        name=name,
+        weights=weight.numel(),
+        macs=macs,
+        weight_method=quantizer.spec.method if quantizer else None,
+        weight_bits=quantizer.bits if quantizer else FLOAT_BITS,
+        weight_step=_mean_step(quantizer) if quantizer else None,
+        weight_codes_used=int(torch.unique(quantizer.to_int(weight)).numel()) if quantizer else None,
+        weight_clipped=float(quantizer.clipped(weight).double().mean()) if quantizer else None,
+        weight_sqnr_db=_sqnr_db(quantizer, weight.detach()) if quantizer else None,
+        input_method=act.spec.method if act else None,
+        input_bits=act.bits if act else FLOAT_BITS,
+        input_signed=act.spec.signed if act else None,
+        input_step=_mean_step(act) if act else None,
+    )
+
+
+def _mean_step(quantizer: Quantizer) -> float | None:
+    """Returns the distance of neighbouring levels (mean over channels), or None where it follows the tensor."""
+    parameters = dict(quantizer.named_parameters(recurse=False))
+    if "step_size" in parameters:
+        return float(parameters["step_size"].detach().mean())
+    low, high = quantizer.grid()
+    if "clip_value" in parameters:
+        return float(parameters["clip_value"].detach()) / (high - low)
+    return None
+
+
+def _sqnr_db(quantizer: Quantizer, weight: Tensor) -> float:
+    """Returns ``10 log10(sum w^2 / sum (w - a w_q)^2)``; a = 1 for LSQ, the least-squares scale otherwise."""
+    with torch.no_grad():
+        quantized = quantizer(weight).double()
+    weight = weight.double()
+    scale = 1.0
+    if quantizer.spec.method != "lsq":
+        scale = float((weight * quantized).sum() / quantized.square().sum().clamp_min(1e-300))
+    noise = float((weight - scale * quantized).square().sum())
+    signal = float(weight.square().sum())
+    return math.inf if noise == 0 else 10 * math.log10(max(signal, 1e-300) / noise)
+
+
+def count_macs(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
+    """Returns the multiply-accumulates of every convolution and linear layer during ``run()``.
+
+    Args:
+        model: Any module; its quantizers are switched off meanwhile.
+        run: Runs the model once, for example ``lambda: model(image)``.
+    """
+    macs: dict[str, int] = {}
+    layers = {name: layer for name, _, _, layer in candidate_layers(model)}
+
+    def counter(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def count(layer: nn.Module, _: Any, output: Tensor) -> None:
+            weight = layer.weight
+            assert isinstance(weight, Tensor)
+            transposed = isinstance(layer, _ConvNd) and layer.transposed
+            per_output = weight[0].numel() if not transposed else weight.numel() // weight.shape[0]
+            macs[name] = macs.get(name, 0) + output.numel() * per_output
+
+        return count
+
+    handles = [layer.register_forward_hook(counter(name)) for name, layer in layers.items()]
+    try:
+        with torch.no_grad(), quantizers_off(model):
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return macs
+
+
+def model_size(model: nn.Module) -> ModelSize:
+    """Returns the storage of ``model`` at its widths and of its float twin.
+
+    Quantizers' own parameters count at 32 bits; flags and counters do not count.
+    """
+    quantizers = {id(p) for m in model.modules() if isinstance(m, Quantizer) for p in m.parameters(recurse=False)}
+    widths = {
+        id(layer.weight): layer.weight_fake_quant.bits
+        for _, _, _, layer in candidate_layers(model)
+        if isinstance(layer, QuantLayer) and layer.weight_fake_quant is not None
+    }
+    tensors = [*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())]
+    bits = sum(t.numel() * widths.get(id(t), FLOAT_BITS) for t in tensors)
+    float_bits = sum(t.numel() * FLOAT_BITS for t in tensors if id(t) not in quantizers)
+    return ModelSize(quantized_mb=bits / 8e6, float_mb=float_bits / 8e6)

@@ -1,0 +1,297 @@
+"""What to quantize and how, as frozen values (standard library only).
+
+Three levels, each a plain dictionary on disk (``to_dict`` / ``from_dict``):
+
+* `QuantSpec`: what a user asks for, once per network.
+* `LayerPlan`: what that means for one layer: a weight and an input quantizer, either of them absent.
+* `QuantizerSpec`: one quantizer: method, width, signedness, granularity and options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from qreg_yolo.suggest import did_you_mean
+
+Method = Literal["lsq", "pact", "dorefa"]
+METHODS: tuple[str, ...] = ("lsq", "pact", "dorefa")
+SIGNED_CHOICES: tuple[str, ...] = ("auto", "signed", "unsigned")
+GRAD_SCALE_CHOICES: tuple[str, ...] = ("sample", "batch")
+AUTO_CHOICES: tuple[str | bool, ...] = ("auto", True, False)
+EDGE_CHOICES: tuple[int | str | None, ...] = (None, 8, 32, "same")
+FLOAT_BITS = 32
+"""The width that means: no quantizer."""
+WIDTHS: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)
+
+_WEIGHT_METHOD: dict[str, Method] = {"lsq": "lsq", "pact": "dorefa", "dorefa": "dorefa"}
+"""PACT (arXiv 1805.06085) quantizes activations only; its weights are DoReFa's."""
+_OVERRIDE_KEYS = ("bits", "weight_bits", "act_bits", "method", "per_channel", "signed", "rescale")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizerSpec:
+    """One quantizer of one tensor."""
+
+    method: Method
+    """`lsq` (weights or inputs), `dorefa` (weights or inputs) or `pact` (inputs)."""
+    bits: int
+    """Width, 1 to 8."""
+    signed: bool | None
+    """Whether the grid has negative codes; None: calibration decides (`lsq` inputs only)."""
+    per_channel: bool = False
+    """One step per output channel (weights only) instead of one per tensor."""
+    grad_scale: str = "sample"
+    """`lsq` inputs: whether N in 1/sqrt(N Q_P) counts one sample's features or the whole batch's."""
+    max_grad: bool = False
+    """`dorefa` weights: let the gradient flow through max|tanh(w)|, as the authors' code does."""
+    rescale: bool | None = None
+    """`dorefa` weights: keep the tensor's standard deviation; None: not resolved yet."""
+    clip_init: float = 10.0
+    """`pact` inputs: where the clipping value starts."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as a plain dictionary."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPlan:
+    """The quantizers of one convolution or linear layer; None is full precision."""
+
+    weight: QuantizerSpec | None
+    input: QuantizerSpec | None
+
+    @property
+    def is_float(self) -> bool:
+        """True where neither side is quantized."""
+        return self.weight is None and self.input is None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns ``{"weight": {...} | None, "input": {...} | None}``."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> LayerPlan:
+        """Returns the plan that `to_dict` wrote."""
+
+        def side(name: str) -> QuantizerSpec | None:
+            return None if data[name] is None else QuantizerSpec(**data[name])
+
+        return cls(weight=side("weight"), input=side("input"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantSpec:
+    """What a user asks for; validated on construction.
+
+    Raises:
+        ValueError: A value outside its range or choices, or a combination that contradicts itself.
+        TypeError: A value of the wrong type.
+    """
+
+    method: str = "lsq"
+    """`lsq` | `pact` (PACT inputs + DoReFa weights) | `dorefa`."""
+    weight_bits: int = 4
+    """1..8, or 32 for full precision."""
+    act_bits: int = 4
+    """1..8, or 32 for full precision."""
+    edge_bits: int | str | None = None
+    """First and last layers: 8, 32, "same", or None: 8 for `lsq`, 32 for `pact` and `dorefa`."""
+    per_channel: bool = False
+    """Weights: one step per output channel."""
+    signed: str = "auto"
+    """LSQ inputs: `auto` (lower calibration error, per layer), `signed` or `unsigned`."""
+    grad_scale: str = "sample"
+    """LSQ inputs: N of the gradient scale per `sample` or per `batch`."""
+    max_grad: bool = False
+    """DoReFa weights: gradient through max|tanh(w)|."""
+    rescale: str | bool = "auto"
+    """DoReFa weights: keep the standard deviation; `auto`: where no BatchNorm follows or float weights were loaded."""
+    clip_init: float = 10.0
+    """PACT: initial clipping value, in units of the activation."""
+    clip_decay: float | None = None
+    """PACT: L2 decay of the clipping value; None: the optimizer's weight decay."""
+    relative_steps: str | bool = "auto"
+    """Learning rate of step sizes and clipping values relative to their size; `auto`: under Adam's kind."""
+    include: tuple[str, ...] = ()
+    """Layer patterns (fnmatch on the full name); empty: all."""
+    exclude: tuple[str, ...] = ()
+    """Layer patterns that stay in full precision."""
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Pattern -> {bits, weight_bits, act_bits, method, per_channel, signed, rescale}; the last match wins."""
+
+    def __post_init__(self) -> None:
+        for name in ("include", "exclude"):
+            object.__setattr__(self, name, _patterns(name, getattr(self, name)))
+        if not isinstance(self.overrides, Mapping) or not all(isinstance(v, Mapping) for v in self.overrides.values()):
+            raise TypeError(
+                f"overrides must map layer patterns to options, such as {{'head.*': {{'bits': 8}}}}, "
+                f"not {self.overrides!r}."
+            )
+        object.__setattr__(self, "overrides", {k: dict(v) for k, v in self.overrides.items()})
+        _check_choice("method", self.method, METHODS)
+        _check_choice("signed", self.signed, SIGNED_CHOICES)
+        _check_choice("grad_scale", self.grad_scale, GRAD_SCALE_CHOICES)
+        _check_choice("rescale", self.rescale, AUTO_CHOICES)
+        _check_choice("relative_steps", self.relative_steps, AUTO_CHOICES)
+        _check_choice("edge_bits", self.edge_bits, EDGE_CHOICES)
+        check_bits("weight_bits", self.weight_bits)
+        check_bits("act_bits", self.act_bits)
+        for name in ("per_channel", "max_grad"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be true or false, not {getattr(self, name)!r}.")
+        _check_number("clip_init", self.clip_init, "a positive number", False)
+        if self.clip_decay is not None:
+            _check_number("clip_decay", self.clip_decay, "0 or more", self.clip_decay == 0)
+        if self.signed == "signed" and self.act_bits != FLOAT_BITS and self.method != "lsq":
+            raise ValueError(
+                f"signed='signed' does not go with method='{self.method}': its activations are clipped at 0 by "
+                "definition. Use method='lsq', weight_only, or leave signed at 'auto'."
+            )
+        for pattern, override in self.overrides.items():
+            self._overridden(pattern, override)  # validates the override by building what it asks for
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> QuantSpec:
+        """Returns the spec of a dictionary as users write it.
+
+        Beside the fields it takes ``bits`` (both widths; ``weight_bits`` and ``act_bits`` win over it) and
+        ``weight_only`` (full-precision activations).
+
+        Raises:
+            ValueError: An unknown key (the nearest is named), or ``weight_only`` beside quantized ``act_bits``.
+        """
+        options = dict(options)
+        known = [f.name for f in fields(cls)]
+        for key in options:
+            if key not in (*known, "bits", "weight_only"):
+                raise ValueError(
+                    f"'{key}' is not a quantization option.{did_you_mean(key, known)} "
+                    f"Known: bits, weight_only, {', '.join(known)}."
+                )
+        bits = options.pop("bits", None)
+        weight_only = options.pop("weight_only", False)
+        if not isinstance(weight_only, bool):
+            raise TypeError(f"weight_only must be true or false, not {weight_only!r}.")
+        if bits is not None:
+            check_bits("bits", bits)
+            both = {"weight_bits": bits} if weight_only else {"weight_bits": bits, "act_bits": bits}
+            options = {**both, **options}
+        if weight_only:
+            if options.get("act_bits", FLOAT_BITS) != FLOAT_BITS:
+                raise ValueError(
+                    f"weight_only means act_bits=32, but act_bits={options['act_bits']} was given. Drop one of them."
+                )
+            options["act_bits"] = FLOAT_BITS
+        return cls(**options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a YAML-safe dictionary that `from_options` reads back."""
+        data = asdict(self)
+        data["include"], data["exclude"] = list(self.include), list(self.exclude)
+        return data
+
+    @property
+    def is_float(self) -> bool:
+        """True for the fp32 twin: nothing is quantized, by default or by override."""
+        widths = [self.weight_bits, self.act_bits]
+        widths += [o[k] for o in self.overrides.values() for k in ("bits", "weight_bits", "act_bits") if k in o]
+        return all(w == FLOAT_BITS for w in widths)
+
+    @property
+    def label(self) -> str:
+        """A short name such as `lsq-w4a4`, or `fp32`."""
+        return "fp32" if self.is_float else f"{self.method}-w{self.weight_bits}a{self.act_bits}"
+
+    def edge(self) -> QuantSpec:
+        """Returns the spec of the first and last layers (a side in full precision stays so)."""
+        bits = self.edge_bits if self.edge_bits is not None else (8 if self.method == "lsq" else FLOAT_BITS)
+        if bits == "same":
+            return self
+        assert isinstance(bits, int)
+        return replace(
+            self,
+            weight_bits=FLOAT_BITS if self.weight_bits == FLOAT_BITS else bits,
+            act_bits=FLOAT_BITS if self.act_bits == FLOAT_BITS else bits,
+        )
+
+    def for_layer(self, fqn: str, *, edge: bool = False) -> QuantSpec:
+        """Returns the spec of the layer called ``fqn``: the edge widths, then every override whose pattern matches."""
+        local = self.edge() if edge else self
+        for pattern, override in self.overrides.items():
+            if fnmatchcase(fqn, pattern):
+                local = local._overridden(pattern, override)
+        return local
+
+    def _overridden(self, pattern: str, override: Mapping[str, Any]) -> QuantSpec:
+        override = dict(override)
+        for key in override:
+            if key not in _OVERRIDE_KEYS:
+                raise ValueError(
+                    f"Override '{pattern}': '{key}' is not an option of a layer.{did_you_mean(key, _OVERRIDE_KEYS)} "
+                    f"Known: {', '.join(_OVERRIDE_KEYS)}."
+                )
+        if "bits" in override:
+            bits = override.pop("bits")
+            override = {"weight_bits": bits, "act_bits": bits, **override}
+        return replace(self, overrides={}, **override)
+
+    def layer_plan(self, *, rescale: bool | None) -> LayerPlan:
+        """Returns the quantizers of a layer under this spec.
+
+        Args:
+            rescale: What `rescale='auto'` means for this layer; None: to be resolved later.
+        """
+        weight = act = None
+        if self.weight_bits != FLOAT_BITS:
+            method = _WEIGHT_METHOD[self.method]
+            weight = QuantizerSpec(
+                method=method,
+                bits=self.weight_bits,
+                signed=True,
+                per_channel=self.per_channel,
+                max_grad=self.max_grad if method == "dorefa" else False,
+                rescale=(rescale if self.rescale == "auto" else bool(self.rescale)) if method == "dorefa" else None,
+            )
+        if self.act_bits != FLOAT_BITS:
+            signed = {"auto": None, "signed": True, "unsigned": False}[self.signed] if self.method == "lsq" else False
+            act = QuantizerSpec(
+                method=self.method,  # type: ignore[arg-type]
+                bits=self.act_bits,
+                signed=signed,
+                grad_scale=self.grad_scale,
+                clip_init=self.clip_init,
+            )
+        return LayerPlan(weight=weight, input=act)
+
+
+def check_bits(name: str, value: object) -> None:
+    """Raises unless ``value`` is a width that can be asked for.
+
+    Raises:
+        ValueError: Not 1..8 or 32.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value not in WIDTHS:
+        raise ValueError(f"{name}={value!r} is not a width. Use 1 to 8, or 32 for full precision.")
+
+
+def _patterns(name: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(pattern, str) for pattern in value):
+        raise TypeError(f"{name} must be a list of layer patterns, such as ['model.0.*'], not {value!r}.")
+    return tuple(value)
+
+
+def _check_choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
+    if not any(value == c and type(value) is type(c) for c in choices):
+        hint = did_you_mean(value, [c for c in choices if isinstance(c, str)]) if isinstance(value, str) else ""
+        shown = ", ".join(str(c).lower() for c in choices if c is not None)
+        raise ValueError(f"{name}={value!r} is not one of: {shown}.{hint}")
+
+
+def _check_number(name: str, value: object, wanted: str, zero: bool) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not (zero or 0 < value < float("inf")):  # type: ignore[operator]
+        raise ValueError(f"{name} must be {wanted}, not {value!r}.")
