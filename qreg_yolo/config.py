@@ -1,0 +1,299 @@
+"""What one run is: four validated sections, read from YAML and the command line, written back as resolved.
+
+Order of precedence: the defaults below, then a recipe (``hyp/*.yaml``), then the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from qreg_yolo import strict_yaml
+from qreg_yolo.host_keys import RESERVED, check_train, host_defaults, legal_keys
+from qreg_yolo.quant.spec import QuantSpec
+from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.suggest import did_you_mean
+
+__all__ = [
+    "ConfigError",
+    "HeadConfig",
+    "RunConfig",
+    "RunOptions",
+    "check_train",
+    "dump",
+    "from_mapping",
+    "host_defaults",
+    "load",
+    "parse_overrides",
+    "resolve",
+]
+
+ACTIVATIONS: tuple[str, ...] = ("silu", "relu")
+HEADS: tuple[str, ...] = ("anchor_free",)
+ALIASES: tuple[str, ...] = ("model", "data", "seed")
+"""Options of ours that are Ultralytics arguments too: also taken as ``key=value``."""
+COMMAND_LINE = "command line"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Section ``run``: what is trained, on what, from where.
+
+    Raises:
+        ValueError: A value outside its range or choices.
+        TypeError: A value of the wrong type.
+    """
+
+    model: str = "yolov5n.yaml"
+    """Any Ultralytics detection YAML."""
+    data: str = "demo"
+    """Path of a data YAML, or `demo` (built in) or `voc`."""
+    weights: str | None = None
+    """Float or quantized checkpoint to start from; None: from scratch."""
+    activation: str = "silu"
+    """`silu` | `relu`: what the network is built with."""
+    seed: int = 0
+    """0 or more."""
+    threads: int | None = None
+    """CPU threads of torch, 1 or more; None: all cores."""
+    online: bool = False
+    """Whether Ultralytics may use the network."""
+
+    def __post_init__(self) -> None:
+        for name in ("model", "data", "weights"):
+            value = getattr(self, name)
+            if not (isinstance(value, str) and value) and not (name == "weights" and value is None):
+                raise TypeError(f"{name}={value!r} is not a name or a path. Give a text.")
+        _check_choice("activation", self.activation, ACTIVATIONS)
+        _check_count("seed", self.seed, minimum=0)
+        if self.threads is not None:
+            _check_count("threads", self.threads, minimum=1)
+        if not isinstance(self.online, bool):
+            raise TypeError(f"online={self.online!r} is not true or false.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """Section ``head``: the detection head.
+
+    Raises:
+        ValueError: An unknown head.
+    """
+
+    kind: str = "anchor_free"
+    """`anchor_free`: Ultralytics' own head (box, class and distribution focal loss)."""
+
+    def __post_init__(self) -> None:
+        _check_choice("kind", self.kind, HEADS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run, completely resolved; validated on construction.
+
+    Raises:
+        ConfigError: A key of ``train`` that is unknown, owned by another section, or of the wrong type.
+    """
+
+    run: RunOptions = field(default_factory=RunOptions)
+    """What is trained, on what, from where."""
+    quant: QuantSpec = field(default_factory=QuantSpec)
+    """What is quantized and how."""
+    head: HeadConfig = field(default_factory=HeadConfig)
+    """The detection head."""
+    train: Mapping[str, Any] = field(default_factory=dict)
+    """Ultralytics' own training arguments; what is absent keeps Ultralytics' default."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "train", dict(self.train))
+        check_train(self.train, "train")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the four sections as plain dictionaries."""
+        return {
+            "run": asdict(self.run),
+            "quant": self.quant.to_dict(),
+            "head": asdict(self.head),
+            "train": dict(self.train),
+        }
+
+
+_SECTIONS: dict[str, list[str]] = {
+    "run": [f.name for f in fields(RunOptions)],
+    "quant": ["bits", "weight_only", *(f.name for f in fields(QuantSpec))],
+    "head": [f.name for f in fields(HeadConfig)],
+    "train": [],  # Ultralytics' keys: `legal_keys`
+}
+"""Section -> the keys it takes."""
+
+
+def load(path: Path) -> RunConfig:
+    """Returns the configuration of a YAML file; what the file leaves out has its default.
+
+    Raises:
+        ConfigError: Not readable, not YAML, an unknown section or key (the nearest is named), or a wrong value.
+    """
+    return from_mapping(_read(path), str(path))
+
+
+def dump(config: RunConfig) -> str:
+    """Returns the configuration as YAML text that `load` reads back equal."""
+    return strict_yaml.dumps(config.to_dict())
+
+
+def from_mapping(data: Mapping[str, Any], source: str) -> RunConfig:
+    """Returns the configuration of a dictionary of sections.
+
+    Args:
+        data: ``{"run": {...}, "quant": {...}, "head": {...}, "train": {...}}``, each optional.
+        source: Where it comes from, for the error text.
+
+    Raises:
+        ConfigError: An unknown section or key (the nearest is named), or a wrong value.
+    """
+    sections = _check_sections(data, source)
+    check_train(sections["train"], f"{source}, section 'train'")
+    with _named(f"{source}, section 'run'"):
+        run = RunOptions(**sections["run"])
+    with _named(f"{source}, section 'quant'"):
+        quant = QuantSpec.from_options(sections["quant"])
+    with _named(f"{source}, section 'head'"):
+        head = HeadConfig(**sections["head"])
+    return RunConfig(run=run, quant=quant, head=head, train=sections["train"])
+
+
+def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
+    """Returns the ``key=value`` arguments of a command line, each value read as a YAML scalar or list.
+
+    Raises:
+        ConfigError: An item without ``=``, a key given twice with different values, or a value that is not YAML.
+
+    >>> parse_overrides(["epochs=50", "lr0=1e-3", "name=w4a4", "val=false"])
+    {'epochs': 50, 'lr0': 0.001, 'name': 'w4a4', 'val': False}
+    """
+    overrides: dict[str, Any] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        if not equals or not key.isidentifier():
+            raise ConfigError(f"'{item}' is not key=value. Write for example epochs=50, without spaces around '='.")
+        value = strict_yaml.loads(text, f"{COMMAND_LINE}: {item}")
+        if key in overrides and overrides[key] != value:
+            raise ConfigError(f"{key}={overrides[key]} and {key}={value} disagree. Give one of them.")
+        overrides[key] = value
+    return overrides
+
+
+def resolve(recipe: Path | None, options: Mapping[str, Any], overrides: Mapping[str, Any]) -> RunConfig:
+    """Returns the configuration of one run: defaults, then the recipe, then the command line.
+
+    Args:
+        recipe: YAML file with any of the four sections; None: the defaults.
+        options: Options by name (``bits``, ``method``, ``seed``, ...), flat; None counts as not given.
+        overrides: What `parse_overrides` read: Ultralytics' arguments, and ``model``, ``data``, ``seed``.
+
+    Raises:
+        ConfigError: A recipe that is wrong by itself, an unknown option or argument (the nearest is named), a wrong
+            value, or an option and a ``key=value`` that disagree.
+    """
+    base = {} if recipe is None else _read(recipe)
+    if recipe is not None:
+        from_mapping(base, str(recipe))  # a recipe has to stand by itself: its faults are reported as its own
+    sections = _check_sections(base, str(recipe))
+    run, quant = _split_options({k: v for k, v in options.items() if v is not None})
+    for key in ALIASES:
+        if key in overrides and run.get(key, overrides[key]) != overrides[key]:
+            raise ConfigError(f"--{key} {run[key]} and {key}={overrides[key]} disagree. Give one of them.")
+    run |= {key: overrides[key] for key in ALIASES if key in overrides}
+    train = {key: value for key, value in overrides.items() if key not in ALIASES}
+    for key in train:
+        if key in _SECTIONS["run"] + _SECTIONS["quant"]:
+            raise ConfigError(f"{COMMAND_LINE}: '{key}' is an option, not a key=value. Use --{key.replace('_', '-')}.")
+    check_train(train, COMMAND_LINE)
+    merged = {
+        "run": {**sections["run"], **run},
+        "quant": _merge_quant(sections["quant"], quant),
+        "head": sections["head"],
+        "train": {**sections["train"], **train},
+    }
+    return from_mapping(merged, COMMAND_LINE if recipe is None else f"{COMMAND_LINE} with {recipe}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    data = strict_yaml.load(path)
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} holds {data!r:.80}, not sections. Known sections: {', '.join(_SECTIONS)}.")
+    return data
+
+
+def _check_sections(data: Mapping[str, Any], source: str) -> dict[str, dict[str, Any]]:
+    for name, values in data.items():
+        if name not in _SECTIONS:
+            raise ConfigError(
+                f"{source}: '{name}' is not a section.{_home(name) or did_you_mean(name, _SECTIONS)} "
+                f"Known: {', '.join(_SECTIONS)}."
+            )
+        if values is not None and not isinstance(values, Mapping):
+            raise ConfigError(f"{source}: section '{name}' is {values!r:.80}, not a mapping. Write 'key: value' lines.")
+        for key in values or {}:
+            _check_key(name, key, source)
+    return {name: dict(data.get(name) or {}) for name in _SECTIONS}
+
+
+def _check_key(section: str, key: str, source: str) -> None:
+    known = _SECTIONS[section]
+    if known and key not in known:
+        hint = _home(key) or did_you_mean(key, known)
+        raise ConfigError(f"{source}: section '{section}' has no '{key}'.{hint} Known: {', '.join(known)}.")
+    if not known and key not in host_defaults() and key not in RESERVED and (hint := _home(key)):
+        raise ConfigError(f"{source}: section '{section}' has no '{key}'.{hint}")
+
+
+def _home(key: str) -> str:
+    """Returns `` It belongs in section 'x'.`` for a key that some section takes, or an empty string."""
+    for section, known in _SECTIONS.items():
+        if key in (known or legal_keys()):
+            return f" It belongs in section '{section}'."
+    return ""
+
+
+@contextmanager
+def _named(source: str) -> Iterator[None]:
+    """Puts ``source`` in front of the text of a wrong value."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def _split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    known = _SECTIONS["run"] + _SECTIONS["quant"]
+    for key in options:
+        if key not in known:
+            raise ConfigError(f"'{key}' is not an option.{did_you_mean(key, known)} Known: {', '.join(known)}.")
+    run = {key: value for key, value in options.items() if key in _SECTIONS["run"]}
+    return run, {key: value for key, value in options.items() if key not in run}
+
+
+def _merge_quant(recipe: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the recipe's section with the options on top; a new width drops the recipe's widths that it replaces."""
+    dropped = {"weight_bits", "act_bits"} if "bits" in options else set()
+    if "act_bits" in options:
+        dropped.add("weight_only")
+    if options.get("weight_only"):
+        dropped.add("act_bits")
+    return {**{key: value for key, value in recipe.items() if key not in dropped}, **options}
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not one of: {', '.join(choices)}.{did_you_mean(str(value), choices)}")
+
+
+def _check_count(name: str, value: object, *, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"{name}={value!r} is not a whole number of at least {minimum}.")

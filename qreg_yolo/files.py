@@ -1,0 +1,70 @@
+"""Files that are either the old one or the new one, and what they hash to (standard library only)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+_CHUNK = 1 << 20
+"""Bytes read at a time when hashing."""
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file atomically: a reader, or a crash at any moment, meets the old file or the whole new one.
+
+    Args:
+        path: The file; its folder has to exist.
+        data: The whole content.
+
+    Raises:
+        OSError: The folder is missing or read-only, or the disk is full; the old file is untouched then.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, _mode(path))
+        os.replace(name, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 text file atomically, as `write_bytes` does (line ends stay as they are)."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file's content: 64 lower-case hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _mode(path: Path) -> int:
+    """Returns the permission bits of the old file, or those a new file would get."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_mode & 0o7777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename durable where the platform can (POSIX)."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,255 @@
+"""Measured numbers with their provenance: one row per number, in one long table that only grows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shlex
+import subprocess
+import sys
+import typing
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+from qreg_yolo import __version__
+
+if TYPE_CHECKING:
+    import polars
+if sys.platform != "win32":
+    import fcntl
+
+TRACKS: tuple[str, ...] = ("detect", "classify")
+_VERSIONED = ("torch", "ultralytics", "numpy")
+
+
+class RecordsError(ValueError):
+    """A file that is no table of records, or a number without its provenance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One measured number; validated on construction. None is an empty cell.
+
+    Raises:
+        RecordsError: A value of the wrong type, an empty text, a line break, or an unknown track.
+    """
+
+    run_id: str
+    """Names the run that produced the number."""
+    track: Literal["detect", "classify"]
+    """`detect` | `classify`."""
+    model: str
+    """Architecture, for example `yolov5n.yaml`."""
+    method: str
+    """`fp32` | `lsq` | `pact` | `dorefa`."""
+    weight_bits: int
+    """1..8, or 32 for full precision."""
+    act_bits: int
+    """1..8, or 32 for full precision."""
+    precision: str
+    """Arithmetic of the measurement: `fp32`, `fp16` or `bf16`."""
+    seed: int
+    """Seed of the training run, 0 or more."""
+    weights_sha256: str
+    """SHA-256 of the checkpoint that was measured: 64 hexadecimal digits."""
+    data: str
+    """Data set, by name."""
+    split: str
+    """`train` | `val` | `test`."""
+    n_images: int
+    """Images the number rests on."""
+    preset: str | None = None
+    """Constants of the corruptions; None: clean images."""
+    corruption: str | None = None
+    """Name of the corruption; None: clean images."""
+    severity: int | None = None
+    """1..5; None: clean images."""
+    metric: str
+    """What was measured, for example `map50_95`."""
+    value: float
+    """The number, in `unit`; may be nan where it is undefined."""
+    lo: float | None = None
+    """Lower end of its interval, in `unit`."""
+    hi: float | None = None
+    """Upper end of its interval, in `unit`."""
+    unit: str
+    """For example `fraction` (0..1), `points` (0..100), `MB`, `s`."""
+    baseline_run_id: str | None = None
+    """The run it is compared with."""
+    commit: str
+    """Commit of this package's checkout, or its version; see `provenance`."""
+    command: str
+    """The command line."""
+    versions: str
+    """`name=version` of what computed it, separated by spaces."""
+    time: str
+    """When it was measured: UTC, ISO 8601."""
+
+    def __post_init__(self) -> None:
+        for name, types in _TYPES.items():
+            value = getattr(self, name)
+            if type(value) not in types and not (float in types and type(value) is int):
+                wanted = " or ".join("None" if t is type(None) else t.__name__ for t in types)
+                raise RecordsError(f"{name}={value!r} is {type(value).__name__}, not {wanted}. Convert it first.")
+            if isinstance(value, str) and (not value or len(value.splitlines()) > 1 or value[-1] in "\r\n"):
+                raise RecordsError(f"{name}={value!r} is empty or holds a line break. Give one line of text.")
+        if self.track not in TRACKS:
+            raise RecordsError(f"track={self.track!r} is not one of: {', '.join(TRACKS)}.")
+
+
+def _plain_types() -> dict[str, tuple[type, ...]]:
+    plain: dict[str, tuple[type, ...]] = {}
+    for name, hint in typing.get_type_hints(Record).items():
+        arguments = typing.get_args(hint) or (hint,)
+        plain[name] = (str,) if typing.get_origin(hint) is Literal else arguments
+    return plain
+
+
+COLUMNS: tuple[str, ...] = tuple(f.name for f in fields(Record))
+"""The columns of the table, in order."""
+_TYPES = _plain_types()
+"""Column -> the Python types of its cells."""
+
+
+def _csv_lines(rows: Iterable[Iterable[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)  # None becomes an empty cell
+    return text.getvalue().encode("utf-8")
+
+
+_HEADER = _csv_lines([COLUMNS])
+
+
+def append(path: Path, records: Iterable[Record]) -> None:
+    """Appends rows to the table, all or none of them; the first call writes the header.
+
+    Writers on one machine wait for each other. A last line that an earlier crash left torn is dropped first.
+
+    Args:
+        path: The CSV file; its folder has to exist.
+        records: The rows.
+
+    Raises:
+        RecordsError: The file has other columns than ours; it is left as it is.
+        OSError: The file cannot be written; it is left as it was.
+    """
+    rows = _csv_lines(astuple(record) for record in records)
+    if not rows:
+        return
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        if sys.platform != "win32":
+            fcntl.flock(handle, fcntl.LOCK_EX)  # closing the file releases it
+        with os.fdopen(os.dup(handle), "rb") as file:
+            size, end = os.fstat(handle).st_size, _intact_size(file, path, exact=True)
+        if end < size:
+            os.ftruncate(handle, end)
+        data = rows if end else _HEADER + rows
+        if os.write(handle, data) != len(data):
+            os.ftruncate(handle, end)
+            raise OSError(f"{path}: the disk took only a part of {len(data)} bytes; nothing was appended. Free space.")
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read(path: Path) -> polars.DataFrame:
+    """Returns the table: text columns as String, whole numbers as Int64, numbers as Float64; empty cells are null.
+
+    A last line without its line end (a crash while it was written) is dropped.
+
+    Raises:
+        RecordsError: A column is missing, or a cell is empty or unreadable that must not be.
+    """
+    import polars as pl
+
+    with path.open("rb") as file:
+        end = _intact_size(file, path, exact=False)
+        file.seek(0)
+        data = file.read(end) or _HEADER
+    kinds = {str: pl.String, int: pl.Int64, float: pl.Float64}
+    schema = {name: kinds[types[0]] for name, types in _TYPES.items()}
+    try:
+        table = pl.read_csv(io.BytesIO(data), schema_overrides=schema)
+    except pl.exceptions.PolarsError as error:
+        raise RecordsError(f"{path} has a row that is no record: {error}. Correct or delete that row.") from error
+    for name in COLUMNS:
+        if type(None) not in _TYPES[name] and table[name].null_count():
+            row = int(table[name].is_null().arg_true()[0]) + 1
+            raise RecordsError(f"{path}: record {row} has no '{name}'. Correct or delete that row.")
+    return table
+
+
+def provenance() -> dict[str, str]:
+    """Returns where a number comes from: the `Record` fields ``commit``, ``command``, ``versions`` and ``time``."""
+    return {
+        "commit": _commit(),
+        "command": _command(),
+        "versions": _versions(),
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _command() -> str:
+    """Returns the command line as typed, the program without its folder."""
+    program = Path(sys.argv[0])
+    words = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
+    return " ".join(shlex.join([*words, *sys.argv[1:]]).splitlines()).strip() or "unknown"
+
+
+def _intact_size(file: BinaryIO, path: Path, *, exact: bool) -> int:
+    """Returns how many bytes from the start are whole lines, having checked that the first is a header of ours.
+
+    Args:
+        file: The table, positioned anywhere.
+        path: Its name, for the error text.
+        exact: Whether the columns have to be `COLUMNS` (to append), or only include them (to read).
+    """
+    file.seek(0)
+    first = file.readline()
+    if not first.endswith(b"\n"):
+        if _HEADER.startswith(first):  # empty, or the very first write was torn
+            return 0
+        raise RecordsError(f"{path} is not a table of records: it has no header. Give another path.")
+    columns = first.decode("utf-8", errors="replace").rstrip("\r\n").split(",")
+    if missing := [name for name in COLUMNS if name not in columns]:
+        raise RecordsError(
+            f"{path} lacks the columns: {', '.join(missing)}. Give a table of this version, or a new path."
+        )
+    if exact and tuple(columns) != COLUMNS:
+        raise RecordsError(f"{path} has other columns than this version's table. Give a new path.")
+    size = end = file.seek(0, os.SEEK_END)
+    file.seek(size - 1)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        end = file.read().rfind(b"\n") + 1
+    return end
+
+
+def _commit() -> str:
+    """Returns the commit of this checkout (``-dirty`` where edited), ``v<version>`` outside one, or ``unknown``."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():  # installed: a repository further up is not ours
+        return f"v{__version__}"
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return result.stdout.strip() or "unknown"
+
+
+def _versions() -> str:
+    found = {"qreg-yolo": __version__}
+    for name in _VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    found["python"] = ".".join(map(str, sys.version_info[:3]))
+    return " ".join(f"{name}={number}" for name, number in found.items())
