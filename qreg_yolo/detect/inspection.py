@@ -1,0 +1,124 @@
+"""What a checkpoint is made of: per-layer report, size and bit-operations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qreg_yolo.detect.checkpoint import load_weights, quantization_warning
+from qreg_yolo.detect.section import Section
+from qreg_yolo.quant.report import LayerReport, ModelSize, count_macs, layer_reports, model_size
+from qreg_yolo.quant.spec import FLOAT_BITS
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A checkpoint's layers, size and cost."""
+
+    weights: str
+    """The checkpoint's path, as given."""
+    label: str
+    """For example `lsq-w4a4`, or `fp32`."""
+    imgsz: int
+    """Image side the MACs are counted at, pixels."""
+    layers: list[LayerReport]
+    """One report per convolution."""
+    size: ModelSize
+    """MB at the bit widths, and in fp32."""
+    warning: str | None
+    """What is odd about the checkpoint."""
+
+    @property
+    def bit_operations(self) -> int:
+        """``sum of MACs * weight bits * input bits`` per image."""
+        return sum(layer.bit_operations or 0 for layer in self.layers)
+
+    @property
+    def float_bit_operations(self) -> int:
+        """The same network in fp32."""
+        return sum((layer.macs or 0) * FLOAT_BITS * FLOAT_BITS for layer in self.layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns everything as plain values, for JSON (which has no infinity: a lossless layer's SQNR is None)."""
+        return {
+            "weights": self.weights,
+            "label": self.label,
+            "imgsz": self.imgsz,
+            **asdict(self.size),
+            "bit_operations": self.bit_operations,
+            "float_bit_operations": self.float_bit_operations,
+            "warning": self.warning,
+            "layers": [{key: _finite(value) for key, value in layer.to_dict().items()} for layer in self.layers],
+        }
+
+    def to_text(self) -> str:
+        """Returns a table for a terminal."""
+        head = f"{'layer':28}{'W bits':>7}{'codes':>7}{'step':>11}{'clipped':>9}{'SQNR dB':>9}"
+        lines = [f"{head}{'A bits':>8}{'sign':>10}{'step':>11}{'MMACs':>9}"]
+        lines += [_line(layer) for layer in self.layers]
+        ratio = self.float_bit_operations / max(self.bit_operations, 1)
+        lines += [
+            f"{self.label}: {self.size.quantized_mb:.2f} MB at its bit widths, {self.size.float_mb:.2f} MB in fp32",
+            f"Bit-operations at {self.imgsz} px: {self.bit_operations / 1e9:.2f} G, 1/{ratio:.1f} of fp32",
+        ]
+        return "\n".join([*lines, *([f"Warning: {self.warning}"] if self.warning else [])])
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _line(layer: LayerReport) -> str:
+    def cell(value: object, width: int, spec: str = "") -> str:
+        return f"{'-' if value is None else format(value, spec):>{width}}"
+
+    sign = {True: "signed", False: "unsigned", None: None}[layer.input_signed]
+    clipped = None if layer.weight_clipped is None else layer.weight_clipped * 100
+    return (
+        f"{layer.name:28}{layer.weight_bits:>7}{cell(layer.weight_codes_used, 7)}{cell(layer.weight_step, 11, '.3g')}"
+        f"{cell(clipped, 8, '.1f')}{'%' if clipped is not None else ' '}{cell(layer.weight_sqnr_db, 9, '.1f')}"
+        f"{layer.input_bits:>8}{cell(sign, 10)}{cell(layer.input_step, 11, '.3g')}{(layer.macs or 0) / 1e6:>9.2f}"
+    )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Many small tensors: on a busy machine a second thread makes them 20 times slower, and never faster."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def inspect_weights(path: Path) -> Inspection:
+    """Returns what a checkpoint is made of; MACs at the image size it was trained at.
+
+    Raises:
+        FileNotFoundError, WeightsError: No readable checkpoint.
+    """
+    with _one_thread():
+        return _inspect(path)
+
+
+def _inspect(path: Path) -> Inspection:
+    model, checkpoint = load_weights(path)
+    imgsz = int(checkpoint.get("train_args", {}).get("imgsz") or 640)
+    section = Section.read(model.yaml)
+    image = torch.zeros(1, int(model.yaml.get("channels", 3)), imgsz, imgsz)
+    macs = count_macs(model, lambda: model(image))
+    return Inspection(
+        weights=str(path),
+        label=section.spec.label if section else "fp32",
+        imgsz=imgsz,
+        layers=layer_reports(model, macs),
+        size=model_size(model),
+        warning=quantization_warning(model),
+    )

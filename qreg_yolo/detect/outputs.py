@@ -1,0 +1,117 @@
+"""What a run leaves beside Ultralytics' own files: the resolved configuration, the environment, records, a table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qreg_yolo import files, records
+from qreg_yolo.config import RunConfig, dump
+from qreg_yolo.detect.compat import requested_threads
+from qreg_yolo.detect.section import KEY, Section
+
+RECORDS = "records.csv"
+_METRICS = {
+    "metrics/precision(B)": "precision",
+    "metrics/recall(B)": "recall",
+    "metrics/mAP50(B)": "map50",
+    "metrics/mAP50-95(B)": "map50_95",
+}
+"""The host's names -> ours."""
+
+
+def write_description(save_dir: Path, config: RunConfig, model_yaml: dict[str, Any], device: torch.device) -> None:
+    """Writes ``config.yaml``, ``environment.json`` and ``qreg.json`` (the model's resolved section)."""
+    files.write_text(save_dir / "config.yaml", dump(config))
+    environment = {
+        **records.provenance(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}: {_cpu()}",
+        "threads": requested_threads(),
+        "platform": platform.platform(),
+    }
+    files.write_text(save_dir / "environment.json", json.dumps(environment, indent=2) + "\n")
+    files.write_text(save_dir / "qreg.json", json.dumps(model_yaml.get(KEY), indent=2) + "\n")
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+
+
+def last_epoch(results_csv: Path) -> dict[str, float]:
+    """Returns the last row of the host's ``results.csv`` (column -> number)."""
+    with results_csv.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {key.strip(): float(value) for key, value in rows[-1].items() if key and value}
+
+
+def measured(results: dict[str, float]) -> dict[str, tuple[str, float]]:
+    """Returns metric name -> (split, value) of the host's result columns: accuracies and losses."""
+    found = {_METRICS[key]: ("val", value) for key, value in results.items() if key in _METRICS}
+    for key, value in results.items():
+        split, _, name = key.partition("/")
+        if split in ("train", "val") and name.endswith("loss"):
+            found[f"{split}_{name}"] = (split, value)
+    return found
+
+
+def append_records(
+    path: Path,
+    weights: Path,
+    model_yaml: dict[str, Any],
+    results: dict[str, float],
+    *,
+    data: str,
+    seed: int,
+    n_images: dict[str, int],
+    val_split: str = "val",
+) -> None:
+    """Appends one row per accuracy and loss in ``results`` (the host's column names) measured on ``weights``."""
+    section = Section.read(model_yaml)
+    model = Path(str(model_yaml.get("yaml_file") or "unknown")).name
+    digest = files.sha256(weights)
+    label = section.spec.label if section else "fp32"
+    common: dict[str, Any] = {**records.provenance()}
+    rows = []
+    for metric, (split, value) in measured(results).items():
+        name = val_split if split == "val" else split
+        rows.append(
+            records.Record(
+                run_id=f"{Path(model).stem}-{label}-s{seed}-{weights.stem}-{digest[:8]}",
+                track="detect",
+                model=model,
+                method="fp32" if section is None or section.spec.is_float else section.spec.method,
+                weight_bits=section.spec.weight_bits if section else 32,
+                act_bits=section.spec.act_bits if section else 32,
+                precision=section.precision if section else "fp32",
+                seed=seed,
+                weights_sha256=digest,
+                data=data,
+                split=name,
+                n_images=n_images[name],
+                metric=metric,
+                value=value,
+                unit="loss" if metric.endswith("loss") else "fraction",
+                **common,
+            )
+        )
+    records.append(path, rows)
+
+
+def accuracy_table(rows: dict[str, dict[str, float]]) -> str:
+    """Returns a table of label -> the host's result columns, for a terminal."""
+    header = f"{'':28}{'mAP50':>9}{'mAP50-95':>10}{'precision':>11}{'recall':>8}"
+    lines = [header]
+    for label, results in rows.items():
+        found = measured(results)
+        cells = [found[m][1] for m in ("map50", "map50_95", "precision", "recall")]
+        lines.append(f"{label:28}{cells[0]:>9.4f}{cells[1]:>10.4f}{cells[2]:>11.4f}{cells[3]:>8.4f}")
+    return "\n".join(lines)

@@ -1,0 +1,138 @@
+"""Refuses what cannot work before any work is done: wrong arguments, models, folders and resumptions."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ultralytics.cfg import get_cfg
+from ultralytics.nn.tasks import guess_model_task, yaml_model_load
+
+from qreg_yolo.detect.compat import THREADS_VARIABLE, requested_threads
+from qreg_yolo.detect.section import KEY, Section
+from qreg_yolo.strict_yaml import ConfigError
+
+DEFAULT_PROJECT = "runs"
+RESUMABLE: tuple[str, ...] = (
+    "batch", "cache", "channels_last", "close_mosaic", "device", "freeze", "imgsz", "patience", "plots", "save_period",
+    "time", "val", "workers",
+)  # fmt: skip
+"""Ultralytics' arguments that may differ when a run is resumed; the host ignores the others."""
+
+
+class ModelError(ValueError):
+    """A model YAML that does not describe a detector."""
+
+
+def use_threads(threads: int | None) -> None:
+    """Sets the CPU threads of this process and its children; None leaves the default, all cores.
+
+    Raises:
+        ConfigError: The environment variable of that name is no number.
+    """
+    if threads is not None:
+        os.environ[THREADS_VARIABLE] = str(threads)
+    try:
+        requested_threads()
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Raises unless the host takes the values of its own arguments.
+
+    Raises:
+        ConfigError: A value outside its range.
+    """
+    sizes = arguments.get("imgsz", 640)
+    if any(not isinstance(size, int) or size < 1 for size in (sizes if isinstance(sizes, list) else [sizes])):
+        raise ConfigError(f"imgsz={sizes} is not a size in pixels. Give a positive multiple of 32.")
+    try:
+        get_cfg(overrides=dict(arguments))
+    except (TypeError, ValueError, SyntaxError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def check_model(name: str) -> None:
+    """Raises unless ``name`` is a model YAML of a detector.
+
+    Raises:
+        ConfigError: Not a YAML.
+        FileNotFoundError: No such YAML.
+        ModelError: A YAML of something else.
+    """
+    if Path(name).suffix not in (".yaml", ".yml"):
+        remedy = f"Use --weights {name} to start from a checkpoint." if name.endswith(".pt") else "Add .yaml."
+        raise ConfigError(f"The model '{name}' is not a YAML such as yolov5n.yaml. {remedy}")
+    try:
+        description = yaml_model_load(name)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"There is no model YAML '{name}'. Give a path, or one that Ultralytics has, such as yolov5n.yaml."
+        ) from None
+    except Exception as error:  # whatever the YAML parser raises
+        raise ModelError(f"The model YAML '{name}' cannot be read: {error}") from error
+    missing = [key for key in ("backbone", "head") if not isinstance(description.get(key), list)]
+    if missing:
+        raise ModelError(f"'{name}' is not a model YAML: it has no '{missing[0]}'.")
+    if (task := guess_model_task(description)) != "detect":
+        raise ModelError(f"'{name}' describes a model for the task '{task}'. Give one for detection.")
+
+
+def check_resumption(
+    checkpoint: Path, stored: Mapping[str, Any], arguments: Mapping[str, Any], request: Mapping[str, Any]
+) -> None:
+    """Raises unless a run can go on from a checkpoint as it was asked to.
+
+    Args:
+        checkpoint: Its path, for the error text.
+        stored: Its dictionary.
+        arguments: Ultralytics' arguments that were given.
+        request: Quantization options that were given.
+
+    Raises:
+        ConfigError: A finished run, another program's run, an argument that cannot change, or other quantization.
+    """
+    if stored.get("epoch", -1) < 0 or stored.get("optimizer") is None:
+        raise ConfigError(
+            f"'{checkpoint}' is of a finished run: nothing is left to resume. Use --weights to go on from it."
+        )
+    trained = stored.get("train_args", {}).get(KEY)
+    if trained is None:
+        raise ConfigError(f"'{checkpoint}' is not of a run of qreg-yolo. Use --weights to start from it.")
+    fixed = [key for key in arguments if key not in RESUMABLE]
+    if fixed:
+        raise ConfigError(
+            f"{fixed[0]}={arguments[fixed[0]]} cannot change when a run is resumed. What can: {', '.join(RESUMABLE)}."
+        )
+    before = Section.from_request(trained, pretrained=False)
+    wanted = Section.from_request({"activation": before.activation, **request}, pretrained=False)
+    widths = {"bits": ("weight_bits", "act_bits"), "weight_only": ("act_bits",)}
+    for name in sorted({field for option in request for field in widths.get(option, (option,))}):
+        old, new = (getattr(s if name == "activation" else s.spec, name) for s in (before, wanted))
+        if old != new:
+            raise ConfigError(
+                f"'{checkpoint}' was trained with {name}={old}, this command asks for {new}. Drop the option to "
+                "resume, or start a new run with --weights."
+            )
+
+
+def writable_project(project: object) -> str:
+    """Returns the project folder as an absolute path (the host would put a relative one elsewhere), made if absent.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    folder = Path(str(project or DEFAULT_PROJECT)).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"The project folder '{folder}' cannot be written: {error.strerror}. Give another project=."
+        ) from error
+    return str(folder)

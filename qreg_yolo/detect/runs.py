@@ -1,0 +1,221 @@
+"""One function per subcommand: train, validate, predict. Everything that can be refused is refused before the work."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ultralytics.utils import LOGGER
+
+from qreg_yolo.config import RunConfig
+from qreg_yolo.detect import outputs
+from qreg_yolo.detect.checkpoint import load_weights, quantization_warning
+from qreg_yolo.detect.data_check import check_data, find_data
+from qreg_yolo.detect.facade import QuantYOLO
+from qreg_yolo.detect.preflight import check_arguments, check_model, check_resumption, use_threads, writable_project
+from qreg_yolo.detect.section import KEY, Section
+from qreg_yolo.detect.trainer import QuantDetectionTrainer
+from qreg_yolo.quant.report import model_size
+from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.suggest import did_you_mean
+
+SPLITS: tuple[str, ...] = ("train", "val", "test")
+_DEFAULTS: dict[str, Any] = {"amp": False, "optimizer": "SGD"}
+"""Where a recipe is silent: no mixed precision (the host's check wants a download), and never `optimizer=auto`."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a run's files lie and what it reached."""
+
+    save_dir: Path
+    """The run's folder."""
+    table: str
+    """What it reached, for a terminal."""
+
+
+def train(config: RunConfig) -> RunResult:
+    """Trains what ``config`` says and writes its results; returns where and the final table.
+
+    Raises:
+        ConfigError: A value that the host refuses.
+        FileNotFoundError: The data, the weights or the model YAML do not exist.
+        DataError, ModelError, WeightsError: They exist, but cannot be used.
+        OSError: The project folder cannot be written.
+    """
+    use_threads(config.run.threads)
+    check_arguments(config.train)
+    check_model(config.run.model)
+    if config.run.weights is not None:
+        model, _ = load_weights(Path(config.run.weights))
+        _warn(quantization_warning(model))
+    project = writable_project(config.train.get("project"))
+    data = check_data(find_data(config.run.data))
+    name = f"{Path(config.run.model).stem}-{config.quant.label}-s{config.run.seed}"
+    arguments = {
+        "name": name,
+        **_DEFAULTS,
+        **config.train,
+        "data": str(data.yaml),
+        "seed": config.run.seed,
+        "pretrained": config.run.weights or False,
+        "project": project,
+        KEY: {**config.quant.to_dict(), "activation": config.run.activation},
+    }
+    return _run(QuantYOLO(config.run.model), arguments, config)
+
+
+def resume(checkpoint: Path, arguments: dict[str, Any], request: dict[str, Any], threads: int | None) -> RunResult:
+    """Continues an interrupted run from its ``last.pt``.
+
+    Args:
+        checkpoint: ``weights/last.pt`` of the run.
+        arguments: Ultralytics' arguments; only those of `preflight.RESUMABLE` may change.
+        request: Quantization options that were given; they must agree with the checkpoint's.
+        threads: CPU threads; None: all cores.
+
+    Raises:
+        WeightsError, FileNotFoundError: No readable checkpoint.
+        ConfigError: A finished run, other quantization settings, or an argument that cannot change.
+    """
+    use_threads(threads)
+    _, stored = load_weights(checkpoint)
+    check_resumption(checkpoint, stored, arguments, request)
+    check_arguments(arguments)
+    data = check_data(find_data(str(stored["train_args"]["data"])))
+    return _run(QuantYOLO(str(checkpoint)), {**arguments, "resume": str(checkpoint), "data": str(data.yaml)}, None)
+
+
+def _run(model: QuantYOLO, arguments: dict[str, Any], config: RunConfig | None) -> RunResult:
+    def describe(trainer: QuantDetectionTrainer) -> None:
+        LOGGER.info(summary(trainer.model.yaml))
+        if config is not None:
+            outputs.write_description(trainer.save_dir, config, trainer.model.yaml, trainer.device)
+
+    model.add_callback("on_pretrain_routine_end", describe)
+    try:
+        model.train(**arguments)
+    except KeyboardInterrupt:
+        _warn(_interruption(model.trainer))
+        raise
+    trainer = model.trainer
+    last = outputs.last_epoch(trainer.csv)
+    rows = {"last epoch (last.pt)": last, "best epoch (best.pt)": dict(trainer.metrics)}
+    for weights, results in ((trainer.last, last), (trainer.best, trainer.metrics)):
+        outputs.append_records(
+            trainer.save_dir / outputs.RECORDS,
+            weights,
+            model.model.yaml,
+            dict(results),
+            data=Path(str(trainer.args.data)).stem,
+            seed=trainer.args.seed,
+            n_images={"train": len(trainer.train_loader.dataset), "val": len(trainer.test_loader.dataset)},
+        )
+    size = model_size(model.model)
+    table = (
+        f"{outputs.accuracy_table(rows)}\n"
+        f"Size: {size.quantized_mb:.2f} MB at its bit widths, {size.float_mb:.2f} MB in fp32\n"
+        f"Results: {trainer.save_dir} (weights/best.pt, results.csv, records.csv, config.yaml)"
+    )
+    return RunResult(save_dir=trainer.save_dir, table=table)
+
+
+def _interruption(trainer: QuantDetectionTrainer | None) -> str:
+    """Returns how to go on after Ctrl-C."""
+    last = getattr(trainer, "last", None)
+    if last is None or not last.is_file():
+        return "Interrupted before the first checkpoint: start again."
+    return f"Interrupted. Go on with: qreg-yolo train --resume {shlex.quote(str(last))}"
+
+
+def summary(model_yaml: dict[str, Any]) -> str:
+    """Returns a few lines on what is quantized, from a model's YAML dictionary."""
+    section = Section.read(model_yaml)
+    if section is None or not section.layers:
+        return "Quantized: nothing (full precision)"
+    kinds: dict[str, int] = {}
+    for plan in section.layers.values():
+        sides = [
+            f"{side[0].upper()}{q.bits} {q.method}" if q else f"{side[0].upper()}32"
+            for side, q in (("weights", plan.weight), ("activations", plan.input))
+        ]
+        kinds[" ".join(sides)] = kinds.get(" ".join(sides), 0) + 1
+    signs = [plan.input.signed for plan in section.layers.values() if plan.input]
+    lines = [
+        f"Quantized: {len(section.layers)} convolutions ("
+        + ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
+        + ")"
+    ]
+    if signs:
+        lines.append(f"Inputs: {signs.count(True)} signed, {signs.count(False)} unsigned")
+    lines += [f"Full precision: {name} ({reason})" for name, reason in section.skipped.items()]
+    return "\n".join(lines)
+
+
+def validate(weights: Path, data: str | None, arguments: dict[str, Any], threads: int | None) -> RunResult:
+    """Measures a checkpoint on a data set (default: the one it was trained on) and records the numbers.
+
+    Raises:
+        As `train`.
+    """
+    split = arguments.get("split", "val")
+    if split not in SPLITS:
+        raise ConfigError(f"split={split} is not one of: {', '.join(SPLITS)}.{did_you_mean(str(split), SPLITS)}")
+    use_threads(threads)
+    check_arguments(arguments)
+    model, stored = load_weights(weights)
+    _warn(quantization_warning(model))
+    trained = stored.get("train_args", {})
+    project = writable_project(arguments.get("project"))
+    checked = check_data(find_data(data or str(trained.get("data") or "demo")), (split,))
+    facade = QuantYOLO(str(weights))
+    metrics = facade.val(**{"name": "val", **arguments, "project": project, "data": str(checked.yaml)})
+    results = {str(key): float(value) for key, value in metrics.results_dict.items()}
+    save_dir = Path(metrics.save_dir)
+    outputs.append_records(
+        save_dir / outputs.RECORDS,
+        weights,
+        model.yaml,
+        results,
+        data=checked.yaml.stem,
+        seed=int(trained.get("seed", 0)),
+        n_images=checked.n_images,
+        val_split=split,
+    )
+    table = f"{outputs.accuracy_table({weights.name: results})}\nResults: {save_dir}"
+    return RunResult(save_dir=save_dir, table=table)
+
+
+def predict(weights: Path, source: str, arguments: dict[str, Any], threads: int | None) -> RunResult:
+    """Draws a checkpoint's detections on images; returns where they lie.
+
+    Raises:
+        ConfigError: A value that the host refuses.
+        FileNotFoundError: The checkpoint or the source does not exist.
+        WeightsError: Not a checkpoint.
+    """
+    if "source" in arguments:
+        raise ConfigError(f"source={arguments['source']}: the source is the second argument. Drop the key=value.")
+    use_threads(threads)
+    check_arguments(arguments)
+    model, _ = load_weights(weights)
+    _warn(quantization_warning(model))
+    if not Path(source).exists() and "*" not in source:
+        raise FileNotFoundError(
+            f"There is no image or folder '{source}'. Give an image, a folder or a pattern with '*'."
+        )
+    project = writable_project(arguments.get("project"))
+    defaults = {"save": True, "name": "predict", "verbose": False}
+    images = boxes = 0
+    save_dir = Path(project)
+    facade = QuantYOLO(str(weights))
+    for result in facade.predict(source, stream=True, **{**defaults, **arguments, "project": project}):
+        images, boxes, save_dir = images + 1, boxes + len(result.boxes), Path(result.save_dir or project)
+    return RunResult(save_dir=save_dir, table=f"{boxes} detections on {images} images\nResults: {save_dir}")
+
+
+def _warn(message: str | None) -> None:
+    if message is not None:
+        LOGGER.warning(message)

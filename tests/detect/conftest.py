@@ -1,0 +1,161 @@
+"""One small detector, trained once for all tests of the adapter, and what was seen while it trained."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from qreg_yolo.detect.demo_data import write_demo_data
+
+SETTINGS: dict[str, Any] = {
+    "imgsz": 64, "batch": 4, "nbs": 4, "optimizer": "AdamW", "lr0": 0.002, "warmup_epochs": 1, "amp": False,
+    "plots": False, "mosaic": 0.0, "hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0, "translate": 0.0, "scale": 0.0,
+    "fliplr": 0.0, "cos_lr": True,
+}  # fmt: skip
+"""Fits eight images in sixteen epochs."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small tensors gain nothing from a second thread; tests of the thread count set their own."""
+    os.environ["QREG_YOLO_THREADS"] = "1"
+    yield
+    del os.environ["QREG_YOLO_THREADS"]
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a data YAML of eight images that are training and validation set at once (to be fitted, not learned)."""
+    folder = tmp_path_factory.mktemp("tiny") / "set"
+    path = write_demo_data(folder, n_train=8, n_val=4)
+    text = path.read_text(encoding="utf-8").replace("images/val", "images/train")
+    same = path.with_name("same.yaml")
+    same.write_text(text, encoding="utf-8")
+    return same
+
+
+@dataclass
+class CallCounter:
+    """Counts network passes and quantizer calls by phase, through torch's global forward hook."""
+
+    phase: str = ""
+    calls: Counter[tuple[str, str]] = field(default_factory=Counter)
+    threads: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        kind = type(module).__name__
+        if kind == "Detect":
+            self.calls[self.phase, "pass"] += 1
+            self.threads[self.phase] = torch.get_num_threads()
+        elif "WeightQuantizer" in kind:
+            self.calls[self.phase, "weight"] += 1
+        elif "InputQuantizer" in kind:
+            self.calls[self.phase, "input"] += 1
+
+    def per_pass(self, phase: str) -> tuple[float, float]:
+        """Returns weight and input quantizer calls per network pass."""
+        passes = self.calls[phase, "pass"]
+        assert passes, f"no network pass in phase {phase!r}"
+        return self.calls[phase, "weight"] / passes, self.calls[phase, "input"] / passes
+
+
+@pytest.fixture
+def counter() -> Iterator[CallCounter]:
+    """Counts during one test."""
+    found = CallCounter()
+    handle = nn.modules.module.register_module_forward_hook(found)
+    yield found
+    handle.remove()
+
+
+@dataclass
+class Trained:
+    """A finished run."""
+
+    save_dir: Path
+    best_map: tuple[float, float]
+    """mAP50 and mAP50-95 of ``final_eval`` (best.pt)."""
+    epochs: list[tuple[float, float]]
+    """mAP50 and mAP50-95 of validation in training, by epoch."""
+    counter: CallCounter
+    model: Any
+    optimizer_groups: list[dict[str, Any]]
+    ema_flags: list[bool]
+
+    @property
+    def best(self) -> Path:
+        return self.save_dir / "weights" / "best.pt"
+
+    @property
+    def last(self) -> Path:
+        return self.save_dir / "weights" / "last.pt"
+
+
+def train_tiny(data: Path, folder: Path, qreg: dict[str, Any], *, epochs: int, **more: Any) -> Trained:
+    """Trains YOLOv5n on the tiny set and returns what was seen."""
+    from qreg_yolo.detect import QuantYOLO
+    from qreg_yolo.detect.trainer import QuantDetectionTrainer
+
+    found = CallCounter()
+    epochs_seen: list[tuple[float, float]] = []
+    state: dict[str, Any] = {}
+
+    class Watched(QuantDetectionTrainer):
+        def final_eval(self) -> None:
+            found.phase = "final_eval"
+            super().final_eval()
+
+    def start(trainer: Any) -> None:
+        found.phase = "train"
+        state["groups"] = [dict(group) for group in trainer.optimizer.param_groups]
+        state["ema"] = [bool(v) for k, v in trainer.ema.ema.state_dict().items() if k.endswith(".initialized")]
+        for module in trainer.model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.3  # 32 steps have to do
+
+    def set_phase(phase: str) -> Any:
+        return lambda trainer: setattr(found, "phase", phase)
+
+    def epoch_end(trainer: Any) -> None:
+        if found.phase != "final_eval":
+            metrics = trainer.validator.metrics.box
+            epochs_seen.append((float(metrics.map50), float(metrics.map)))
+
+    model = QuantYOLO("yolov5n.yaml")
+    model.add_callback("on_train_start", start)
+    model.add_callback("on_train_epoch_start", set_phase("train"))
+    model.add_callback("on_train_epoch_end", set_phase("val"))
+    model.add_callback("on_fit_epoch_end", epoch_end)
+    handle = nn.modules.module.register_module_forward_hook(found)
+    try:
+        metrics = model.train(
+            trainer=Watched, data=str(data), qreg=qreg, epochs=epochs, project=str(folder), name="run",
+            **{**SETTINGS, **more},
+        )  # fmt: skip
+    finally:
+        handle.remove()
+    return Trained(
+        save_dir=Path(model.trainer.save_dir),
+        best_map=(float(metrics.box.map50), float(metrics.box.map)),
+        epochs=epochs_seen,
+        counter=found,
+        model=model.model,
+        optimizer_groups=state["groups"],
+        ema_flags=state["ema"],
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Returns a W4A4 LSQ run that has fitted something (its mAP is not zero)."""
+    run = train_tiny(tiny_data, tmp_path_factory.mktemp("trained"), {"bits": 4, "method": "lsq"}, epochs=16)
+    assert run.best_map[0] > 0.02, "the run has learned nothing, so agreement of its numbers would prove nothing"
+    return run
