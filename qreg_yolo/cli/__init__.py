@@ -1,0 +1,78 @@
+"""The command line: one file per subcommand, each handler one library call, heavy imports inside it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from qreg_yolo import __version__
+from qreg_yolo.cli import inspect, predict, train, val
+from qreg_yolo.strict_yaml import ConfigError
+
+DEBUG_VARIABLE = "QREG_YOLO_DEBUG"
+"""Environment variable; set: an error is shown with its traceback."""
+INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
+
+app = typer.Typer(
+    name="qreg-yolo",
+    help="Quantization-aware training for Ultralytics YOLOv5, at 1 to 8 bits.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("train", epilog=train.EXAMPLES, short_help="Train a quantized detector.")(train.train)
+app.command("val", epilog=val.EXAMPLES)(val.val)
+app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
+app.command("inspect", epilog=inspect.EXAMPLES, short_help="Show a checkpoint's bits, size and cost.")(inspect.inspect)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"qreg-yolo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Quantization-aware training for Ultralytics YOLOv5, at 1 to 8 bits."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits: 0 done, 1 the run failed, 2 wrong usage, 130 interrupted.
+
+    Wrong usage is what the command line itself shows: an option, an argument, a recipe, or the path of something that
+    does not exist. What exists and cannot be used (a data set, a checkpoint) is a failed run.
+
+    Args:
+        arguments: Without the program's name; None: the process's own.
+    """
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="qreg-yolo", standalone_mode=True)
+    except SystemExit as end:  # so typer ends, Ctrl-C included
+        if end.code == INTERRUPTED:
+            print("Interrupted.", file=sys.stderr)
+        raise
+    except (ConfigError, FileNotFoundError) as error:
+        _fail(str(error), 2)
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        expected = isinstance(error, (OSError, ValueError, NotImplementedError))
+        text = str(error) if expected else f"{type(error).__name__}: {error}"
+        hint = "" if expected else f"\n(Set {DEBUG_VARIABLE}=1 to see where it happened.)"
+        _fail(text + hint, 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)

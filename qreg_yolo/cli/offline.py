@@ -1,0 +1,47 @@
+"""Keeps the process off the network unless it was asked for."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+from typing import Any
+
+_WITH_ADDRESS = ("socket.connect", "socket.sendto", "socket.sendmsg")
+_WITH_NAME = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr")
+_state = {"hooked": False, "refuse": False}
+
+
+def prepare_host(*, online: bool) -> None:
+    """Sets what Ultralytics reads at import: no downloads, no package installation, no telemetry unless ``online``.
+
+    Some of its look-ups (a font, for example) heed no setting; an audit hook refuses those too. Addresses of this
+    machine stay reachable. To be called before ultralytics is imported.
+    """
+    _state["refuse"] = not online
+    if online:
+        return
+    os.environ.setdefault("YOLO_OFFLINE", "1")
+    os.environ.setdefault("YOLO_AUTOINSTALL", "0")
+    if not _state["hooked"]:  # a hook cannot be taken away again
+        sys.addaudithook(_refuse_network)
+        _state["hooked"] = True
+
+
+def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
+    if not _state["refuse"] or event not in _WITH_ADDRESS + _WITH_NAME:
+        return
+    target = arguments[1] if event in _WITH_ADDRESS else arguments[0]
+    host = target[0] if isinstance(target, tuple) else target if event in _WITH_NAME else None
+    if isinstance(host, (str, bytes)) and not _is_local(host):
+        raise ConnectionError(f"No network without --online (asked for: {host!r}).")
+
+
+def _is_local(host: str | bytes) -> bool:
+    name = host.decode(errors="replace") if isinstance(host, bytes) else host
+    if name in ("localhost", ""):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback or name == "0.0.0.0"
+    except ValueError:
+        return False

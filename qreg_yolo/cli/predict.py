@@ -1,0 +1,34 @@
+"""``qreg-yolo predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qreg_yolo.cli.offline import prepare_host
+from qreg_yolo.config import COMMAND_LINE, check_train, parse_overrides
+
+EXAMPLES = """\b
+Examples:
+  qreg-yolo predict runs/yolov5n-lsq-w4a4-s0/weights/best.pt photos/
+  qreg-yolo predict best.pt photo.jpg conf=0.4 save_txt=true"""
+
+
+def predict(
+    weights: Annotated[Path, typer.Argument(help="Checkpoint, such as weights/best.pt.")],
+    source: Annotated[str, typer.Argument(help="Image or video, folder, or quoted pattern with '*'.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Any Ultralytics prediction argument.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: all cores]")] = None,
+    online: Annotated[bool, typer.Option("--online", help="Let Ultralytics use the network.")] = False,
+) -> None:
+    """Draw a checkpoint's detections on images."""
+    arguments = parse_overrides(overrides or [])
+    check_train({key: value for key, value in arguments.items() if key != "source"}, COMMAND_LINE)
+    prepare_host(online=online)
+    from qreg_yolo.detect import runs
+
+    print(runs.predict(weights, source, arguments, threads).table)

@@ -1,0 +1,108 @@
+"""``qreg-yolo train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qreg_yolo.cli.offline import prepare_host
+from qreg_yolo.config import RunConfig, parse_overrides, resolve
+from qreg_yolo.resources import recipe_path
+from qreg_yolo.strict_yaml import ConfigError
+
+EXAMPLES = """\b
+Examples:
+  qreg-yolo train --bits 4 --method lsq
+  qreg-yolo train --bits 32
+  qreg-yolo train --weight-bits 2 --act-bits 8 --per-channel epochs=50 imgsz=320 batch=16
+  qreg-yolo train --method dorefa --bits 4 --weight-only --data voc --weights yolov5nu.pt
+  qreg-yolo train --resume runs/yolov5n-lsq-w4a4-s0/weights/last.pt"""
+
+_NEW_RUN = ("model", "data", "weights", "hyp", "seed")
+"""Options that begin a run: a resumed one has its own."""
+_RECIPES = {"demo": "demo", "voc": "voc_scratch"}
+
+
+def train(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Any Ultralytics training argument.")
+    ] = None,
+    bits: Annotated[
+        int | None, typer.Option(help="Width of weights and activations: 1..8, 32 = off. [default: 4]")
+    ] = None,
+    weight_bits: Annotated[int | None, typer.Option(help="Width of the weights alone.")] = None,
+    act_bits: Annotated[int | None, typer.Option(help="Width of the activations alone.")] = None,
+    method: Annotated[str | None, typer.Option(help="lsq | pact | dorefa. [default: lsq]")] = None,
+    weight_only: Annotated[bool | None, typer.Option("--weight-only", help="Full-precision activations.")] = None,
+    per_channel: Annotated[
+        bool | None, typer.Option("--per-channel", help="One weight step per output channel.")
+    ] = None,
+    edge_bits: Annotated[
+        str | None, typer.Option(help="First and last layers: 8 | 32 | same. [default: lsq 8, else 32]")
+    ] = None,
+    signed: Annotated[str | None, typer.Option(help="LSQ inputs: auto | signed | unsigned. [default: auto]")] = None,
+    activation: Annotated[str | None, typer.Option(help="silu | relu. [default: silu]")] = None,
+    model: Annotated[str | None, typer.Option(help="Ultralytics detection YAML. [default: yolov5n.yaml]")] = None,
+    data: Annotated[str | None, typer.Option(help="Data YAML, demo or voc. [default: demo]")] = None,
+    weights: Annotated[str | None, typer.Option(help="File of a float or quantized checkpoint to start from.")] = None,
+    hyp: Annotated[str | None, typer.Option(help="Recipe: a name or a YAML file. [default: by data]")] = None,
+    seed: Annotated[int | None, typer.Option(help="0 or more. [default: 0]")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue an interrupted run from its last.pt.")] = None,
+    online: Annotated[bool | None, typer.Option("--online", help="Let Ultralytics use the network.")] = None,
+) -> None:
+    """Train a quantized detector (by default YOLOv5n at 4 bits with LSQ, on the built-in demo set)."""
+    given = {
+        "bits": bits, "weight_bits": weight_bits, "act_bits": act_bits, "method": method, "weight_only": weight_only,
+        "per_channel": per_channel, "edge_bits": _edge(edge_bits), "signed": signed, "activation": activation,
+        "model": model, "data": data, "weights": weights, "seed": seed, "threads": threads, "online": online,
+    }  # fmt: skip
+    options = {name: value for name, value in given.items() if value is not None}
+    arguments = parse_overrides(overrides or [])
+    if resume is not None:
+        print(_resume(resume, options if hyp is None else {**options, "hyp": hyp}, arguments))
+        return
+    config = resolve(_recipe(hyp, options, arguments), options, arguments)
+    prepare_host(online=config.run.online)
+    print(_launch(config))
+
+
+def _launch(config: RunConfig) -> str:
+    from qreg_yolo.detect import runs
+
+    if config.run.data == "demo":
+        print(
+            "Training on the built-in demo set. For PASCAL VOC: --data voc, with the data set where data/voc.yaml says."
+        )
+    return runs.train(config).table
+
+
+def _resume(checkpoint: Path, options: dict[str, Any], arguments: dict[str, Any]) -> str:
+    clash = [name for name in _NEW_RUN if name in options]
+    if clash:
+        raise ConfigError(f"--{clash[0]} does not go with --resume: a resumed run keeps its own. Drop one of them.")
+    config = resolve(None, options, arguments)  # for the checks
+    prepare_host(online=config.run.online)
+    from qreg_yolo.detect import runs
+
+    request = {name: value for name, value in options.items() if name not in ("threads", "online")}
+    return runs.resume(checkpoint, arguments, request, config.run.threads).table
+
+
+def _edge(text: str | None) -> int | str | None:
+    return int(text) if text in ("8", "32") else text
+
+
+def _recipe(hyp: str | None, options: dict[str, Any], arguments: dict[str, Any]) -> Path | None:
+    """Returns the recipe file: the one asked for, else the data set's own, if it has one."""
+    if hyp is None:
+        name = _RECIPES.get(str(options.get("data") or arguments.get("data", "demo")))
+        if name == "voc_scratch" and "weights" in options:
+            name = "voc_finetune"
+        return None if name is None else recipe_path(name)
+    try:
+        return recipe_path(hyp)
+    except FileNotFoundError as error:
+        raise ConfigError(f"--hyp: {error}") from None

@@ -1,0 +1,130 @@
+"""Ctrl-C in mid-epoch, and going on from there."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qreg_yolo import records
+from qreg_yolo.detect.checkpoint import load_weights
+from qreg_yolo.detect.trainer import QuantDetectionTrainer
+
+from .conftest import ROOT, Outcome, Run, assert_refused, qreg_yolo
+
+PROGRAM = """
+import os, signal, sys
+from qreg_yolo.cli import main
+from qreg_yolo.cli.offline import prepare_host
+prepare_host(online=False)
+from qreg_yolo.detect import QuantDetectionTrainer
+
+original, seen = QuantDetectionTrainer.preprocess_batch, []
+
+def preprocess_batch(self, batch):
+    if getattr(self, "epoch", None) == 1:
+        seen.append(1)
+        if len(seen) == 2:  # the second batch
+            os.kill(os.getpid(), signal.SIGINT)
+    return original(self, batch)
+
+QuantDetectionTrainer.preprocess_batch = preprocess_batch
+main(sys.argv[1:])
+"""
+
+
+def interrupted(*arguments: object) -> Outcome:
+    """Trains in a process that gets Ctrl-C in the second batch of the second epoch."""
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "train", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    return Outcome(run.returncode, run.stdout, run.stderr, run.stdout)
+
+
+@pytest.fixture(scope="module")
+def stopped(hyp: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Returns a run of three epochs that was interrupted in the second."""
+    project = tmp_path_factory.mktemp("stopped")
+    arguments = ["--hyp", hyp, "--data", data, "--threads", 1, "--per-channel", "epochs=3"]
+    return Run(project / "run", interrupted(*arguments, f"project={project}", "name=run"))
+
+
+def resume(run: Run, *options: object) -> Outcome:
+    return qreg_yolo("train", "--resume", run.folder / "weights" / "last.pt", "--threads", 1, *options)
+
+
+def epochs(run: Run) -> list[int]:
+    with (run.folder / "results.csv").open(newline="") as file:
+        return [int(row["epoch"]) for row in csv.DictReader(file)]
+
+
+def test_an_interrupted_run_says_how_to_go_on(stopped: Run) -> None:
+    assert stopped.printed.code == 130
+    last = stopped.folder / "weights" / "last.pt"
+    said = stopped.printed.out + stopped.printed.err
+    assert f"qreg-yolo train --resume {last}" in said
+    assert "Interrupted." in stopped.printed.err
+    assert "Traceback" not in said
+    assert epochs(stopped) == [1]
+    _, checkpoint = load_weights(last)
+    assert checkpoint["epoch"] == 0
+    assert not (stopped.folder / "records.csv").exists(), "nothing is recorded of a run without an end"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--bits", "2"], ["act_bits=4", "2"]),
+        (["--act-bits", "8"], ["act_bits=4", "8"]),
+        (["--weight-only"], ["act_bits=4", "32"]),
+        (["--method", "dorefa"], ["method=lsq", "dorefa"]),
+        (["--edge-bits", "same"], ["edge_bits=None", "same"]),
+        (["--activation", "relu"], ["activation=silu", "relu"]),
+        (["epochs=9"], ["epochs=9", "cannot change"]),
+        (["lr0=0.5"], ["lr0=0.5", "cannot change"]),
+        (["batch=0.5", "imgsz=0"], ["imgsz=0"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_a_resumed_run_stays_what_it_was(options: list[str], words: list[str], stopped: Run) -> None:
+    assert_refused(resume(stopped, *options), 2, *words)
+    assert epochs(stopped) == [1]
+
+
+def test_a_resumed_run_ends_where_it_would_have(stopped: Run, tmp_path: Path) -> None:
+    outcome = resume(stopped, "--bits", "4", "--per-channel", "workers=0")
+    assert outcome.code == 0, outcome.err
+    assert epochs(stopped) == [1, 2, 3]
+    assert "Calibrated" not in outcome.log
+    assert "68 x W4 lsq A4 lsq" in outcome.log
+    assert len(records.read(stopped.folder / "records.csv")) == 4 + 10
+    assert_refused(resume(stopped), 2, "finished run", "--weights")
+
+
+def test_a_finished_run_and_another_programs_run_are_not_resumed(trained: Run, tmp_path: Path) -> None:
+    assert_refused(qreg_yolo("train", "--resume", trained.best), 2, "finished run", "--weights")
+    checkpoint = torch.load(trained.best, weights_only=False)
+    checkpoint |= {"epoch": 0, "optimizer": {}}  # the host keeps only its own arguments in best.pt
+    torch.save(checkpoint, tmp_path / "foreign.pt")
+    assert_refused(qreg_yolo("train", "--resume", tmp_path / "foreign.pt"), 2, "not of a run of qreg-yolo", "--weights")
+
+
+def test_interrupted_before_the_first_checkpoint(hyp: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def preprocess_batch(trainer: Any, batch: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(QuantDetectionTrainer, "preprocess_batch", preprocess_batch)
+    outcome = qreg_yolo("train", "--hyp", hyp, "--data", data, "--threads", 1)
+    assert outcome.code == 130
+    assert "before the first checkpoint" in outcome.log
+    assert "--resume" not in outcome.log + outcome.err

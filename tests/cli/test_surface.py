@@ -1,0 +1,112 @@
+"""What the command line offers, in full, and that asking for help is cheap."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from qreg_yolo import __version__
+from qreg_yolo.cli import app
+
+from .conftest import ROOT, qreg_yolo
+
+SURFACE = {
+    "train": {
+        "arguments": ["overrides"],
+        "options": [
+            "--bits", "--weight-bits", "--act-bits", "--method", "--weight-only", "--per-channel", "--edge-bits",
+            "--signed", "--activation", "--model", "--data", "--weights", "--hyp", "--seed", "--threads", "--resume",
+            "--online",
+        ],
+    },
+    "val": {"arguments": ["weights", "overrides"], "options": ["--data", "--threads", "--online"]},
+    "predict": {"arguments": ["weights", "source", "overrides"], "options": ["--threads", "--online"]},
+    "inspect": {"arguments": ["weights"], "options": ["--json"]},
+}  # fmt: skip
+COMMANDS = sorted(SURFACE)
+
+
+def test_the_subcommands_and_their_options() -> None:
+    group = typer.main.get_command(app)
+    found = {}
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        arguments = [p.name for p in command.params if p.param_type_name == "argument"]
+        options = [o for p in command.params if p.param_type_name == "option" for o in p.opts + p.secondary_opts]
+        found[name] = {"arguments": arguments, "options": options}
+    assert found == SURFACE
+    assert [p.opts for p in group.params] == [["--version"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_each_option_and_examples_line_by_line(command: str) -> None:
+    outcome = qreg_yolo(command, "--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    for option in SURFACE[command]["options"]:
+        assert f"  {option} " in outcome.out
+    examples = outcome.out.partition("Examples:\n")[2].splitlines()
+    assert len(examples) >= 2
+    assert all(
+        line.startswith(f"    qreg-yolo {command} ") or line.startswith(f"  qreg-yolo {command} ") for line in examples
+    )
+
+
+def test_general_help_names_the_subcommands_and_so_does_a_call_without_arguments() -> None:
+    outcome = qreg_yolo("--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert all(f"  {command} " in outcome.out for command in COMMANDS)
+    assert "..." not in outcome.out.partition("Commands:")[2], "a description is cut short"
+    assert qreg_yolo().code == 2
+
+
+def test_version() -> None:
+    outcome = qreg_yolo("--version")
+    assert (outcome.code, outcome.out) == (0, f"qreg-yolo {__version__}\n")
+
+
+PROGRAM = """
+import sys, time
+sys.path.insert(0, sys.argv.pop(1))
+from qreg_yolo.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    heavy = [m for m in ("torch", "ultralytics", "cv2", "polars", "matplotlib") if m in sys.modules]
+    print("heavy:", *heavy, "seconds:", time.process_time(), file=sys.stderr)
+"""
+
+
+def fresh_help(command: str, root: Path) -> tuple[list[str], float]:
+    """Returns the heavy modules that ``--help`` loads in a fresh interpreter, and its CPU time in seconds."""
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(root), command, "--help"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+    assert run.returncode == 0, run.stderr
+    heavy, _, seconds = run.stderr.strip().partition(" seconds: ")
+    return heavy.split()[1:], float(seconds)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_fast_and_loads_nothing_heavy(command: str) -> None:
+    heavy, seconds = fresh_help(command, ROOT)
+    assert heavy == []
+    assert seconds < 0.5, "CPU time, so that a busy machine does not count"
+
+
+def test_the_check_of_help_can_fail(tmp_path: Path) -> None:
+    (tmp_path / "qreg_yolo" / "cli").mkdir(parents=True)
+    (tmp_path / "qreg_yolo" / "__init__.py").touch()
+    (tmp_path / "torch.py").touch()
+    slow = "import torch, time\nend = time.process_time() + 0.6\nwhile time.process_time() < end: pass\n"
+    (tmp_path / "qreg_yolo" / "cli" / "__init__.py").write_text(slow + "def main(arguments): print('help')\n")
+    heavy, seconds = fresh_help("train", tmp_path)
+    assert heavy == ["torch"]
+    assert seconds > 0.5

@@ -1,0 +1,65 @@
+"""What loading a module must not load, each seen in a fresh interpreter."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("torch", "ultralytics", "numpy", "polars", "matplotlib", "cv2")
+
+
+def heavy_modules_loaded_by(statement: str, root: Path = ROOT) -> list[str]:
+    """Returns which of `HEAVY` a statement loads, with the packages of ``root`` first on the path."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(root)!r}); {statement}; print(*[m for m in {HEAVY} if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=root)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.split()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import qreg_yolo; qreg_yolo.__version__; dir(qreg_yolo)",
+        "import qreg_yolo.config as c; c.resolve(None, {'bits': 4}, {'epochs': 1})",
+        "import qreg_yolo.records as r; r.provenance()",
+        "import qreg_yolo.files, qreg_yolo.resources, qreg_yolo.quant.spec",
+    ],
+)
+def test_nothing_heavy_is_loaded(statement: str) -> None:
+    assert heavy_modules_loaded_by(statement) == []
+
+
+def test_the_check_can_fail(tmp_path: Path) -> None:
+    (tmp_path / "qreg_yolo").mkdir()
+    shutil.copy(ROOT / "qreg_yolo" / "__init__.py", tmp_path / "qreg_yolo")
+    shutil.copy(ROOT / "qreg_yolo" / "lazy.py", tmp_path / "qreg_yolo")
+    (tmp_path / "torch.py").touch()  # stands in for the real one, which takes seconds
+    assert heavy_modules_loaded_by("import qreg_yolo", tmp_path) == []
+    with (tmp_path / "qreg_yolo" / "__init__.py").open("a") as file:
+        file.write("\nimport torch\n")
+    assert heavy_modules_loaded_by("import qreg_yolo", tmp_path) == ["torch"]
+
+
+def test_public_names_are_all_listed_and_a_wrong_one_is_an_attribute_error() -> None:
+    import qreg_yolo
+
+    assert set(qreg_yolo.__all__) - {"__version__"} == set(qreg_yolo._HOME)
+    assert set(qreg_yolo.__all__) <= set(dir(qreg_yolo))
+    with pytest.raises(AttributeError, match="Quantyolo"):
+        _ = qreg_yolo.Quantyolo
+
+
+@pytest.mark.parametrize("name", ["QuantSpec", "calibrate", "dequantize_model", "quantize_model", "QuantYOLO"])
+def test_public_names_resolve_to_the_object_of_their_package(name: str) -> None:
+    import importlib
+
+    import qreg_yolo
+
+    assert getattr(qreg_yolo, name) is getattr(importlib.import_module(qreg_yolo._HOME[name]), name)
