@@ -1,0 +1,176 @@
+"""The two networks that are timed: what they see, their loss, and which of their convolutions are quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qreg_yolo.quant import QuantSpec, calibrate, quantize_model, quantized_layers
+
+SEED = 0
+BITS = 4
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network with everything one training step needs."""
+
+    title: str
+    """Network and input, for the heading."""
+    limit: float
+    """What `ours` may take, times fp32 (issue 3, section 7.4)."""
+    build: Callable[[], nn.Module]
+    """Returns the float network, always with the same weights."""
+    batch: Callable[[], Tensor]
+    """Returns the input, always the same."""
+    loss: Callable[[nn.Module, Tensor], Tensor]
+    """Runs the forward pass and returns the scalar loss."""
+    quantize: Callable[[nn.Module], object]
+    """Puts our quantized layers in (not calibrated yet)."""
+
+
+def step(task: Task, model: nn.Module, batch: Tensor) -> Tensor:
+    """Runs one forward and backward pass; returns the loss."""
+    loss = task.loss(model, batch)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
+
+
+def ours(task: Task) -> nn.Module:
+    """Returns the network quantized and calibrated by this project."""
+    model = task.build()
+    task.quantize(model)
+    calibrate(model, [task.batch()])
+    return model
+
+
+@dataclass(frozen=True)
+class Range:
+    """The grid of one quantizer, as calibrated by this project: what the other contenders start from."""
+
+    bits: int
+    quant_min: int
+    quant_max: int
+    step_size: float
+
+
+def calibrated_ranges(task: Task) -> dict[str, tuple[Range, Range]]:
+    """Returns the weight's and the input's range of every quantized layer, by full name."""
+    ranges = {}
+    for name, layer in quantized_layers(ours(task)).items():
+        weight, act = layer.weight_fake_quant, layer.input_fake_quant
+        assert weight is not None
+        assert act is not None
+        ranges[name] = (
+            Range(weight.bits, *weight.grid(), float(weight.step_size.detach())),  # type: ignore[arg-type]
+            Range(act.bits, *act.grid(), float(act.step_size.detach())),  # type: ignore[arg-type]
+        )
+    return ranges
+
+
+# ---------------------------------------------------------------------------------------------- ResNet20
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions; the shortcut subsamples and pads with zero channels (option A, arXiv 1512.03385)."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(c_out)
+        self.stride, self.pad = stride, (c_out - c_in) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x
+        if self.stride != 1:
+            shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
+        out = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(out)) + shortcut)
+
+
+class ResNet20(nn.Module):
+    """ResNet20 for 32x32 images and 10 classes: 269 722 parameters, 19 convolutions (arXiv 1512.03385, section 4.2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(16)
+        widths = [16] * 4 + [32] * 3 + [64] * 3
+        strides = [1, 1, 1, 2, 1, 1, 2, 1, 1]
+        blocks = [BasicBlock(*widths[i : i + 2], stride) for i, stride in enumerate(strides)]
+        self.blocks = nn.Sequential(*blocks)
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(F.relu(self.bn(self.conv(x))))
+        out: Tensor = self.fc(x.mean((2, 3)))
+        return out
+
+
+def _resnet20() -> nn.Module:
+    torch.manual_seed(SEED)
+    return ResNet20().train()
+
+
+def _resnet20_loss(model: nn.Module, batch: Tensor) -> Tensor:
+    target = torch.arange(len(batch)) % 10
+    return F.cross_entropy(model(batch), target)
+
+
+def _quantize_resnet20(model: nn.Module) -> object:
+    return quantize_model(model, QuantSpec(weight_bits=BITS, act_bits=BITS, exclude=("conv", "fc")))
+
+
+# ---------------------------------------------------------------------------------------------- YOLOv5n
+
+
+def _yolov5n() -> nn.Module:
+    from ultralytics.nn.tasks import DetectionModel
+
+    torch.manual_seed(SEED)
+    model: nn.Module = DetectionModel("yolov5n.yaml", verbose=False)
+    return model.train()
+
+
+def _yolov5n_loss(model: nn.Module, batch: Tensor) -> Tensor:
+    out = model(batch)
+    parts = torch.stack([t.square().mean() for t in (*out["feats"], out["boxes"], out["scores"])])
+    return parts.sum()
+
+
+def _quantize_yolov5n(model: nn.Module) -> object:
+    from qreg_yolo.detect.policy import edge_layers, float_layers
+
+    spec = QuantSpec(weight_bits=BITS, act_bits=BITS, edge_bits=8)
+    return quantize_model(model, spec, edge_layers=edge_layers(model), keep_float=float_layers(model))
+
+
+def _images(n: int, size: int) -> Tensor:
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(SEED))
+
+
+TASKS = {
+    "resnet20": Task(
+        "ResNet20, batch 128x3x32x32, cross-entropy; W4A4 on the 18 inner convolutions",
+        1.35,
+        _resnet20,
+        lambda: _images(128, 32) * 2 - 1,
+        _resnet20_loss,
+        _quantize_resnet20,
+    ),
+    "yolov5n": Task(
+        "YOLOv5n (Ultralytics yolov5n.yaml), batch 4x3x320x320, mean square of the outputs; W4A4, first and output "
+        "convolutions W8A8, DFL fp32",
+        1.45,
+        _yolov5n,
+        lambda: _images(4, 320),
+        _yolov5n_loss,
+        _quantize_yolov5n,
+    ),
+}
