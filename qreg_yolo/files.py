@@ -37,6 +37,19 @@ def write_bytes(path: Path, data: bytes) -> None:
     _sync_folder(path.parent)
 
 
+def replace(source: Path, target: Path) -> None:
+    """Lets a finished file take another's place, durably: after a crash the target is the old or the whole new file.
+
+    Args:
+        source: In the same folder as ``target``; gone afterwards.
+        target: The file that is replaced, or made.
+    """
+    with source.open("r+b") as file:  # some platforms flush only what is open for writing
+        os.fsync(file.fileno())
+    os.replace(source, target)
+    _sync_folder(target.parent)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 text file atomically, as `write_bytes` does (line ends stay as they are)."""
     write_bytes(path, text.encode("utf-8"))

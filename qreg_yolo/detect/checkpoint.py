@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel, load_checkpoint
+from ultralytics.utils.torch_utils import strip_optimizer
 
+from qreg_yolo import files
 from qreg_yolo.detect.section import KEY, Section
 from qreg_yolo.quant.convert import quantized_layers
 
@@ -39,6 +41,25 @@ def load_weights(path: Path) -> tuple[DetectionModel, dict[str, Any]]:
     if not isinstance(model, DetectionModel) or getattr(model, "task", "detect") != "detect":
         raise WeightsError(f"'{path}' holds a {type(model).__name__}, not a detection model.")
     return model, checkpoint
+
+
+def strip_checkpoint(path: Path, updates: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Drops from a finished run's checkpoint what only resuming needs, atomically; returns what is left.
+
+    Args:
+        path: The checkpoint; nothing happens where it is missing.
+        updates: What to put in beside.
+    """
+    if not path.is_file():
+        return {}
+    partial = path.with_name(f".{path.name}.tmp")
+    try:
+        stripped: dict[str, Any] = strip_optimizer(path, s=str(partial), updates=updates)
+        if stripped:
+            files.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return stripped
 
 
 def quantization_warning(model: nn.Module) -> str | None:

@@ -1,8 +1,7 @@
-"""The host's trainer with quantization: swap in the constructor, calibrate before EMA, own optimizer groups."""
+"""The host's trainer with quantization: swap in the constructor, calibrate before EMA, own optimizer groups, resume."""
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +16,15 @@ from torch import nn
 from ultralytics.cfg import DEFAULT_CFG, cfg2dict
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import yaml_model_load
-from ultralytics.utils import LOGGER, RANK
+from ultralytics.utils import LOCAL_RANK, LOGGER, RANK
 from ultralytics.utils.patches import override_configs
-from ultralytics.utils.torch_utils import unwrap_model
+from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_model
 
+from qreg_yolo import files
+from qreg_yolo.detect import resume
+from qreg_yolo.detect.checkpoint import strip_checkpoint
 from qreg_yolo.detect.compat import check_host, restore_threads
+from qreg_yolo.detect.finite import NonFiniteError, all_finite, gradients_are_finite, where_it_begins
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.policy import silu_warning
 from qreg_yolo.detect.section import KEY, Section
@@ -50,6 +53,11 @@ class QuantDetectionTrainer(DetectionTrainer):
         overrides = overrides or {}
         if overrides.get(KEY) is not None:
             Section.from_request(overrides[KEY], pretrained=False)  # a wrong option fails before a folder is made
+        self._accumulate = 1
+        self._batch: dict[str, Any] = {}
+        self._batches_since_step = 0
+        self._first_step_offset = 0
+        self._resumed: dict[str, Any] | None = None
         super().__init__({KEY: None, **cfg2dict(cfg)}, overrides, _callbacks)
         restore_threads()
         if overrides.get("workers") is not None:
@@ -134,21 +142,114 @@ class QuantDetectionTrainer(DetectionTrainer):
         StepSizeRule(plain, relative=spec.relative_steps).attach(optimizer)
         return optimizer
 
+    @property
+    def accumulate(self) -> int:
+        """Batches per optimizer step; the host steps when as many have passed since the last one.
+
+        The host forgets after a resume how many have: until the first step the number it compares with makes up for it.
+        """
+        return self._accumulate + self._first_step_offset
+
+    @accumulate.setter
+    def accumulate(self, value: int) -> None:
+        self._accumulate = value
+
+    def run_callbacks(self, event: str) -> None:
+        """Runs the callbacks of an event, after what an epoch and a batch begin with here."""
+        if event == "on_train_epoch_start":
+            resume.begin_epoch(self)
+            self._resume_gradients()
+        elif event == "on_train_batch_start":
+            self._batches_since_step += 1
+        super().run_callbacks(event)
+
+    def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Returns the batch as the host prepares it, and remembers it: it is asked for when a loss is not finite."""
+        batch = super().preprocess_batch(batch)
+        self._batch = batch
+        return batch
+
+    def optimizer_step(self) -> None:
+        """Steps as the host does, unless the loss or a gradient is not finite.
+
+        Raises:
+            NonFiniteError: It names the layer where it begins; nothing of it has reached the weights.
+        """
+        scaled = self.scaler.is_enabled()  # the scaler of half precision meets infinite gradients and skips them
+        model = unwrap_model(self.model)
+        if not all_finite(self.tloss.values()) or (not scaled and not gradients_are_finite(model)):
+            raise NonFiniteError(self._diagnosis(where_it_begins(model, self._batch)))
+        super().optimizer_step()
+        self._batches_since_step = self._first_step_offset = 0
+
+    def _diagnosis(self, what: str) -> str:
+        kept = f"The last good checkpoint is '{self.last}'." if self.last.is_file() else "No epoch was finished."
+        return (
+            f"Training stopped in epoch {self.epoch + 1}: the loss or a gradient is not finite. It begins at {what}. "
+            f"Lower lr0 (now {self.args.lr0:g}) or use more bits. {kept}"
+        )
+
+    def resume_training(self, ckpt: dict[str, Any] | None) -> None:
+        """Resumes as the host does, then puts back what its checkpoint rounds or lacks."""
+        super().resume_training(ckpt)
+        if ckpt is None or not self.resume:
+            return
+        resume.drop_later_epochs(self.csv, self.start_epoch - 1)
+        self._resumed = resume.read(Path(str(self.args.resume)))
+        if self._resumed is None:
+            LOGGER.warning(
+                f"'{self.args.resume}' has no '{resume.NAME}' that belongs to it beside it: the run goes on from the "
+                "averaged weights and a rounded optimizer, not bit for bit."
+            )
+        else:
+            resume.restore(self, self._resumed)
+
+    def _resume_gradients(self) -> None:
+        if self._resumed is not None:
+            resume.restore_gradients(self, self._resumed)
+            self._batches_since_step = self._resumed["batches_since_step"]
+            self._first_step_offset = len(self.train_loader) * self.epoch - self._batches_since_step
+            self._resumed = None
+
     def save_model(self) -> bool:
-        """Saves as the host does, but a checkpoint is replaced at once or not at all (the host writes into it)."""
+        """Saves as the host does, and the sidecar that makes a resumed run equal a straight one.
+
+        Each file is replaced at once or not at all (the host writes into it).
+        """
         final: dict[str, Path] = {"last": self.last, "best": self.best}
         partial = {name: path.with_name(f".{path.name}.tmp") for name, path in final.items()}
         self.last, self.best = partial["last"], partial["best"]
         try:
             saved = bool(super().save_model())
+            state = resume.capture(self, self._batches_since_step)
+            resume.write_next(final["last"], files.sha256(partial["last"]), state)
             for name, path in partial.items():
                 if path.exists():
-                    os.replace(path, final[name])
+                    files.replace(path, final[name])
+            resume.promote(final["last"])
         finally:
             self.last, self.best = final["last"], final["best"]
             for path in partial.values():
                 path.unlink(missing_ok=True)
         return saved
+
+    def final_eval(self) -> None:
+        """Measures the best checkpoint as the host does; the checkpoints are stripped atomically before."""
+        with torch_distributed_zero_first(LOCAL_RANK):
+            if RANK in {-1, 0}:
+                stripped = strip_checkpoint(self.last)
+                strip_checkpoint(self.best, {"train_results": stripped.get("train_results")})
+                resume.remove(self.last)
+        if not self.best.exists():
+            return
+        LOGGER.info(f"\nValidating {self.best}...")
+        self.validator.args.plots = self.args.plots
+        self.validator.args.compile = False
+        self.metrics = self.validator(model=self.best)
+        self.metrics.pop("fitness", None)
+        self.epoch += 1  # callbacks log the best epoch's numbers as one more epoch
+        self.run_callbacks("on_fit_epoch_end")
+        self.epoch -= 1
 
     def get_validator(self) -> QuantDetectionValidator:
         args = copy(self.args)

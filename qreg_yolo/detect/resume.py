@@ -1,0 +1,151 @@
+"""Resuming bit for bit: a sidecar beside ``last.pt`` with what the host rounds or drops, written at epoch boundaries.
+
+The host restarts from the averaged weights, and rounds momentum to half precision. The sidecar holds the live and the
+averaged weights, the optimizer and what the mosaic augmentation has in memory. Random states need no place in it:
+`begin_epoch` derives them from the seed and the epoch.
+
+A sidecar names the checkpoint it belongs to by its hash. The new one is complete before ``last.pt`` is replaced, and
+takes the old one's place after that, so that a kill at any moment leaves a pair that fits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.utils.torch_utils import unwrap_model
+
+from qreg_yolo import files
+
+VERSION = 1
+NAME = "last.resume.pt"
+"""The sidecar of ``last.pt``."""
+_NEXT = "last.resume.next.pt"
+"""The same while ``last.pt`` is being replaced."""
+
+
+def begin_epoch(trainer: BaseTrainer) -> None:
+    """Sets all random states, and the order of the data, from the seed and the epoch alone.
+
+    So an epoch is the same whether the run came there straight or was resumed. With worker processes
+    (``workers`` > 0) the order of the data and the augmentation are the workers' own, and this holds for the rest.
+    """
+    seed = _epoch_seed(trainer.args.seed, trainer.epoch)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - the host draws from it
+    torch.manual_seed(seed)  # albumentations follows: the host seeds it anew when torch's seed changes
+    loader = trainer.train_loader
+    if loader.num_workers == 0 and trainer.world_size <= 1:
+        loader.reset()
+        loader.generator.manual_seed(seed)
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    """Returns 63 bits; those of neighbouring seeds and epochs have nothing in common."""
+    digest = hashlib.sha256(f"qreg-yolo {seed} {epoch}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def capture(trainer: BaseTrainer, batches_since_step: int) -> dict[str, Any]:
+    """Returns the state at the end of an epoch: tensors, numbers, strings, lists and dictionaries only.
+
+    Args:
+        trainer: At an epoch boundary.
+        batches_since_step: How many batches' gradients wait for the next optimizer step (gradient accumulation).
+    """
+    model = unwrap_model(trainer.model)
+    waiting = batches_since_step > 0
+    dataset = trainer.train_loader.dataset
+    return {
+        "version": VERSION,
+        "epoch": trainer.epoch,
+        "model": model.state_dict(),
+        "ema": trainer.ema.ema.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "batches_since_step": batches_since_step,
+        "gradients": {n: p.grad for n, p in model.named_parameters() if waiting and p.grad is not None},
+        "mosaic_buffer": [int(index) for index in getattr(dataset, "buffer", ())],
+    }
+
+
+def restore(trainer: BaseTrainer, state: dict[str, Any]) -> None:
+    """Puts back what `capture` took, into a trainer whose model, averaged model and optimizer are built alike."""
+    unwrap_model(trainer.model).load_state_dict(state["model"])
+    trainer.ema.ema.load_state_dict(state["ema"])
+    for saved, group in zip(state["optimizer"]["param_groups"], trainer.optimizer.param_groups, strict=True):
+        saved["fused"] = group.get("fused")  # the device of this run picks the kernel
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    dataset = trainer.train_loader.dataset
+    if getattr(dataset, "buffer", None) == [] and trainer.train_loader.num_workers == 0:
+        for index in state["mosaic_buffer"]:
+            dataset.load_image(index)  # fills the buffer in the same order
+
+
+def restore_gradients(trainer: BaseTrainer, state: dict[str, Any]) -> None:
+    """Puts back the gradients that wait for a step; the host clears them once more before its first epoch."""
+    parameters = dict(unwrap_model(trainer.model).named_parameters())
+    for name, gradient in state["gradients"].items():
+        parameters[name].grad = gradient.to(parameters[name].device)
+
+
+def write_next(last: Path, checkpoint_sha256: str, state: dict[str, Any]) -> None:
+    """Writes the sidecar of a checkpoint that is about to become ``last``."""
+    buffer = io.BytesIO()
+    torch.save({**state, "checkpoint_sha256": checkpoint_sha256}, buffer)
+    files.write_bytes(last.with_name(_NEXT), buffer.getvalue())
+
+
+def promote(last: Path) -> None:
+    """Lets the newest sidecar take the old one's place, ``last`` being the checkpoint it belongs to by now."""
+    os.replace(last.with_name(_NEXT), last.with_name(NAME))
+
+
+def remove(last: Path) -> None:
+    """Deletes the sidecars: the run is finished."""
+    for name in (NAME, _NEXT):
+        last.with_name(name).unlink(missing_ok=True)
+
+
+def read(last: Path) -> dict[str, Any] | None:
+    """Returns the sidecar's state that belongs to ``last``, or None where there is none."""
+    present = [path for name in (NAME, _NEXT) if (path := last.with_name(name)).is_file()]
+    if not present:
+        return None
+    digest = files.sha256(last)
+    for path in present:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception:  # a damaged file raises whatever its bytes make torch raise
+            continue
+        if isinstance(state, dict) and (state.get("version"), state.get("checkpoint_sha256")) == (VERSION, digest):
+            return state
+    return None
+
+
+def drop_later_epochs(table: Path, epoch: int) -> None:
+    """Removes from ``results.csv`` what was written after a checkpoint: rows past its epoch, and a torn last line.
+
+    Args:
+        table: The host's table, one row per epoch, its first column the epoch counted from 1.
+        epoch: The checkpoint's epoch, counted from 0.
+    """
+    if not table.is_file():
+        return
+    lines = table.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = lines[:1] + [line for line in lines[1:] if line.endswith("\n") and _epoch_of(line) <= epoch + 1]
+    if kept != lines:
+        files.write_text(table, "".join(kept))
+
+
+def _epoch_of(line: str) -> float:
+    try:
+        return float(line.split(",")[0])
+    except ValueError:
+        return float("inf")
