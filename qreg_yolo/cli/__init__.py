@@ -48,7 +48,7 @@ def _options(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits: 0 done, 1 the run failed, 2 wrong usage, 130 interrupted.
+    """Runs the command line and exits: 0 done, 1 the run failed, 2 wrong usage, 130 and 143 stopped by a signal.
 
     Wrong usage is what the command line itself shows: an option, an argument, a recipe, or the path of something that
     does not exist. What exists and cannot be used (a data set, a checkpoint) is a failed run.

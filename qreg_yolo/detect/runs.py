@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from qreg_yolo.detect import outputs
 from qreg_yolo.detect.checkpoint import load_weights, quantization_warning
 from qreg_yolo.detect.data_check import check_data, find_data
 from qreg_yolo.detect.facade import QuantYOLO
+from qreg_yolo.detect.guard import RunLock, how_to_go_on, refuse_if_running, terminable
 from qreg_yolo.detect.preflight import check_arguments, check_model, check_resumption, use_threads, writable_project
 from qreg_yolo.detect.section import KEY, Section
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
@@ -44,6 +44,8 @@ def train(config: RunConfig) -> RunResult:
         FileNotFoundError: The data, the weights or the model YAML do not exist.
         DataError, ModelError, WeightsError: They exist, but cannot be used.
         OSError: The project folder cannot be written.
+        FolderInUseError: Another process is training into the run's folder.
+        NonFiniteError: The loss became infinite or NaN.
     """
     use_threads(config.run.threads)
     check_arguments(config.train)
@@ -64,6 +66,8 @@ def train(config: RunConfig) -> RunResult:
         "project": project,
         KEY: {**config.quant.to_dict(), "activation": config.run.activation},
     }
+    if arguments.get("exist_ok"):
+        refuse_if_running(Path(project) / str(arguments["name"]))
     return _run(QuantYOLO(config.run.model), arguments, config)
 
 
@@ -84,6 +88,7 @@ def resume(checkpoint: Path, arguments: dict[str, Any], request: dict[str, Any],
     _, stored = load_weights(checkpoint)
     check_resumption(checkpoint, stored, arguments, request)
     check_arguments(arguments)
+    refuse_if_running(checkpoint.absolute().parent.parent)
     data = check_data(find_data(str(stored["train_args"]["data"])))
     return _run(QuantYOLO(str(checkpoint)), {**arguments, "resume": str(checkpoint), "data": str(data.yaml)}, None)
 
@@ -94,12 +99,17 @@ def _run(model: QuantYOLO, arguments: dict[str, Any], config: RunConfig | None) 
         if config is not None:
             outputs.write_description(trainer.save_dir, config, trainer.model.yaml, trainer.device)
 
+    lock = RunLock()
+    model.add_callback("on_pretrain_routine_start", lock)
     model.add_callback("on_pretrain_routine_end", describe)
     try:
-        model.train(**arguments)
-    except KeyboardInterrupt:
-        _warn(_interruption(model.trainer))
+        with terminable():
+            model.train(**arguments)
+    except (KeyboardInterrupt, SystemExit):
+        _warn(how_to_go_on(model.trainer))
         raise
+    finally:
+        lock.release()
     trainer = model.trainer
     last = outputs.last_epoch(trainer.csv)
     rows = {"last epoch (last.pt)": last, "best epoch (best.pt)": dict(trainer.metrics)}
@@ -120,14 +130,6 @@ def _run(model: QuantYOLO, arguments: dict[str, Any], config: RunConfig | None) 
         f"Results: {trainer.save_dir} (weights/best.pt, results.csv, records.csv, config.yaml)"
     )
     return RunResult(save_dir=trainer.save_dir, table=table)
-
-
-def _interruption(trainer: QuantDetectionTrainer | None) -> str:
-    """Returns how to go on after Ctrl-C."""
-    last = getattr(trainer, "last", None)
-    if last is None or not last.is_file():
-        return "Interrupted before the first checkpoint: start again."
-    return f"Interrupted. Go on with: qreg-yolo train --resume {shlex.quote(str(last))}"
 
 
 def summary(model_yaml: dict[str, Any]) -> str:
