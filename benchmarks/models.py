@@ -22,7 +22,7 @@ class Task:
     title: str
     """Network and input, for the heading."""
     limit: float
-    """What `ours` may take, times fp32 (issue 3, section 7.4)."""
+    """What `ours` may take, times fp32."""
     build: Callable[[], nn.Module]
     """Returns the float network, always with the same weights."""
     batch: Callable[[], Tensor]

@@ -17,7 +17,7 @@ from contenders import CONTENDERS
 from qreg_yolo.records import provenance
 
 MEMORY_LIMIT = 1.55
-"""What `ours` may take of memory, times fp32 (issue 3, section 7.4)."""
+"""What `ours` may take of memory, times fp32."""
 ALLOCATOR_VARIABLES = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_", "KMP_", "MKL_", "DNNL_", "ONEDNN_", "ATEN_")
 MIB = 2**20
 
