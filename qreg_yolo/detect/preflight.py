@@ -103,6 +103,11 @@ def check_resumption(
     trained = stored.get("train_args", {}).get(KEY)
     if trained is None:
         raise ConfigError(f"'{checkpoint}' is not of a run of qreg-yolo. Use --weights to start from it.")
+    if checkpoint.absolute().parent.name != "weights":
+        raise ConfigError(
+            f"'{checkpoint}' does not lie in its run's folder (RUN/weights/last.pt), where the run would go on. Put it "
+            "back there, or use --weights to start from it."
+        )
     fixed = [key for key in arguments if key not in RESUMABLE]
     if fixed:
         raise ConfigError(

@@ -129,23 +129,17 @@ def read(last: Path) -> dict[str, Any] | None:
     return None
 
 
-def drop_later_epochs(table: Path, epoch: int) -> None:
-    """Removes from ``results.csv`` what was written after a checkpoint: rows past its epoch, and a torn last line.
+def rewrite_results(table: Path, results: dict[str, list[Any]]) -> None:
+    """Writes ``results.csv`` as it was at a checkpoint: without later epochs, and whole if the file was damaged.
 
     Args:
-        table: The host's table, one row per epoch, its first column the epoch counted from 1.
-        epoch: The checkpoint's epoch, counted from 0.
+        table: The host's table.
+        results: The checkpoint's ``train_results``, values by column.
     """
-    if not table.is_file():
-        return
-    lines = table.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = lines[:1] + [line for line in lines[1:] if line.endswith("\n") and _epoch_of(line) <= epoch + 1]
-    if kept != lines:
-        files.write_text(table, "".join(kept))
+    if results:
+        rows = [",".join(_cell(value) for value in row) for row in zip(*results.values(), strict=True)]
+        files.write_text(table, "\n".join([",".join(results), *rows]) + "\n")
 
 
-def _epoch_of(line: str) -> float:
-    try:
-        return float(line.split(",")[0])
-    except ValueError:
-        return float("inf")
+def _cell(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, (int, float)) else str(value or "")  # the host's format

@@ -88,9 +88,11 @@ def resume(checkpoint: Path, arguments: dict[str, Any], request: dict[str, Any],
     _, stored = load_weights(checkpoint)
     check_resumption(checkpoint, stored, arguments, request)
     check_arguments(arguments)
-    refuse_if_running(checkpoint.absolute().parent.parent)
+    folder = checkpoint.absolute().parent.parent  # the host would go on where the run was begun, even if it was moved
+    refuse_if_running(folder)
     data = check_data(find_data(str(stored["train_args"]["data"])))
-    return _run(QuantYOLO(str(checkpoint)), {**arguments, "resume": str(checkpoint), "data": str(data.yaml)}, None)
+    own = {"resume": str(checkpoint), "data": str(data.yaml), "save_dir": str(folder)}
+    return _run(QuantYOLO(str(checkpoint)), {**arguments, **own}, None)
 
 
 def _run(model: QuantYOLO, arguments: dict[str, Any], config: RunConfig | None) -> RunResult:

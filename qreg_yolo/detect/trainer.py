@@ -194,7 +194,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         super().resume_training(ckpt)
         if ckpt is None or not self.resume:
             return
-        resume.drop_later_epochs(self.csv, self.start_epoch - 1)
+        resume.rewrite_results(self.csv, ckpt.get("train_results") or {})
         self._resumed = resume.read(Path(str(self.args.resume)))
         if self._resumed is None:
             LOGGER.warning(

@@ -154,12 +154,10 @@ def test_a_sidecar_belongs_to_one_checkpoint(tmp_path: Path) -> None:
     assert resume.read(last) is None
 
 
-def test_rows_past_the_checkpoint_are_dropped(tmp_path: Path) -> None:
+def test_results_are_as_they_were_at_the_checkpoint(tmp_path: Path) -> None:
     table = tmp_path / "results.csv"
-    resume.drop_later_epochs(table, 0)
-    assert not table.exists()
-    table.write_text("epoch,time\n1,2.5\n2,5.0\n3,7.")
-    resume.drop_later_epochs(table, 2)
-    assert table.read_text() == "epoch,time\n1,2.5\n2,5.0\n", "a torn line stays"
-    resume.drop_later_epochs(table, 0)
-    assert table.read_text() == "epoch,time\n1,2.5\n"
+    table.write_text("epoch,time\n1,2.5\n2,5.12346e-05\n3,7.")  # the third epoch was not saved
+    resume.rewrite_results(table, {"epoch": [1, 2], "time": [2.5, 5.12346e-05]})
+    assert table.read_text() == "epoch,time\n1,2.5\n2,5.12346e-05\n"
+    resume.rewrite_results(table, {})
+    assert table.read_text() == "epoch,time\n1,2.5\n2,5.12346e-05\n"
