@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ultralytics.utils import LOGGER
+from ultralytics.utils import LOGGER, RANK
+from ultralytics.utils.torch_utils import unwrap_model
 
 from qreg_yolo.config import RunConfig
 from qreg_yolo.detect import outputs
 from qreg_yolo.detect.checkpoint import load_weights, quantization_warning
-from qreg_yolo.detect.data_check import check_data, find_data
+from qreg_yolo.detect.data_check import CheckedData, check_data, find_data
 from qreg_yolo.detect.facade import QuantYOLO
 from qreg_yolo.detect.guard import RunLock, how_to_go_on, refuse_if_running, terminable
 from qreg_yolo.detect.preflight import check_arguments, check_model, check_resumption, use_threads, writable_project
@@ -68,7 +70,7 @@ def train(config: RunConfig) -> RunResult:
     }
     if arguments.get("exist_ok"):
         refuse_if_running(Path(project) / str(arguments["name"]))
-    return _run(QuantYOLO(config.run.model), arguments, config)
+    return _run(QuantYOLO(config.run.model), arguments, data, config)
 
 
 def resume(checkpoint: Path, arguments: dict[str, Any], request: dict[str, Any], threads: int | None) -> RunResult:
@@ -92,18 +94,13 @@ def resume(checkpoint: Path, arguments: dict[str, Any], request: dict[str, Any],
     refuse_if_running(folder)
     data = check_data(find_data(str(stored["train_args"]["data"])))
     own = {"resume": str(checkpoint), "data": str(data.yaml), "save_dir": str(folder)}
-    return _run(QuantYOLO(str(checkpoint)), {**arguments, **own}, None)
+    return _run(QuantYOLO(str(checkpoint)), {**arguments, **own}, data, None)
 
 
-def _run(model: QuantYOLO, arguments: dict[str, Any], config: RunConfig | None) -> RunResult:
-    def describe(trainer: QuantDetectionTrainer) -> None:
-        LOGGER.info(summary(trainer.model.yaml))
-        if config is not None:
-            outputs.write_description(trainer.save_dir, config, trainer.model.yaml, trainer.device)
-
+def _run(model: QuantYOLO, arguments: dict[str, Any], data: CheckedData, config: RunConfig | None) -> RunResult:
     lock = RunLock()
-    model.add_callback("on_pretrain_routine_start", lock)
-    model.add_callback("on_pretrain_routine_end", describe)
+    for event, callback in callbacks(config, lock).items():
+        model.add_callback(event, callback)
     try:
         with terminable():
             model.train(**arguments)
@@ -114,24 +111,49 @@ def _run(model: QuantYOLO, arguments: dict[str, Any], config: RunConfig | None) 
         lock.release()
     trainer = model.trainer
     last = outputs.last_epoch(trainer.csv)
-    rows = {"last epoch (last.pt)": last, "best epoch (best.pt)": dict(trainer.metrics)}
-    for weights, results in ((trainer.last, last), (trainer.best, trainer.metrics)):
+    best = trainer.metrics or model.ckpt["train_metrics"]  # with several GPUs a child process has the metrics
+    for weights, results in ((trainer.last, last), (trainer.best, best)):
         outputs.append_records(
             trainer.save_dir / outputs.RECORDS,
             weights,
             model.model.yaml,
             dict(results),
-            data=Path(str(trainer.args.data)).stem,
+            data=data.yaml.stem,
             seed=trainer.args.seed,
-            n_images={"train": len(trainer.train_loader.dataset), "val": len(trainer.test_loader.dataset)},
+            n_images=_image_counts(trainer, data),
         )
     size = model_size(model.model)
     table = (
-        f"{outputs.accuracy_table(rows)}\n"
+        f"{outputs.accuracy_table({'last epoch (last.pt)': last, 'best epoch (best.pt)': dict(best)})}\n"
         f"Size: {size.quantized_mb:.2f} MB at its bit widths, {size.float_mb:.2f} MB in fp32\n"
         f"Results: {trainer.save_dir} (weights/best.pt, results.csv, records.csv, config.yaml)"
     )
     return RunResult(save_dir=trainer.save_dir, table=table)
+
+
+def callbacks(config: RunConfig | None, lock: RunLock) -> dict[str, Callable[[Any], None]]:
+    """Returns what a run does beside training, by the host's event; with several GPUs it travels to the child process.
+
+    Args:
+        config: Written beside the results; None for a resumed run, which has it already.
+        lock: Taken when the run's folder is known.
+    """
+
+    def describe(trainer: QuantDetectionTrainer) -> None:
+        if RANK not in {-1, 0}:
+            return
+        model_yaml = unwrap_model(trainer.model).yaml
+        LOGGER.info(summary(model_yaml))
+        if config is not None:
+            outputs.write_description(trainer.save_dir, config, model_yaml, trainer.device)
+
+    return {"on_pretrain_routine_start": lock, "on_pretrain_routine_end": describe}
+
+
+def _image_counts(trainer: QuantDetectionTrainer, data: CheckedData) -> dict[str, int]:
+    """Returns the images of each split that were used (``fraction`` may leave some out)."""
+    loaders = {"train": getattr(trainer, "train_loader", None), "val": getattr(trainer, "test_loader", None)}
+    return {k: len(loader.dataset) if loader is not None else data.n_images[k] for k, loader in loaders.items()}
 
 
 def summary(model_yaml: dict[str, Any]) -> str:
