@@ -183,10 +183,9 @@ class QuantDetectionTrainer(DetectionTrainer):
         self._batches_since_step = self._first_step_offset = 0
 
     def _diagnosis(self, what: str) -> str:
-        kept = f"The last good checkpoint is '{self.last}'." if self.last.is_file() else "No epoch was finished."
         return (
             f"Training stopped in epoch {self.epoch + 1}: the loss or a gradient is not finite. It begins at {what}. "
-            f"Lower lr0 (now {self.args.lr0:g}) or use more bits. {kept}"
+            f"Lower lr0 (now {self.args.lr0:g}) or use more bits. {_kept(self.last)}"
         )
 
     def resume_training(self, ckpt: dict[str, Any] | None) -> None:
@@ -215,6 +214,9 @@ class QuantDetectionTrainer(DetectionTrainer):
         """Saves as the host does, and the sidecar that makes a resumed run equal a straight one.
 
         Each file is replaced at once or not at all (the host writes into it).
+
+        Raises:
+            OSError: The disk is full or the folder cannot be written; the checkpoints of the epoch before are intact.
         """
         final: dict[str, Path] = {"last": self.last, "best": self.best}
         partial = {name: path.with_name(f".{path.name}.tmp") for name, path in final.items()}
@@ -227,6 +229,11 @@ class QuantDetectionTrainer(DetectionTrainer):
                 if path.exists():
                     files.replace(path, final[name])
             resume.promote(final["last"])
+        except OSError as error:
+            raise OSError(
+                f"The checkpoint of epoch {self.epoch + 1} could not be written to '{self.wdir}': {error.strerror}. "
+                f"Make room there. {_kept(final['last'])}"
+            ) from error
         finally:
             self.last, self.best = final["last"], final["best"]
             for path in partial.values():
@@ -255,6 +262,10 @@ class QuantDetectionTrainer(DetectionTrainer):
         args = copy(self.args)
         delattr(args, KEY)  # the validator checks its arguments against the host's own
         return QuantDetectionValidator(self.test_loader, save_dir=self.save_dir, args=args, _callbacks=self.callbacks)
+
+
+def _kept(last: Path) -> str:
+    return f"The last good checkpoint is '{last}'." if last.is_file() else "No epoch was finished."
 
 
 def _same_request(wanted: dict[str, Any], trained: dict[str, Any] | None) -> bool:

@@ -1,0 +1,71 @@
+"""A disk that fills up and a folder that vanishes while a run goes on; labels that are empty; folders for files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT, Outcome, assert_refused, qreg_yolo
+from .test_interrupt import PROGRAM
+
+SIGNAL = "os.kill(os.getpid(), signal.SIGINT)"
+assert SIGNAL in PROGRAM
+
+
+def meanwhile(statement: str, *arguments: object) -> Outcome:
+    """Trains in a process that does something in the second batch of the second epoch."""
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM.replace(SIGNAL, statement), "train", *map(str, arguments)],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    return Outcome(run.returncode, run.stdout, run.stderr, run.stdout)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(hyp: Path, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("resource")
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))"
+    arguments = ["--hyp", hyp, "--data", data, "--threads", 1, "epochs=3", f"project={tmp_path}", "name=run"]
+    outcome = meanwhile(full, *arguments)
+    weights = tmp_path / "run" / "weights"
+    assert_refused(outcome, 1, "checkpoint of epoch 2", str(weights), "Make room", str(weights / "last.pt"))
+    assert {path.name for path in weights.iterdir()} == {"best.pt", "last.pt", "last.resume.pt"}, "partial files stay"
+    resumed = qreg_yolo("train", "--resume", weights / "last.pt", "--threads", 1)
+    assert resumed.code == 0, resumed
+    assert "from epoch 2 to 3" in resumed.log
+    assert "not bit for bit" not in resumed.log
+
+
+def test_a_folder_that_vanishes_is_made_again(hyp: Path, data: Path, tmp_path: Path) -> None:
+    gone = f"import shutil; shutil.rmtree({str(tmp_path / 'run')!r})"
+    arguments = ["--hyp", hyp, "--data", data, "--threads", 1, "epochs=3", f"project={tmp_path}", "name=run"]
+    outcome = meanwhile(gone, *arguments)
+    assert "Traceback" not in outcome.out + outcome.err
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "run" / "weights" / "best.pt").is_file()
+
+
+def test_an_empty_label_file_is_an_image_without_objects(hyp: Path, data: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "own"
+    shutil.copytree(data.parent, copy)
+    yaml = copy / data.name
+    yaml.write_text(data.read_text().replace(str(data.parent), str(copy)))
+    (copy / "labels" / "train" / "train-0001.txt").write_text("")
+    outcome = qreg_yolo("train", "--hyp", hyp, "--data", yaml, "--threads", 1, f"project={tmp_path}", "name=run")
+    assert outcome.code == 0, outcome
+
+
+@pytest.mark.parametrize("option", ["--data", "--hyp", "--weights", "--model", "--resume"])
+def test_a_folder_for_a_file(option: str, hyp: Path, data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / ("folder.pt" if option in ("--weights", "--resume") else "folder.yaml")
+    folder.mkdir()
+    sound = {"--hyp": hyp, "--data": data} if option != "--resume" else {}
+    arguments = [word for pair in {**sound, option: folder}.items() for word in pair]
+    outcome = qreg_yolo("train", *arguments, "--threads", 1)
+    assert outcome.code in (1, 2)
+    assert_refused(outcome, outcome.code, str(folder))
