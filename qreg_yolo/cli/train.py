@@ -11,6 +11,7 @@ from qreg_yolo.cli.offline import prepare_host
 from qreg_yolo.config import RunConfig, parse_overrides, resolve
 from qreg_yolo.resources import recipe_path
 from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.suggest import did_you_mean
 
 EXAMPLES = """\b
 Examples:
@@ -22,6 +23,7 @@ Examples:
 
 _NEW_RUN = ("model", "data", "weights", "hyp", "seed")
 """Options that begin a run: a resumed one has its own."""
+AMP_CHOICES = ("off", "bf16", "auto")
 _RECIPES = {"demo": "demo", "voc": "voc_scratch"}
 
 
@@ -50,6 +52,7 @@ def train(
     hyp: Annotated[str | None, typer.Option(help="Recipe: a name or a YAML file. [default: by data]")] = None,
     seed: Annotated[int | None, typer.Option(help="0 or more. [default: 0]")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
+    amp: Annotated[str | None, typer.Option(help="Mixed precision: off | bf16 | auto. [default: off]")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue an interrupted run from its last.pt.")] = None,
     online: Annotated[bool | None, typer.Option("--online", help="Let Ultralytics use the network.")] = None,
 ) -> None:
@@ -60,7 +63,7 @@ def train(
         "model": model, "data": data, "weights": weights, "seed": seed, "threads": threads, "online": online,
     }  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
-    arguments = parse_overrides(overrides or [])
+    arguments = _with_amp(amp, parse_overrides(overrides or []))
     if resume is not None:
         print(_resume(resume, options if hyp is None else {**options, "hyp": hyp}, arguments))
         return
@@ -89,6 +92,18 @@ def _resume(checkpoint: Path, options: dict[str, Any], arguments: dict[str, Any]
 
     request = {name: value for name, value in options.items() if name not in ("threads", "online")}
     return runs.resume(checkpoint, arguments, request, config.run.threads).table
+
+
+def _with_amp(amp: str | None, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments with ``--amp`` as Ultralytics' ``amp``."""
+    if amp is None:
+        return arguments
+    if amp not in AMP_CHOICES:
+        raise ConfigError(f"--amp {amp} is not one of: {', '.join(AMP_CHOICES)}.{did_you_mean(amp, AMP_CHOICES)}")
+    value = False if amp == "off" else amp
+    if arguments.get("amp", value) != value:
+        raise ConfigError(f"--amp {amp} and amp={arguments['amp']} disagree. Give one of them.")
+    return {**arguments, "amp": value}
 
 
 def _edge(text: str | None) -> int | str | None:

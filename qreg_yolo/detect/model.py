@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ultralytics.nn.tasks import DetectionModel
 
 from qreg_yolo.detect.policy import edge_layers, float_layers
+from qreg_yolo.detect.precision import in_bf16, trains_in_bf16
 from qreg_yolo.detect.section import Section
 from qreg_yolo.quant.base import Quantizer, keep_float32
 from qreg_yolo.quant.convert import apply_plan, dequantize_model, plan_quantization, plans_agree, quantized_layers
@@ -81,9 +82,14 @@ class QuantDetectionModel(DetectionModel):
         return self
 
     def _predict_once(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Runs the model; half-precision images are cast up outside autocast, as the weights stay float32."""
+        """Runs the model; half-precision images are cast up outside autocast, as the weights stay float32.
+
+        On the CPU a section with the precision bf16 makes training, and nothing else, run in bfloat16.
+        """
         if x.dtype in (torch.float16, torch.bfloat16) and not torch.is_autocast_enabled(x.device.type):
             x = x.float()
+        if self.training and torch.is_grad_enabled() and x.device.type == "cpu" and trains_in_bf16(self):
+            return in_bf16(super()._predict_once, x, *args, **kwargs)
         return super()._predict_once(x, *args, **kwargs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantDetectionModel:

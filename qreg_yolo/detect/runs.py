@@ -16,6 +16,7 @@ from qreg_yolo.detect.checkpoint import load_weights, quantization_warning
 from qreg_yolo.detect.data_check import CheckedData, check_data, find_data
 from qreg_yolo.detect.facade import QuantYOLO
 from qreg_yolo.detect.guard import RunLock, how_to_go_on, refuse_if_running, terminable
+from qreg_yolo.detect.precision import amp_hint, resolve_amp
 from qreg_yolo.detect.preflight import check_arguments, check_model, check_resumption, use_threads, writable_project
 from qreg_yolo.detect.section import KEY, Section
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
@@ -24,8 +25,8 @@ from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
-_DEFAULTS: dict[str, Any] = {"amp": False, "optimizer": "SGD"}
-"""Where a recipe is silent: no mixed precision (the host's check wants a download), and never `optimizer=auto`."""
+_DEFAULTS: dict[str, Any] = {"optimizer": "SGD"}
+"""Where a recipe is silent: never `optimizer=auto`."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,10 @@ def train(config: RunConfig) -> RunResult:
         NonFiniteError: The loss became infinite or NaN.
     """
     use_threads(config.run.threads)
-    check_arguments(config.train)
+    amp = resolve_amp(config.train.get("amp", False), config.train.get("device"))
+    check_arguments({**config.train, "amp": amp})
+    if (hint := amp_hint(amp, config.train.get("device"))) is not None:
+        LOGGER.info(hint)
     check_model(config.run.model)
     if config.run.weights is not None:
         model, _ = load_weights(Path(config.run.weights))
@@ -62,6 +66,7 @@ def train(config: RunConfig) -> RunResult:
         "name": name,
         **_DEFAULTS,
         **config.train,
+        "amp": amp,
         "data": str(data.yaml),
         "seed": config.run.seed,
         "pretrained": config.run.weights or False,

@@ -27,6 +27,7 @@ from qreg_yolo.detect.compat import check_host, restore_threads
 from qreg_yolo.detect.finite import NonFiniteError, all_finite, gradients_are_finite, where_it_begins
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.policy import silu_warning
+from qreg_yolo.detect.precision import precision_of, trains_in_bf16
 from qreg_yolo.detect.section import KEY, Section
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.quant.calibration import calibrate, uninitialized_quantizers
@@ -60,6 +61,9 @@ class QuantDetectionTrainer(DetectionTrainer):
         self._resumed: dict[str, Any] | None = None
         super().__init__({KEY: None, **cfg2dict(cfg)}, overrides, _callbacks)
         restore_threads()
+        self._precision = precision_of(self.args.amp, self.device)
+        if self.device.type == "cpu":
+            self.args.amp = False  # the host refuses bf16 there; the model does it itself, as its section says
         if overrides.get("workers") is not None:
             self.args.workers = overrides["workers"]  # the host sets 0 on the CPU, whatever was asked for
 
@@ -82,7 +86,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         request = getattr(self.args, KEY, None)
         if request is not None and not self.resume:
             section = Section.from_request(request, pretrained=weights is not None)
-            section.precision = _precision(self.args.amp, self.device)
+            section.precision = self._precision
             section.write(model_yaml)
             if (warning := silu_warning(section.spec, section.activation)) is not None:
                 LOGGER.warning(warning)
@@ -100,6 +104,8 @@ class QuantDetectionTrainer(DetectionTrainer):
         """Sets the host's attributes, then calibrates: the model is on its device, not compiled, wrapped or copied."""
         super().set_model_attributes()
         model = unwrap_model(self.model)
+        if self.device.type == "cpu" and trains_in_bf16(model):
+            model.to(memory_format=torch.channels_last)
         if not isinstance(model, QuantDetectionModel) or not uninitialized_quantizers(model):
             return
         seen = 0
@@ -271,13 +277,6 @@ def _kept(last: Path) -> str:
 def _same_request(wanted: dict[str, Any], trained: dict[str, Any] | None) -> bool:
     sections = [Section.from_request(request or {}, pretrained=False) for request in (wanted, trained)]
     return sections[0] == sections[1] and trained is not None
-
-
-def _precision(amp: bool | str, device: torch.device) -> str:
-    """Returns the arithmetic of a training run: the host switches AMP off on the CPU."""
-    if device.type == "cpu" or amp in (False, "fp32"):
-        return "fp32"
-    return "bf16" if amp == "bf16" else "fp16"
 
 
 @contextmanager

@@ -20,8 +20,8 @@ SURFACE = {
         "arguments": ["overrides"],
         "options": [
             "--bits", "--weight-bits", "--act-bits", "--method", "--weight-only", "--per-channel", "--edge-bits",
-            "--signed", "--activation", "--model", "--data", "--weights", "--hyp", "--seed", "--threads", "--resume",
-            "--online",
+            "--signed", "--activation", "--model", "--data", "--weights", "--hyp", "--seed", "--threads", "--amp",
+            "--resume", "--online",
         ],
     },
     "val": {"arguments": ["weights", "overrides"], "options": ["--data", "--threads", "--online"]},

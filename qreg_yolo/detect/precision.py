@@ -1,0 +1,79 @@
+"""Mixed precision: bfloat16 convolutions around float32 quantizers, on the CPU too (where the host refuses it)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qreg_yolo.detect.section import KEY
+
+FP32, BF16, FP16 = "fp32", "bf16", "fp16"
+"""Values of a section's ``precision``."""
+_FLAGS = re.compile(r"\b(avx512_bf16|amx_bf16)\b")
+
+
+def cpu_has_bf16() -> bool:
+    """Returns whether this CPU multiplies bfloat16 in hardware (AVX512-BF16, AMX); elsewhere it is emulated, slowly."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        return _FLAGS.search(info.read_text(encoding="utf-8", errors="replace")) is not None
+    asks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(ask is not None and ask() for ask in asks)
+
+
+def on_cpu(device: object) -> bool:
+    """Returns whether a run with the host's argument ``device`` computes on the CPU."""
+    return str(device or "").lower() == "cpu" or (not device and not torch.cuda.is_available())
+
+
+def resolve_amp(amp: bool | str, device: object) -> bool | str:
+    """Returns the host's ``amp`` for what was asked: ``auto`` is bf16 where the hardware has it, else off."""
+    if amp != "auto":
+        return amp
+    supported = cpu_has_bf16() if on_cpu(device) else torch.cuda.is_bf16_supported()
+    return BF16 if supported else False
+
+
+def amp_hint(amp: bool | str, device: object) -> str | None:
+    """Returns what to say before training about a choice of ``amp`` that the hardware does not favour, or None."""
+    if not on_cpu(device):
+        return None
+    if amp in (False, FP32) and cpu_has_bf16():
+        return "This CPU multiplies bfloat16 in hardware: --amp bf16 trains faster."
+    if amp == BF16 and not cpu_has_bf16():
+        return "This CPU has no bfloat16 hardware: --amp bf16 is emulated and slower than fp32. Use --amp off."
+    return None
+
+
+def precision_of(amp: bool | str, device: torch.device) -> str:
+    """Returns the arithmetic of a training run outside the quantizers, for the section and the records."""
+    if amp == BF16:
+        return BF16
+    return FP32 if device.type == "cpu" or amp in (False, FP32) else FP16
+
+
+def trains_in_bf16(model: nn.Module) -> bool:
+    """Returns whether the model's section asks for bfloat16 (asked in every forward: no parsing)."""
+    section = getattr(model, "yaml", {}).get(KEY)
+    return section is not None and bool(section["precision"] == BF16)
+
+
+def in_bf16(forward: Callable[..., Any], image: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Returns what ``forward`` gives, float32, its convolutions having run in bfloat16 with channels last (CPU)."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return _float32(forward(image.contiguous(memory_format=torch.channels_last), *args, **kwargs))
+
+
+def _float32(output: Any) -> Any:
+    if isinstance(output, Tensor):
+        return output.float()
+    if isinstance(output, dict):
+        return {key: _float32(value) for key, value in output.items()}
+    if isinstance(output, (list, tuple)):
+        return type(output)(_float32(value) for value in output)
+    return output
