@@ -30,6 +30,7 @@ def heavy_modules_loaded_by(statement: str, root: Path = ROOT) -> list[str]:
         "import qreg_yolo.config as c; c.resolve(None, {'bits': 4}, {'epochs': 1})",
         "import qreg_yolo.records as r; r.provenance()",
         "import qreg_yolo.files, qreg_yolo.resources, qreg_yolo.quant.spec",
+        "import qreg_yolo.detect.voc, qreg_yolo.detect.voc_download",
     ],
 )
 def test_nothing_heavy_is_loaded(statement: str) -> None:

@@ -1,0 +1,63 @@
+"""``qreg-yolo data``: brings data sets into the layout that training reads."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qreg_yolo.cli.offline import prepare_host
+
+EXAMPLES = """\b
+Examples:
+  qreg-yolo data voc --devkit VOCdevkit --out VOC
+  qreg-yolo data voc --devkit VOCdevkit --out VOC --download
+  qreg-yolo data voc --devkit VOCdevkit --out VOC-all --keep-difficult"""
+
+app = typer.Typer(
+    help="Bring a data set into Ultralytics' layout.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
+)
+
+
+@app.callback()
+def _data() -> None:
+    """Bring a data set into Ultralytics' layout."""
+
+
+@app.command("voc", epilog=EXAMPLES, short_help="Convert an official PASCAL VOCdevkit.")
+def voc(
+    devkit: Annotated[Path, typer.Option(help="Folder that holds VOC2007, VOC2012 or both.")],
+    out: Annotated[Path, typer.Option(help="Folder to make, with voc.yaml for --data.")],
+    keep_difficult: Annotated[
+        bool, typer.Option("--keep-difficult", help="Keep objects marked difficult (YOLOv5 drops them).")
+    ] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out objects and images that cannot be used.")
+    ] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch what the devkit lacks (2.9 GB in all, over the network).")
+    ] = False,
+) -> None:
+    """Convert an official PASCAL VOCdevkit (2007, 2012 or both). Its images are linked, not copied."""
+    prepare_host(online=download)
+    from qreg_yolo.detect.voc import convert_voc
+
+    if download:
+        from qreg_yolo.detect.voc_download import fetch_devkit
+
+        fetch_devkit(devkit, progress=_bar)
+    print(convert_voc(devkit, out, keep_difficult=keep_difficult, skip_bad=skip_bad, progress=_bar).table)
+
+
+@contextmanager
+def _bar(label: str, total: int) -> Iterator[Callable[[int], object]]:
+    """Yields the function that moves a progress bar on stderr."""
+    steps = max(1, total // 100)
+    with typer.progressbar(length=total, label=f"{label:12}", file=sys.stderr, update_min_steps=steps) as bar:
+        yield bar.update
+        bar.finish()
+        bar.render_progress()  # 100%, after the last steps too
