@@ -42,6 +42,23 @@ def edge_layers(model: nn.Module) -> list[str]:
     return [first_convolution(model), *output_convolutions(model)]
 
 
+def spare_layers(model: nn.Module) -> list[str]:
+    """Returns the full names of the convolutions that inference goes without: one branch of an end-to-end head.
+
+    Such a head trains a one-to-many and a one-to-one branch. Which of them gives the boxes is a choice at inference
+    (Ultralytics' ``nms=false`` takes the one-to-one branch); the other one runs too, because nothing is fused.
+    """
+    spare = {
+        id(layer)
+        for head in model.modules()
+        if isinstance(head, Detect) and getattr(head, "one2one_cv2", None) is not None
+        for branch in (head.one2many if head.end2end else head.one2one).values()
+        for layer in branch.modules()
+        if isinstance(layer, nn.Conv2d)
+    }
+    return [name for name, module in model.named_modules() if id(module) in spare]
+
+
 def float_layers(model: nn.Module) -> dict[str, str]:
     """Returns the layers that are never quantized, with the reason: the fixed integral of the box distribution."""
     reason = "DFL: fixed weights 0, 1, 2, ... that decode boxes"
