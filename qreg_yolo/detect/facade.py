@@ -33,11 +33,28 @@ class QuantYOLO(YOLO):
         }
 
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
-        """Validates; the batch defaults to the one of validation in training, so that the numbers agree.
+        """Validates; batch and ``nms`` default to those of validation in training, so that the numbers agree.
 
-        Images of a batch are padded to one shape: another batch changes mAP in the fourth digit.
+        Images of a batch are padded to one shape: another batch changes mAP in the fourth digit. ``nms`` picks the
+        branch of an end-to-end head.
         """
-        batch = (self.ckpt or {}).get("train_args", {}).get("batch")
-        if isinstance(batch, int) and batch >= 1 and isinstance(self.model, QuantDetectionModel):
+        trained = self._training_arguments()
+        batch = trained.get("batch")
+        if isinstance(batch, int) and batch >= 1:
             kwargs.setdefault("batch", 2 * batch)
-        return super().val(validator, **kwargs)
+        return super().val(validator, **{**_branch(trained), **kwargs})
+
+    def predict(self, source: Any = None, stream: bool = False, predictor: Any = None, **kwargs: Any) -> Any:
+        """Predicts; ``nms`` defaults to the training's, so that the branch that was validated draws the boxes."""
+        return super().predict(source, stream, predictor, **{**_branch(self._training_arguments()), **kwargs})
+
+    def _training_arguments(self) -> dict[str, Any]:
+        if not isinstance(self.model, QuantDetectionModel):
+            return {}
+        arguments: dict[str, Any] = (self.ckpt or {}).get("train_args", {})
+        return arguments
+
+
+def _branch(trained: dict[str, Any]) -> dict[str, Any]:
+    """Returns ``nms=False`` where training measured the one-to-one branch of an end-to-end head."""
+    return {"nms": False} if trained.get("nms") is False else {}

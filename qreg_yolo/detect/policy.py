@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from ultralytics.nn.modules.block import DFL
 from ultralytics.nn.modules.head import Detect
 
+from qreg_yolo.quant.base import Quantizer
+from qreg_yolo.quant.calibration import batch_statistics, quantizers_off
+from qreg_yolo.quant.convert import quantized_layers
 from qreg_yolo.quant.spec import FLOAT_BITS, QuantSpec
 
 
@@ -38,6 +42,23 @@ def edge_layers(model: nn.Module) -> list[str]:
     return [first_convolution(model), *output_convolutions(model)]
 
 
+def spare_layers(model: nn.Module) -> list[str]:
+    """Returns the full names of the convolutions that inference goes without: one branch of an end-to-end head.
+
+    Such a head trains a one-to-many and a one-to-one branch. Which of them gives the boxes is a choice at inference
+    (Ultralytics' ``nms=false`` takes the one-to-one branch); the other one runs too, because nothing is fused.
+    """
+    spare = {
+        id(layer)
+        for head in model.modules()
+        if isinstance(head, Detect) and getattr(head, "one2one_cv2", None) is not None
+        for branch in (head.one2many if head.end2end else head.one2one).values()
+        for layer in branch.modules()
+        if isinstance(layer, nn.Conv2d)
+    }
+    return [name for name, module in model.named_modules() if id(module) in spare]
+
+
 def float_layers(model: nn.Module) -> dict[str, str]:
     """Returns the layers that are never quantized, with the reason: the fixed integral of the box distribution."""
     reason = "DFL: fixed weights 0, 1, 2, ... that decode boxes"
@@ -46,13 +67,51 @@ def float_layers(model: nn.Module) -> dict[str, str]:
     }
 
 
-def silu_warning(spec: QuantSpec, activation: str) -> str | None:
-    """Returns what is lost when one-sided activation quantizers meet SiLU, or None where nothing is."""
-    if spec.method == "lsq" or spec.act_bits == FLOAT_BITS or activation != "silu":
+def clipping_warning(model: nn.Module, spec: QuantSpec, activation: str) -> str | None:
+    """Returns what is lost when one-sided activation quantizers meet negative inputs, or None where nothing is."""
+    if spec.method == "lsq" or spec.act_bits == FLOAT_BITS:
         return None
     clip = "[0, alpha]" if spec.method == "pact" else "[0, 1]"
+    if activation == "silu":
+        return (
+            f"method '{spec.method}' clips activations to {clip}, but this network's SiLU also gives values down to "
+            "-0.28, which all become 0. Use --activation relu (what the paper of the method has), --weight-only, or "
+            "--method lsq."
+        )
+    names = clipped_layers(model)
+    if not names:
+        return None
     return (
-        f"method '{spec.method}' clips activations to {clip}, but this network's SiLU also gives values down to "
-        "-0.28, which all become 0. Use --activation relu (what the paper of the method has), --weight-only, or "
-        "--method lsq."
+        f"method '{spec.method}' clips activations to {clip}, but {len(names)} layers of this network have no ReLU in "
+        f"front of them and lose the negative part of their inputs: {', '.join(names)}. Use --weight-only or "
+        "--method lsq, or give these layers 'method: lsq' in a recipe (quant: overrides)."
     )
+
+
+def clipped_layers(model: nn.Module) -> list[str]:
+    """Returns the full names of the layers with a one-sided input quantizer whose inputs are negative somewhere.
+
+    Watched in the float network on an image of noise. In attention blocks and in YOLO26's pooling block, some
+    convolutions have no activation behind them, whatever the network's activation is.
+    """
+    negative: set[str] = set()
+
+    def watcher(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, inputs: negative.add(name) if bool((inputs[0] < 0).any()) else None
+
+    layers = {name: layer for name, layer in quantized_layers(model).items() if _is_one_sided(layer.input_fake_quant)}
+    weight = model.get_submodule(first_convolution(model)).weight
+    assert isinstance(weight, Tensor)
+    image = torch.rand(1, weight.shape[1], 64, 64, generator=torch.Generator().manual_seed(0)).to(weight.device)
+    handles = [layer.register_forward_pre_hook(watcher(name)) for name, layer in layers.items()]
+    try:
+        with torch.no_grad(), batch_statistics(model), quantizers_off(model):
+            model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [name for name in layers if name in negative]
+
+
+def _is_one_sided(quantizer: Quantizer | None) -> bool:
+    return quantizer is not None and quantizer.spec.method != "lsq"

@@ -26,7 +26,7 @@ from qreg_yolo.detect.checkpoint import strip_checkpoint
 from qreg_yolo.detect.compat import check_host, restore_threads
 from qreg_yolo.detect.finite import NonFiniteError, all_finite, gradients_are_finite, where_it_begins
 from qreg_yolo.detect.model import QuantDetectionModel
-from qreg_yolo.detect.policy import silu_warning
+from qreg_yolo.detect.policy import clipping_warning
 from qreg_yolo.detect.precision import precision_of, trains_in_bf16
 from qreg_yolo.detect.section import KEY, Section
 from qreg_yolo.detect.validator import QuantDetectionValidator
@@ -83,13 +83,11 @@ class QuantDetectionTrainer(DetectionTrainer):
     ) -> QuantDetectionModel:
         """Returns the quantized model that ``args.qreg`` asks for, or that ``cfg["qreg"]`` describes."""
         model_yaml = deepcopy(cfg) if isinstance(cfg, dict) else yaml_model_load(cfg)
-        request = getattr(self.args, KEY, None)
-        if request is not None and not self.resume:
+        request = None if self.resume else getattr(self.args, KEY, None)
+        if request is not None:
             section = Section.from_request(request, pretrained=weights is not None)
             section.precision = self._precision
             section.write(model_yaml)
-            if (warning := silu_warning(section.spec, section.activation)) is not None:
-                LOGGER.warning(warning)
         model = self.set_model_names_for_load(
             QuantDetectionModel(
                 model_yaml, nc=self.data["nc"], ch=self.data["channels"], verbose=verbose and RANK == -1
@@ -98,6 +96,8 @@ class QuantDetectionTrainer(DetectionTrainer):
         if weights is not None:
             model.load(weights)
         assert isinstance(model, QuantDetectionModel)
+        if request is not None and (warning := clipping_warning(model, section.spec, section.activation)) is not None:
+            LOGGER.warning(warning)
         return model
 
     def set_model_attributes(self) -> None:

@@ -72,14 +72,24 @@ class ModelSize:
 def layer_reports(model: nn.Module, macs: dict[str, int] | None = None) -> list[LayerReport]:
     """Returns a report of every convolution and linear layer, in the order of registration.
 
+    A layer that is held in several places has one report, under the first of its names.
+
     Args:
         model: A calibrated model.
         macs: Multiply-accumulates by layer name (`count_macs`).
     """
     return [
         _report(name, layer, None if macs is None else macs.get(name, 0))
-        for name, _, _, layer in candidate_layers(model)
+        for name, layer in _distinct_layers(model).items()
     ]
+
+
+def _distinct_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Returns every convolution and linear layer once, by the first of its names."""
+    names: dict[nn.Module, str] = {}
+    for name, _, _, layer in candidate_layers(model):
+        names.setdefault(layer, name)
+    return {name: layer for layer, name in names.items()}
 
 
 def _report(name: str, layer: nn.Module, macs: int | None) -> LayerReport:
@@ -131,24 +141,26 @@ def _sqnr_db(quantizer: Quantizer, weight: Tensor) -> float:
 def count_macs(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
     """Returns the multiply-accumulates of every convolution and linear layer during ``run()``.
 
+    A layer that is held in several places has one entry, under the first of its names, for all of its calls.
+
     Args:
         model: Any module; its quantizers are switched off meanwhile.
         run: Runs the model once, for example ``lambda: model(image)``.
     """
     macs: dict[str, int] = {}
-    layers = {name: layer for name, _, _, layer in candidate_layers(model)}
 
     def counter(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def count(layer: nn.Module, _: Any, output: Tensor) -> None:
+        def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             weight = layer.weight
             assert isinstance(weight, Tensor)
+            # A transposed convolution multiplies each input by one filter, the others make each output with one.
             transposed = isinstance(layer, _ConvNd) and layer.transposed
-            per_output = weight[0].numel() if not transposed else weight.numel() // weight.shape[0]
-            macs[name] = macs.get(name, 0) + output.numel() * per_output
+            filters = inputs[0].numel() if transposed else output.numel()
+            macs[name] = macs.get(name, 0) + filters * weight[0].numel()
 
         return count
 
-    handles = [layer.register_forward_hook(counter(name)) for name, layer in layers.items()]
+    handles = [layer.register_forward_hook(counter(name)) for name, layer in _distinct_layers(model).items()]
     try:
         with torch.no_grad(), quantizers_off(model):
             run()

@@ -27,7 +27,10 @@ SETTINGS: dict[str, Any] = {
 def _one_thread() -> Iterator[None]:
     """Small tensors gain nothing from a second thread; tests of the thread count set their own."""
     os.environ["QREG_YOLO_THREADS"] = "1"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
+    torch.set_num_threads(threads)
     del os.environ["QREG_YOLO_THREADS"]
 
 
@@ -89,6 +92,8 @@ class Trained:
     model: Any
     optimizer_groups: list[dict[str, Any]]
     ema_flags: list[bool]
+    ema_state: dict[str, torch.Tensor]
+    """The averaged model's tensors at the end, before anything was written to disk."""
 
     @property
     def best(self) -> Path:
@@ -99,8 +104,10 @@ class Trained:
         return self.save_dir / "weights" / "last.pt"
 
 
-def train_tiny(data: Path, folder: Path, qreg: dict[str, Any], *, epochs: int, **more: Any) -> Trained:
-    """Trains YOLOv5n on the tiny set and returns what was seen."""
+def train_tiny(
+    data: Path, folder: Path, qreg: dict[str, Any], *, epochs: int, model_yaml: str = "yolov5n.yaml", **more: Any
+) -> Trained:
+    """Trains a detector on the tiny set and returns what was seen."""
     from qreg_yolo.detect import QuantYOLO
     from qreg_yolo.detect.trainer import QuantDetectionTrainer
 
@@ -129,7 +136,7 @@ def train_tiny(data: Path, folder: Path, qreg: dict[str, Any], *, epochs: int, *
             metrics = trainer.validator.metrics.box
             epochs_seen.append((float(metrics.map50), float(metrics.map)))
 
-    model = QuantYOLO("yolov5n.yaml")
+    model = QuantYOLO(model_yaml)
     model.add_callback("on_train_start", start)
     model.add_callback("on_train_epoch_start", set_phase("train"))
     model.add_callback("on_train_epoch_end", set_phase("val"))
@@ -150,6 +157,7 @@ def train_tiny(data: Path, folder: Path, qreg: dict[str, Any], *, epochs: int, *
         model=model.model,
         optimizer_groups=state["groups"],
         ema_flags=state["ema"],
+        ema_state=model.trainer.ema.ema.state_dict(),
     )
 
 

@@ -14,7 +14,7 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from qreg_yolo.detect import QuantDetectionModel
 from qreg_yolo.detect.model import quantizer_state
-from qreg_yolo.detect.policy import edge_layers, float_layers, silu_warning
+from qreg_yolo.detect.policy import clipping_warning, edge_layers, float_layers
 from qreg_yolo.detect.section import KEY, Section
 from qreg_yolo.quant import QuantConv2d, QuantSpec, calibrate, quantized_layers, uninitialized_quantizers
 
@@ -222,10 +222,10 @@ def test_relu_is_built_and_does_not_leak() -> None:
         ({"method": "lsq"}, False),
     ],
 )
-def test_silu_warning(request_: dict[str, Any], warned: bool) -> None:
+def test_clipping_warning(request_: dict[str, Any], warned: bool) -> None:
     spec = QuantSpec.from_options(request_)
-    assert (silu_warning(spec, "silu") is not None) is warned
-    assert silu_warning(spec, "relu") is None
+    assert ("SiLU" in str(clipping_warning(build(**request_), spec, "silu"))) is warned
+    assert clipping_warning(build(**request_, activation="relu"), spec, "relu") is None
 
 
 def test_unknown_request_options_are_named() -> None:

@@ -20,7 +20,7 @@ from .conftest import SETTINGS, Trained, train_tiny
 from .test_model import calibrated
 
 
-class _Stub(QuantDetectionTrainer):
+class Stub(QuantDetectionTrainer):
     """A trainer with just enough of itself to build an optimizer."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ def _quantizer_parameters(model: torch.nn.Module) -> set[int]:
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_steps_have_a_group_of_their_own_without_decay(name: str, per_channel: bool) -> None:
     model = calibrated(bits=4, per_channel=per_channel)
-    optimizer = _Stub().build_optimizer(model, name, 0.02, 0.9, 5e-4, 1e5)
+    optimizer = Stub().build_optimizer(model, name, 0.02, 0.9, 5e-4, 1e5)
     own = _quantizer_parameters(model)
     assert len(own) == 150
     seen = [id(p) for group in optimizer.param_groups for p in group["params"]]
@@ -55,19 +55,19 @@ def test_steps_have_a_group_of_their_own_without_decay(name: str, per_channel: b
 
 def test_pact_clips_are_decayed() -> None:
     model = calibrated(bits=4, method="pact", activation="relu")
-    groups = _Stub().build_optimizer(model, "SGD", 0.01, 0.9, 5e-4, 1e5).param_groups
+    groups = Stub().build_optimizer(model, "SGD", 0.01, 0.9, 5e-4, 1e5).param_groups
     clips = [group for group in groups if group.get("param_group") == "quant_clip"]
     assert len(clips) == 1
     assert len(clips[0]["params"]) == 68
     assert clips[0]["weight_decay"] == 5e-4
     model = calibrated(bits=4, method="pact", activation="relu", clip_decay=1e-3)
-    groups = _Stub().build_optimizer(model, "SGD", 0.01, 0.9, 5e-4, 1e5).param_groups
+    groups = Stub().build_optimizer(model, "SGD", 0.01, 0.9, 5e-4, 1e5).param_groups
     assert groups[-1]["weight_decay"] == 1e-3
 
 
 def test_steps_stay_positive_under_a_huge_learning_rate() -> None:
     model = calibrated(bits=4).train()
-    optimizer = _Stub().build_optimizer(model, "SGD", 10.0, 0.9, 0.0, 1e5)
+    optimizer = Stub().build_optimizer(model, "SGD", 10.0, 0.9, 0.0, 1e5)
     for p in model.parameters():
         p.grad = torch.randn_like(p) * 10
     optimizer.step()
