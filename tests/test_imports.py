@@ -31,6 +31,8 @@ def heavy_modules_loaded_by(statement: str, root: Path = ROOT) -> list[str]:
         "import qreg_yolo.records as r; r.provenance()",
         "import qreg_yolo.files, qreg_yolo.resources, qreg_yolo.quant.spec",
         "import qreg_yolo.detect.voc, qreg_yolo.detect.voc_download",
+        "from qreg_yolo.cli.offline import prepare_host; prepare_host(online=False, checkpoints=False); "
+        "import qreg_yolo.detect.voc",
     ],
 )
 def test_nothing_heavy_is_loaded(statement: str) -> None:

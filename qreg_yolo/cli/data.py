@@ -43,7 +43,7 @@ def voc(
     ] = False,
 ) -> None:
     """Convert an official PASCAL VOCdevkit (2007, 2012 or both). Its images are linked, not copied."""
-    prepare_host(online=download)
+    prepare_host(online=download, checkpoints=False)
     from qreg_yolo.detect.voc import convert_voc
 
     if download:

@@ -1,4 +1,4 @@
-"""Keeps the process off the network unless it was asked for."""
+"""Prepares the process for Ultralytics: no network unless it was asked for, nothing executed in checkpoints."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ _WITH_NAME = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyadd
 _state = {"hooked": False, "refuse": False}
 
 
-def prepare_host(*, online: bool) -> None:
+def prepare_host(*, online: bool, checkpoints: bool = True) -> None:
     """Sets what Ultralytics reads at import: no downloads, no package installation, no telemetry unless ``online``.
 
+    With ``checkpoints``, also that it loads those through torch's restricted unpickler, which executes nothing in them.
     Some of its look-ups (a font, for example) heed no setting; an audit hook refuses those too. Addresses of this
     machine stay reachable. To be called before ultralytics is imported.
     """
+    if checkpoints:
+        os.environ["ULTRALYTICS_SAFE_LOAD"] = "1"
     _state["refuse"] = not online
     if online:
         return

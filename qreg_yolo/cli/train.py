@@ -48,7 +48,7 @@ def train(
     activation: Annotated[str | None, typer.Option(help="silu | relu. [default: silu]")] = None,
     model: Annotated[str | None, typer.Option(help="Ultralytics detection YAML. [default: yolov5n.yaml]")] = None,
     data: Annotated[str | None, typer.Option(help="Data YAML, demo or voc. [default: demo]")] = None,
-    weights: Annotated[str | None, typer.Option(help="File of a float or quantized checkpoint to start from.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Checkpoint to start from; classic YOLOv5's too.")] = None,
     hyp: Annotated[str | None, typer.Option(help="Recipe: a name or a YAML file. [default: by data]")] = None,
     seed: Annotated[int | None, typer.Option(help="0 or more. [default: 0]")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,

@@ -1,46 +1,116 @@
-"""Reads checkpoints, with an error that says what is wrong with the file."""
+"""Reads checkpoints without executing anything in them, with an error that says what is wrong with the file."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
-from ultralytics.nn.tasks import DetectionModel, load_checkpoint
+from ultralytics.nn.tasks import DetectionModel, torch_safe_load
 from ultralytics.utils.torch_utils import strip_optimizer
 
 from qreg_yolo import files
+from qreg_yolo.detect.artefact import SUFFIX, load_safetensors
+from qreg_yolo.detect.classic import ClassicWeights, read_classic
+from qreg_yolo.detect.compat import as_loaded
+from qreg_yolo.detect.errors import ModelError, WeightsError
+from qreg_yolo.detect.model_yaml import check_model_yaml
+from qreg_yolo.detect.safe_load import check_archive, check_file, is_classic, unreadable
 from qreg_yolo.detect.section import KEY, Section
+from qreg_yolo.pickled_values import PickleError
 from qreg_yolo.quant.convert import quantized_layers
+from qreg_yolo.torch_archive import TorchArchive
 
+__all__ = [
+    "ClassicWeights",
+    "Start",
+    "WeightsError",
+    "description_of",
+    "load_start",
+    "load_weights",
+    "quantization_warning",
+    "strip_checkpoint",
+]
 
-class WeightsError(ValueError):
-    """A file that is no usable checkpoint."""
+Start: TypeAlias = DetectionModel | ClassicWeights
+"""What a training can start from."""
 
 
 def load_weights(path: Path) -> tuple[DetectionModel, dict[str, Any]]:
     """Returns the detector of a checkpoint (float32, eval mode) and the checkpoint's dictionary.
 
+    Args:
+        path: A ``.pt`` file of qreg-yolo or of Ultralytics, or a ``.safetensors`` file of qreg-yolo.
+
     Raises:
         FileNotFoundError: No such file.
-        WeightsError: Not a checkpoint, a damaged one, or not of a detector.
+        WeightsError: Not a checkpoint, a damaged one, not of a detector, or one that would execute something.
     """
+    loaded = _load(path)
+    if isinstance(loaded, ClassicWeights):
+        raise WeightsError(
+            f"'{path}' is of the YOLOv5 repository (classic YOLOv5); its anchor head is not built here, so it cannot "
+            f"be run. Start a training from it: qreg-yolo train --weights {path}"
+        )
+    return loaded
+
+
+def load_start(path: Path) -> Start:
+    """Returns what a training can start from: a detector, or the tensors of a classic YOLOv5 file.
+
+    Raises:
+        FileNotFoundError, WeightsError: As `load_weights`.
+    """
+    loaded = _load(path)
+    return loaded if isinstance(loaded, ClassicWeights) else loaded[0]
+
+
+def description_of(model: str) -> str | dict[str, Any]:
+    """Returns what a model is built from: the name of its YAML as it is, or the YAML in a checkpoint."""
+    return model if Path(model).suffix in (".yaml", ".yml") else dict(load_weights(Path(model))[0].yaml)
+
+
+def _load(path: Path) -> tuple[DetectionModel, dict[str, Any]] | ClassicWeights:
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no checkpoint '{path}'. Give the path of a .pt file, such as weights/best.pt."
         )
+    if path.suffix == SUFFIX:
+        return load_safetensors(path)
     if path.suffix != ".pt":
-        raise WeightsError(f"'{path}' is not a .pt file. Give a checkpoint, such as weights/best.pt.")
+        raise WeightsError(f"'{path}' is not a .pt or {SUFFIX} file. Give a checkpoint, such as weights/best.pt.")
     try:
-        model, checkpoint = load_checkpoint(path)
+        with TorchArchive(path) as archive:
+            if is_classic(archive):
+                return read_classic(archive, path)
+            check_archive(archive, path)
+    except PickleError as error:
+        raise unreadable(path, error) from error
+    return _revive(path)
+
+
+def _revive(path: Path) -> tuple[DetectionModel, dict[str, Any]]:
+    """Returns the content of a file that names only what a detector needs, through torch's restricted unpickler."""
+    try:
+        checkpoint, _ = torch_safe_load(path, safe_only=True)
+        model = checkpoint.get("ema") or checkpoint.get("model")
     except Exception as error:  # unpickling raises whatever the bytes make it raise
-        raise WeightsError(
-            f"'{path}' ({path.stat().st_size} bytes) cannot be read as a checkpoint: it is damaged, cut short or of "
-            f"another program ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'})."
-        ) from error
+        raise unreadable(path, error) from error
     if not isinstance(model, DetectionModel) or getattr(model, "task", "detect") != "detect":
         raise WeightsError(f"'{path}' holds a {type(model).__name__}, not a detection model.")
-    return model, checkpoint
+    if checkpoint.get("modelopt"):
+        raise WeightsError(
+            f"'{path}' was quantized by Ultralytics (quantize=8), which is another method. Start from a checkpoint "
+            "in full precision, with --bits."
+        )
+    try:
+        check_model_yaml(model.yaml, f"The model in '{path}'")
+        trained = {**(checkpoint.get("train_args") or {})}
+        return as_loaded(model.float(), trained, path), {**checkpoint, "train_args": trained}
+    except ModelError as error:
+        raise WeightsError(str(error)) from error
+    except Exception as error:  # an object without the state of its class
+        raise unreadable(path, error) from error
 
 
 def strip_checkpoint(path: Path, updates: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -49,9 +119,13 @@ def strip_checkpoint(path: Path, updates: dict[str, Any] | None = None) -> dict[
     Args:
         path: The checkpoint; nothing happens where it is missing.
         updates: What to put in beside.
+
+    Raises:
+        WeightsError: It would execute something (a resumed run's folder may hold a foreign file under that name).
     """
     if not path.is_file():
         return {}
+    check_file(path)  # the host unpickles it without restriction
     partial = path.with_name(f".{path.name}.tmp")
     try:
         stripped: dict[str, Any] = strip_optimizer(path, s=str(partial), updates=updates)

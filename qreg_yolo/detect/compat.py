@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from ultralytics import __version__ as host_version
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
 from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils import DEFAULT_CFG_DICT
 
 THREADS_VARIABLE = "QREG_YOLO_THREADS"
 """Environment variable with the number of CPU threads; unset: all cores. Child processes inherit it."""
 
 _HOOKS: dict[type, tuple[str, ...]] = {
-    DetectionModel: ("_apply", "_predict_once", "fuse", "load"),
+    DetectionModel: ("_apply", "_predict_once", "fuse", "info", "is_fused", "load"),
     DetectionTrainer: ("build_optimizer", "get_model", "get_validator", "preprocess_batch", "set_model_attributes"),
     DetectionValidator: ("get_dataloader", "init_metrics"),
     DetectionPredictor: ("setup_model",),
-    BaseTrainer: ("check_resume",),
+    BaseTrainer: ("check_resume", "setup_model"),
 }
 """Methods of the host that we override or call, by class."""
 
@@ -58,3 +62,37 @@ def requested_threads() -> int:
 def restore_threads() -> None:
     """Undoes what the host's ``select_device('cpu')`` does: it leaves torch one core short (1 thread of 2 cores)."""
     torch.set_num_threads(requested_threads())
+
+
+def as_loaded(model: DetectionModel, train_args: Mapping[str, Any], path: Path) -> DetectionModel:
+    """Returns a detector in eval mode with the attributes that the host's ``load_checkpoint`` gives it."""
+    model.args = {**DEFAULT_CFG_DICT, **train_args}
+    model.pt_path = str(path)
+    model.task = "detect"
+    for module in model.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = True
+        elif isinstance(module, torch.nn.Upsample) and not hasattr(module, "recompute_scale_factor"):
+            module.recompute_scale_factor = None  # pickled by an older torch
+    return model.eval()
+
+
+def refuse_host_quantization(arguments: Mapping[str, Any]) -> None:
+    """Raises where the host's own quantization or half precision is asked for beside ours.
+
+    Raises:
+        ValueError: ``quantize``, ``int8`` or ``half`` is set.
+    """
+    for key in ("quantize", "int8", "half"):
+        value = arguments.get(key)
+        if str(value).lower() in ("none", "false", "0", "32", "fp32", "w32a32"):
+            continue
+        if key == "half" or str(value).lower() in ("16", "fp16", "w16a16"):
+            raise ValueError(
+                f"{key}={value}: a quantized detector keeps its tensors in float32, because rounding them changes "
+                f"their codes. Leave {key} out; for mixed precision in training there is amp='bf16'."
+            )
+        raise ValueError(
+            f"{key}={value} is Ultralytics' own quantization, another method. Leave it out, and give the bits as "
+            "qreg={'bits': 8} (on the command line: --bits 8)."
+        )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 from PIL import Image
 from ultralytics.data.utils import IMG_FORMATS, img2label_paths
 from ultralytics.utils import DATASETS_DIR
@@ -16,11 +17,16 @@ from ultralytics.utils import DATASETS_DIR
 from qreg_yolo import strict_yaml
 from qreg_yolo.detect.demo_data import ensure_demo_data
 from qreg_yolo.resources import data_path
+from qreg_yolo.safe_pickle import decode
 
 SHOWN = 5
 """How many faults an error lists."""
 MIN_SIDE = 10
 """Pixels; the host leaves smaller images out."""
+_CACHE_NAMES = frozenset(
+    ["numpy.dtype", "numpy.ndarray", "numpy._core.multiarray._reconstruct", "numpy.core.multiarray._reconstruct"]
+)
+"""What the host's cache of labels, a pickle, refers to."""
 
 
 class DataError(ValueError):
@@ -53,7 +59,8 @@ def check_data(yaml: Path, splits: tuple[str, ...] = ("train", "val")) -> Checke
 
     Raises:
         DataError: No YAML mapping, a split or names missing, a folder without images or without labels, an image that
-            cannot be read, a label that is malformed or has a class beyond the names.
+            cannot be read, a label that is malformed or has a class beyond the names, a cache that would execute
+            something.
     """
     data = _description(yaml, splits)
     counts = {}
@@ -61,6 +68,7 @@ def check_data(yaml: Path, splits: tuple[str, ...] = ("train", "val")) -> Checke
         images = _images(yaml, data, split)
         _check_images(images, split)
         _check_labels(images, split, len(data["names"]))
+        _check_caches(images)
         counts[split] = len(images)
     return CheckedData(yaml=yaml, n_images=counts)
 
@@ -177,6 +185,26 @@ def _label_faults(path: Path, n_classes: int) -> Iterator[str]:
             yield f"line {number}: class {fields[0]}, but the data YAML names {n_classes} (0 to {n_classes - 1})"
         elif any(not -0.01 <= value <= 1.01 for value in values[1:]):
             yield f"line {number}: '{line[:60]}' is not in fractions of the image (0 to 1)"
+
+
+def _check_caches(images: list[Path]) -> None:
+    """Raises where a cache of labels that lies beside a data set would execute something: the host unpickles it."""
+    for folder in {Path(label).parent for label in img2label_paths([str(path) for path in images])}:
+        path = folder.with_suffix(".cache")
+        if not path.is_file():
+            continue
+        try:
+            with path.open("rb") as file:  # anything else than an array of objects would be unpickled as it is
+                header = {1: read_array_header_1_0, 2: read_array_header_2_0}[read_magic(file)[0]]
+                header(file)
+                strange = decode(file.read()).names - _CACHE_NAMES
+        except (LookupError, ValueError) as error:
+            raise DataError(f"{path} is no cache of labels ({error}). Delete it: it is written anew.") from error
+        if strange:
+            raise DataError(
+                f"{path} wants to run or build '{min(strange)[:80]}', which no cache of labels does. Nothing of it was "
+                "executed. Delete it: it is written anew."
+            )
 
 
 def _raise_if(faults: list[str], summary: str, remedy: str) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ultralytics import YOLO
 
+from qreg_yolo.detect.artefact import SUFFIX
+from qreg_yolo.detect.checkpoint import load_weights
+from qreg_yolo.detect.compat import refuse_host_quantization
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from qreg_yolo.detect.validator import QuantDetectionPredictor, QuantDetectionValidator
@@ -32,12 +36,25 @@ class QuantYOLO(YOLO):
             },
         }
 
+    def _load(self, weights: str, task: str | None = None) -> None:
+        """Loads a checkpoint without executing anything in it; other formats as the host does."""
+        path = Path(weights)
+        if not path.is_file() or path.suffix not in (".pt", SUFFIX):
+            super()._load(weights, task)
+            return
+        self.model, self.ckpt = load_weights(path)
+        self.task = self.model.task
+        self.overrides = self.model.args = self._reset_ckpt_args(self.model.args)
+        self.overrides |= {"model": weights, "task": self.task}
+        self.ckpt_path, self.model_name = self.model.pt_path, weights
+
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
         """Validates; batch and ``nms`` default to those of validation in training, so that the numbers agree.
 
         Images of a batch are padded to one shape: another batch changes mAP in the fourth digit. ``nms`` picks the
         branch of an end-to-end head.
         """
+        self._refuse_host_quantization(kwargs)
         trained = self._training_arguments()
         batch = trained.get("batch")
         if isinstance(batch, int) and batch >= 1:
@@ -46,13 +63,23 @@ class QuantYOLO(YOLO):
 
     def predict(self, source: Any = None, stream: bool = False, predictor: Any = None, **kwargs: Any) -> Any:
         """Predicts; ``nms`` defaults to the training's, so that the branch that was validated draws the boxes."""
+        self._refuse_host_quantization(kwargs)
         return super().predict(source, stream, predictor, **{**_branch(self._training_arguments()), **kwargs})
+
+    def export(self, **kwargs: Any) -> Any:
+        """Exports as the host does, the quantizers as they are."""
+        self._refuse_host_quantization(kwargs)
+        return super().export(**kwargs)
 
     def _training_arguments(self) -> dict[str, Any]:
         if not isinstance(self.model, QuantDetectionModel):
             return {}
         arguments: dict[str, Any] = (self.ckpt or {}).get("train_args", {})
         return arguments
+
+    def _refuse_host_quantization(self, arguments: dict[str, Any]) -> None:
+        if isinstance(self.model, QuantDetectionModel):
+            refuse_host_quantization(arguments)
 
 
 def _branch(trained: dict[str, Any]) -> dict[str, Any]:

@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
-from ultralytics.nn.tasks import DetectionModel
+from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+from ultralytics.utils import LOGGER
 
+from qreg_yolo.detect.classic import ClassicWeights
+from qreg_yolo.detect.model_yaml import check_model_yaml
 from qreg_yolo.detect.policy import edge_layers, float_layers
 from qreg_yolo.detect.precision import in_bf16, trains_in_bf16
 from qreg_yolo.detect.section import Section
 from qreg_yolo.quant.base import Quantizer, keep_float32
 from qreg_yolo.quant.convert import apply_plan, dequantize_model, plan_quantization, plans_agree, quantized_layers
+
+_TOLD: WeakSet[nn.Module] = WeakSet()
+"""Models that have warned, or are not to warn now, that their quantization is lost (`is_fused`)."""
 
 
 class QuantDetectionModel(DetectionModel):
@@ -34,6 +41,8 @@ class QuantDetectionModel(DetectionModel):
     def __init__(
         self, cfg: str | dict[str, Any] = "yolov5n.yaml", ch: int = 3, nc: int | None = None, verbose: bool = True
     ) -> None:
+        cfg = cfg if isinstance(cfg, dict) else yaml_model_load(cfg)
+        check_model_yaml(cfg, f"The model YAML '{cfg.get('yaml_file', 'without a name')}'")
         super().__init__(cfg, ch, nc, verbose)
         section = Section.read(self.yaml)
         if section is None:
@@ -57,11 +66,17 @@ class QuantDetectionModel(DetectionModel):
             section.layers = {name: layer.plan for name, layer in quantized_layers(self).items()}
             section.write(self.yaml)
 
-    def load(self, weights: dict[str, Any] | nn.Module, verbose: bool = True) -> None:
+    def load(self, weights: dict[str, Any] | nn.Module | ClassicWeights, verbose: bool = True) -> None:
         """Loads what fits by name and shape; the quantizers' state too where the source is quantized alike.
 
         A source that is quantized otherwise gives its float weights alone: its ranges belong to another grid.
+
+        Raises:
+            WeightsError: Nothing of a classic YOLOv5 file fits.
         """
+        if isinstance(weights, ClassicWeights):
+            self._load_classic(weights, verbose)
+            return
         source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
         plans = {name: layer.plan for name, layer in quantized_layers(self).items()}
         present = {name: layer.plan for name, layer in quantized_layers(source).items()}
@@ -75,6 +90,40 @@ class QuantDetectionModel(DetectionModel):
         if state:
             missing = self.load_state_dict({**self.state_dict(), **state})
             assert not missing.missing_keys
+
+    def _load_classic(self, weights: ClassicWeights, verbose: bool) -> None:
+        plans = {name: layer.plan for name, layer in quantized_layers(self).items()}
+        dequantize_model(self)  # fresh quantizers follow: the ranges of other weights do not fit
+        state = self.state_dict()
+        found = weights.fitting(state)
+        self.load_state_dict({**state, **found})
+        if verbose:
+            LOGGER.info(weights.summary(found, state))
+        self.pt_path = str(weights.path)
+        apply_plan(self, plans)
+
+    def is_fused(self) -> bool:
+        """Returns False: nothing is ever folded into a quantized model.
+
+        Another model asks this of the one whose weights it takes (Ultralytics' own trainer on our checkpoint does):
+        the last moment at which the loss of the quantization can be noticed.
+        """
+        if quantized_layers(self) and self not in _TOLD:
+            _TOLD.add(self)
+            LOGGER.warning(
+                "A model of Ultralytics takes the weights of a quantized one: it continues in full precision, without "
+                "the step sizes. To keep the quantization, use qreg-yolo train --weights, or QuantYOLO(...).train()."
+            )
+        return bool(super().is_fused())
+
+    def info(self, *args: Any, **kwargs: Any) -> Any:
+        told = self in _TOLD
+        _TOLD.add(self)  # the summary's title asks `is_fused` too
+        try:
+            return super().info(*args, **kwargs)
+        finally:
+            if not told:
+                _TOLD.discard(self)
 
     def fuse(self, verbose: bool = True, imgsz: int = 640) -> QuantDetectionModel:
         """Returns the model unchanged: folding BatchNorm would move the weights off the grid they were trained on."""

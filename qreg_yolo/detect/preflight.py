@@ -12,6 +12,8 @@ from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import guess_model_task, yaml_model_load
 
 from qreg_yolo.detect.compat import THREADS_VARIABLE, requested_threads
+from qreg_yolo.detect.errors import ModelError
+from qreg_yolo.detect.model_yaml import check_model_yaml
 from qreg_yolo.detect.section import KEY, Section
 from qreg_yolo.strict_yaml import ConfigError
 
@@ -21,10 +23,6 @@ RESUMABLE: tuple[str, ...] = (
     "time", "val", "workers",
 )  # fmt: skip
 """Ultralytics' arguments that may differ when a run is resumed; the host ignores the others."""
-
-
-class ModelError(ValueError):
-    """A model YAML that does not describe a detector."""
 
 
 def use_threads(threads: int | None) -> None:
@@ -62,7 +60,7 @@ def check_model(name: str) -> None:
     Raises:
         ConfigError: Not a YAML.
         FileNotFoundError: No such YAML.
-        ModelError: A YAML of something else.
+        ModelError: A YAML of something else, or one that Ultralytics would execute.
     """
     if Path(name).suffix not in (".yaml", ".yml"):
         remedy = f"Use --weights {name} to start from a checkpoint." if name.endswith(".pt") else "Add .yaml."
@@ -75,9 +73,7 @@ def check_model(name: str) -> None:
         ) from None
     except Exception as error:  # whatever the YAML parser raises
         raise ModelError(f"The model YAML '{name}' cannot be read: {error}") from error
-    missing = [key for key in ("backbone", "head") if not isinstance(description.get(key), list)]
-    if missing:
-        raise ModelError(f"'{name}' is not a model YAML: it has no '{missing[0]}'.")
+    check_model_yaml(description, f"'{name}'")
     if (task := guess_model_task(description)) != "detect":
         raise ModelError(f"'{name}' describes a model for the task '{task}'. Give one for detection.")
 

@@ -14,6 +14,8 @@ import hashlib
 import io
 import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,21 @@ def begin_epoch(trainer: BaseTrainer) -> None:
     if loader.num_workers == 0 and trainer.world_size <= 1:
         loader.reset()
         loader.generator.manual_seed(seed)
+
+
+@contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """Restores the random states of Python, NumPy and torch (CPU and current device) at the end of the block."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - the host draws from it
+    device_state = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
+        if device_state is not None:
+            torch.cuda.set_rng_state(device_state)
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

@@ -12,12 +12,14 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from qreg_yolo.config import RunConfig
 from qreg_yolo.detect import outputs
-from qreg_yolo.detect.checkpoint import load_weights, quantization_warning
+from qreg_yolo.detect.artefact import SUFFIX, save_safetensors
+from qreg_yolo.detect.checkpoint import ClassicWeights, load_start, load_weights, quantization_warning
 from qreg_yolo.detect.data_check import CheckedData, check_data, find_data
 from qreg_yolo.detect.facade import QuantYOLO
 from qreg_yolo.detect.guard import RunLock, how_to_go_on, refuse_if_running, terminable
 from qreg_yolo.detect.precision import amp_hint, resolve_amp
 from qreg_yolo.detect.preflight import check_arguments, check_model, check_resumption, use_threads, writable_project
+from qreg_yolo.detect.safe_load import check_file
 from qreg_yolo.detect.section import KEY, Section
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from qreg_yolo.quant.report import model_size
@@ -56,9 +58,13 @@ def train(config: RunConfig) -> RunResult:
     if (hint := amp_hint(amp, config.train.get("device"))) is not None:
         LOGGER.info(hint)
     check_model(config.run.model)
+    facade = QuantYOLO(config.run.model)
     if config.run.weights is not None:
-        model, _ = load_weights(Path(config.run.weights))
-        _warn(quantization_warning(model))
+        start = load_start(Path(config.run.weights))
+        if isinstance(start, ClassicWeights):
+            start.fitting(facade.model.state_dict())  # an error if nothing does
+        else:
+            _warn(quantization_warning(start))
     project = writable_project(config.train.get("project"))
     data = check_data(find_data(config.run.data))
     name = f"{Path(config.run.model).stem}-{config.quant.label}-s{config.run.seed}"
@@ -75,7 +81,7 @@ def train(config: RunConfig) -> RunResult:
     }
     if arguments.get("exist_ok"):
         refuse_if_running(Path(project) / str(arguments["name"]))
-    return _run(QuantYOLO(config.run.model), arguments, data, config)
+    return _run(facade, arguments, data, config)
 
 
 def resume(checkpoint: Path, arguments: dict[str, Any], request: dict[str, Any], threads: int | None) -> RunResult:
@@ -93,6 +99,8 @@ def resume(checkpoint: Path, arguments: dict[str, Any], request: dict[str, Any],
     """
     use_threads(threads)
     _, stored = load_weights(checkpoint)
+    if (best := checkpoint.with_name("best.pt")).is_file():
+        check_file(best)  # it is read at the end
     check_resumption(checkpoint, stored, arguments, request)
     check_arguments(arguments)
     folder = checkpoint.absolute().parent.parent  # the host would go on where the run was begun, even if it was moved
@@ -127,11 +135,12 @@ def _run(model: QuantYOLO, arguments: dict[str, Any], data: CheckedData, config:
             seed=trainer.args.seed,
             n_images=_image_counts(trainer, data),
         )
+    _write_artefact(model)
     size = model_size(model.model)
     table = (
         f"{outputs.accuracy_table({'last epoch (last.pt)': last, 'best epoch (best.pt)': dict(best)})}\n"
         f"Size: {size.quantized_mb:.2f} MB at its bit widths, {size.float_mb:.2f} MB in fp32\n"
-        f"Results: {trainer.save_dir} (weights/best.pt, results.csv, records.csv, config.yaml)"
+        f"Results: {trainer.save_dir} (weights/best.pt, best.safetensors, results.csv, records.csv, config.yaml)"
     )
     return RunResult(save_dir=trainer.save_dir, table=table)
 
@@ -153,6 +162,18 @@ def callbacks(config: RunConfig | None, lock: RunLock) -> dict[str, Callable[[An
             outputs.write_description(trainer.save_dir, config, model_yaml, trainer.device)
 
     return {"on_pretrain_routine_start": lock, "on_pretrain_routine_end": describe}
+
+
+def _write_artefact(model: QuantYOLO) -> None:
+    """Writes the checkpoint that the run ended with as safetensors, beside it."""
+    path = Path(model.model.pt_path).with_suffix(SUFFIX)
+    try:
+        save_safetensors(model.model, path, model.ckpt["train_args"])
+    except OSError as error:
+        raise OSError(
+            f"'{path}' could not be written: {error.strerror}. The run is complete without it: its checkpoint is "
+            f"'{model.model.pt_path}'."
+        ) from error
 
 
 def _image_counts(trainer: QuantDetectionTrainer, data: CheckedData) -> dict[str, int]:

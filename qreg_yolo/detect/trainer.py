@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import copy, deepcopy
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from ultralytics.cfg import DEFAULT_CFG, cfg2dict
@@ -22,8 +19,8 @@ from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_m
 
 from qreg_yolo import files
 from qreg_yolo.detect import resume
-from qreg_yolo.detect.checkpoint import strip_checkpoint
-from qreg_yolo.detect.compat import check_host, restore_threads
+from qreg_yolo.detect.checkpoint import Start, description_of, load_start, strip_checkpoint
+from qreg_yolo.detect.compat import check_host, refuse_host_quantization, restore_threads
 from qreg_yolo.detect.finite import NonFiniteError, all_finite, gradients_are_finite, where_it_begins
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.policy import clipping_warning
@@ -44,6 +41,7 @@ class QuantDetectionTrainer(DetectionTrainer):
     >>> trainer = QuantDetectionTrainer(overrides=dict(model="yolov5n.yaml", qreg=dict(bits=4)))  # doctest: +SKIP
     """
 
+    model: Any
     last: Path
     best: Path
 
@@ -52,6 +50,7 @@ class QuantDetectionTrainer(DetectionTrainer):
     ) -> None:
         check_host()
         overrides = overrides or {}
+        refuse_host_quantization(overrides)
         if overrides.get(KEY) is not None:
             Section.from_request(overrides[KEY], pretrained=False)  # a wrong option fails before a folder is made
         self._accumulate = 1
@@ -78,8 +77,17 @@ class QuantDetectionTrainer(DetectionTrainer):
                 "quantization options, or start a new run with --weights."
             )
 
+    def setup_model(self) -> dict[str, Any] | None:
+        """Sets the model up as the host does; a file of weights to start from is read without executing anything."""
+        start = self.args.pretrained
+        is_file = isinstance(start, (str, Path)) and Path(start).is_file()
+        if isinstance(self.model, nn.Module) or self.resume or not is_file:
+            return super().setup_model()  # type: ignore[no-any-return]
+        self.model = self.get_model(description_of(self.model), load_start(Path(start)), verbose=RANK in (-1, 0))
+        return None
+
     def get_model(
-        self, cfg: str | dict[str, Any] | None = None, weights: nn.Module | None = None, verbose: bool = True
+        self, cfg: str | dict[str, Any] | None = None, weights: Start | None = None, verbose: bool = True
     ) -> QuantDetectionModel:
         """Returns the quantized model that ``args.qreg`` asks for, or that ``cfg["qreg"]`` describes."""
         model_yaml = deepcopy(cfg) if isinstance(cfg, dict) else yaml_model_load(cfg)
@@ -116,7 +124,7 @@ class QuantDetectionTrainer(DetectionTrainer):
             seen += len(images)
             net(images)
 
-        with preserved_random_state():  # the twin in full precision must see the same data in the same order
+        with resume.preserved_random_state():  # the twin in full precision must see the same data in the same order
             count = calibrate(model, self._calibration_batches(), forward=forward)
         model.record_plan()
         LOGGER.info(f"Calibrated {count} quantizers on {seen} augmented training images")
@@ -277,18 +285,3 @@ def _kept(last: Path) -> str:
 def _same_request(wanted: dict[str, Any], trained: dict[str, Any] | None) -> bool:
     sections = [Section.from_request(request or {}, pretrained=False) for request in (wanted, trained)]
     return sections[0] == sections[1] and trained is not None
-
-
-@contextmanager
-def preserved_random_state() -> Iterator[None]:
-    """Restores the random states of Python, NumPy and torch (CPU and current device) at the end of the block."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - the host draws from it
-    device_state = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        torch.set_rng_state(states[2])
-        if device_state is not None:
-            torch.cuda.set_rng_state(device_state)

@@ -38,6 +38,7 @@ def test_train_writes_its_files(trained: Run) -> None:
     found = {str(p.relative_to(trained.folder)) for p in trained.folder.rglob("*") if p.is_file()}
     assert found == {
         "args.yaml", "config.yaml", "environment.json", "qreg.json", "records.csv", "results.csv", "weights/best.pt",
+        "weights/best.safetensors",
         "weights/last.pt",
     }  # fmt: skip
     environment = json.loads((trained.folder / "environment.json").read_text())

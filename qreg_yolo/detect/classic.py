@@ -1,0 +1,102 @@
+"""Weights of the YOLOv5 repository (classic YOLOv5), official or user-trained, read without its code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qreg_yolo.detect.errors import WeightsError
+from qreg_yolo.pickled_values import Placeholder, StoredTensor
+from qreg_yolo.torch_archive import TorchArchive
+
+_MAX_DEPTH = 32
+"""Modules inside modules; YOLOv5 has 7."""
+
+
+@dataclass(frozen=True)
+class ClassicWeights:
+    """The floating-point tensors of a classic YOLOv5 model, by name, in float32."""
+
+    path: Path
+    """Their file."""
+    tensors: dict[str, Tensor]
+    """Parameters and buffers under the names of a ``state_dict``."""
+
+    def fitting(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns the tensors that fit a model's ``state_dict`` by name and shape.
+
+        Raises:
+            WeightsError: None does.
+        """
+        found = {
+            name: tensor
+            for name, tensor in self.tensors.items()
+            if name in state and state[name].is_floating_point() and state[name].shape == tensor.shape
+        }
+        if not found:
+            first = next((name for name in self.tensors if name in state), None)
+            example = (
+                f"'{first}' is {list(self.tensors[first].shape)} there and {list(state[first].shape)} here"
+                if first
+                else f"its first is '{next(iter(self.tensors), 'missing')}', the model's '{next(iter(state))}'"
+            )
+            raise WeightsError(
+                f"'{self.path}' (classic YOLOv5) has {len(self.tensors)} tensors, but none fits the model by name "
+                f"and shape: {example}. Give the --model of the same size, such as yolov5s.yaml for yolov5s.pt."
+            )
+        return found
+
+    def summary(self, found: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+        """Returns one line on what was transferred into a model and what was not."""
+        wanted = [name for name, tensor in state.items() if tensor.is_floating_point()]
+        left = Counter(".".join(name.split(".")[:2]) for name in wanted if name not in found)
+        rest = ", ".join(f"{layer} ({count})" for layer, count in left.items())
+        return (
+            f"Transferred {len(found)} of {len(wanted)} tensors from '{self.path.name}' (classic YOLOv5); "
+            f"untrained: {rest or 'none'}"
+        )
+
+
+def read_classic(archive: TorchArchive, path: Path) -> ClassicWeights:
+    """Returns the weights of a classic file: of its average over training (``ema``) where it has one.
+
+    Raises:
+        WeightsError: No model in it, or a malformed one.
+        PickleError: A tensor outside the file.
+    """
+    content = archive.content
+    model = (content.get("ema") or content.get("model")) if isinstance(content, dict) else content
+    if not isinstance(model, Placeholder):
+        raise WeightsError(f"'{path}' is of the YOLOv5 repository, but holds no model under 'ema' or 'model'.")
+    tensors = {}
+    for name, stored in _named_tensors(model, "", 0):
+        values = archive.array(stored)
+        if values.dtype.kind == "f":
+            tensors[name] = torch.from_numpy(values).float()
+    return ClassicWeights(path, tensors)
+
+
+def _named_tensors(module: Placeholder, prefix: str, depth: int) -> Iterator[tuple[str, StoredTensor]]:
+    """Yields what ``state_dict`` would: parameters and persistent buffers, then those of the modules inside."""
+    state = module.state if isinstance(module.state, dict) else {}
+    if depth > _MAX_DEPTH:
+        raise WeightsError(f"The file's modules are nested more than {_MAX_DEPTH} deep at '{prefix[:80]}'.")
+    hidden = state.get("_non_persistent_buffers_set") or ()
+    for kind in ("_parameters", "_buffers"):
+        for name, value in _entries(state, kind):
+            if isinstance(value, StoredTensor) and name not in hidden:
+                yield f"{prefix}{name}", value
+    for name, inner in _entries(state, "_modules"):
+        if isinstance(inner, Placeholder):
+            yield from _named_tensors(inner, f"{prefix}{name}.", depth + 1)
+
+
+def _entries(state: dict[str, Any], kind: str) -> list[tuple[str, Any]]:
+    entries = state.get(kind)
+    return [(str(name), value) for name, value in entries.items()] if isinstance(entries, dict) else []

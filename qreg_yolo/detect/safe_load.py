@@ -1,0 +1,131 @@
+"""Which classes a checkpoint may name: loading one revives those, and executes nothing that the file brings along.
+
+A pickle may name any function and have it called. Here a file is read as data first (`qreg_yolo.torch_archive`), and
+refused for any name that no detector's checkpoint needs; then torch's restricted unpickler (``weights_only=True``)
+reads it. Importing this module puts our classes on that unpickler's list, so that Ultralytics' own restricted loading
+(``ULTRALYTICS_SAFE_LOAD=1``) takes our checkpoints too.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from qreg_yolo.detect.errors import WeightsError
+from qreg_yolo.detect.model import QuantDetectionModel
+from qreg_yolo.pickled_values import STORAGES, PickleError
+from qreg_yolo.quant.layers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, QuantConv2d, QuantLinear
+from qreg_yolo.quant.spec import QuantizerSpec
+from qreg_yolo.torch_archive import TorchArchive
+
+OUR_CLASSES: tuple[type, ...] = (
+    QuantDetectionModel,
+    QuantConv2d,
+    QuantLinear,
+    QuantizerSpec,
+    *dict.fromkeys([*WEIGHT_QUANTIZERS.values(), *INPUT_QUANTIZERS.values()]),
+)
+"""Ours that a checkpoint may hold."""
+CALLED = frozenset(
+    [
+        "_codecs.encode",
+        "builtins.set",
+        "collections.OrderedDict",
+        "numpy._core.multiarray.scalar",
+        "numpy.core.multiarray.scalar",
+        "numpy.dtype",
+        "pathlib.PosixPath",
+        "pathlib.WindowsPath",
+        "pathlib._local.PosixPath",
+        "pathlib._local.WindowsPath",
+        "torch.Size",
+        "torch._utils._rebuild_parameter",
+        "torch._utils._rebuild_tensor_v2",
+        "torch.device",
+        "ultralytics.utils.IterableSimpleNamespace",
+        "ultralytics.yolo.utils.IterableSimpleNamespace",
+    ]
+)
+"""What loading a detector's checkpoint calls: constructors of plain values."""
+REVIVED = frozenset(
+    [
+        *(f"{cls.__module__}.{cls.__qualname__}" for cls in OUR_CLASSES),
+        *(f"torch.{name}" for pair in STORAGES.items() for name in pair),
+        "ultralytics.nn.tasks.DetectionModel",
+        "ultralytics.nn.tasks.YOLOv10DetectionModel",
+    ]
+)
+"""Classes that are named without a call: their objects get the state of the file, no constructor runs."""
+_LAYERS = re.compile(
+    r"(?:torch\.nn\.modules|ultralytics\.nn\.modules|ultralytics\.utils\.(?:loss|tal))(?:\.[a-z_]\w*)*\.(?:[A-Z]|v8)\w*"
+)
+"""Likewise: classes of layers, and of the loss that unfinished and older checkpoints keep."""
+_CLASSIC = ("models.yolo.", "models.common.", "models.experimental.")
+"""Packages of the YOLOv5 repository, whose models are pickled under these names."""
+
+
+def _register() -> None:
+    """Allows torch's restricted unpickler our classes, for the life of the process.
+
+    Raises:
+        RuntimeError: A torch older than 2.6, where the host's restricted loading silently becomes an unrestricted one.
+    """
+    if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
+        raise RuntimeError(
+            f"torch {torch.__version__} cannot load checkpoints safely. Install a newer one: pip install 'torch>=2.6'."
+        )
+    torch.serialization.add_safe_globals(list(OUR_CLASSES))
+
+
+def is_classic(archive: TorchArchive) -> bool:
+    """Returns whether a file is of the YOLOv5 repository."""
+    return any(name.startswith(_CLASSIC) for name in archive.names)
+
+
+def check_archive(archive: TorchArchive, path: Path) -> None:
+    """Raises unless a file names only what a detector's checkpoint needs.
+
+    Raises:
+        WeightsError: Another name (it is given).
+    """
+    known = CALLED | REVIVED
+    refused = {name for name in archive.names if name not in known and not _LAYERS.fullmatch(name)}
+    refused |= archive.called - CALLED
+    if not refused:  # once more as torch's reader sees the file: two readers may take a crafted zip differently
+        try:
+            left = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        except Exception as error:  # an opcode that torch does not write: its reader has fewer than Python's
+            raise unreadable(path, error) from error
+        refused = {name for name in left if name not in known and not _LAYERS.fullmatch(name)}
+    if refused:
+        raise WeightsError(
+            f"'{path}' wants to run or build '{min(refused)[:80]}', which no detector checkpoint does. Nothing of it "
+            "was executed. Use a checkpoint of qreg-yolo or of an Ultralytics detector, from a source you trust."
+        )
+
+
+def check_file(path: Path) -> None:
+    """Raises unless a file could be loaded without executing anything, as `check_archive`.
+
+    Raises:
+        WeightsError: As there, or no file of torch.save.
+    """
+    try:
+        with TorchArchive(path) as archive:
+            check_archive(archive, path)
+    except PickleError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> WeightsError:
+    """Returns the error about a file that is no checkpoint at all."""
+    reason = str(error).splitlines()[0] if str(error) else "no details"
+    return WeightsError(
+        f"'{path}' ({path.stat().st_size} bytes) cannot be read as a checkpoint: it is damaged, cut short or of "
+        f"another program ({type(error).__name__}: {reason})."
+    )
+
+
+_register()
