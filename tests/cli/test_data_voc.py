@@ -128,6 +128,8 @@ def test_the_process_stays_off_the_network_without_download(
 ) -> None:
     asked: list[bool] = []
     original = offline.prepare_host
-    monkeypatch.setattr(command, "prepare_host", lambda *, online: (asked.append(online), original(online=online)))
+    monkeypatch.setattr(
+        command, "prepare_host", lambda *, online, **more: (asked.append(online), original(online=online, **more))
+    )
     assert convert(kit, tmp_path / "VOC", *options).code == 0
     assert asked == [bool(options)]
