@@ -48,6 +48,13 @@ class QuantYOLO(YOLO):
         self.overrides |= {"model": weights, "task": self.task}
         self.ckpt_path, self.model_name = self.model.pt_path, weights
 
+    def train(self, trainer: Any = None, **kwargs: Any) -> Any:
+        """Trains as the host does; a file in ``pretrained`` may be classic YOLOv5's or a ``.safetensors`` too."""
+        start = kwargs.get("pretrained")
+        if isinstance(start, (str, Path)) and Path(start).is_file() and not kwargs.get("resume"):
+            self.ckpt = {}  # with a checkpoint, the host unpickles the file itself; without, our trainer reads it
+        return super().train(trainer, **kwargs)
+
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
         """Validates; batch and ``nms`` default to those of validation in training, so that the numbers agree.
 

@@ -390,6 +390,31 @@ def test_training_from_python_starts_from_a_classic_file(
     assert torch.equal(seen[0], saved["model.1.conv.weight"].float())
 
 
+def test_a_loaded_model_takes_other_weights(
+    classic: tuple[Path, dict[str, torch.Tensor]], trained: Trained, tiny_data: Path, tmp_path: Path
+) -> None:
+    """The host would unpickle the file itself there."""
+
+    class Stop(Exception):
+        pass
+
+    seen: list[torch.nn.Module] = []
+
+    def stop(trainer: Any) -> None:
+        seen.append(trainer.model)
+        raise Stop
+
+    model = QuantYOLO(str(trained.best))
+    model.add_callback("on_train_start", stop)
+    with pytest.raises(Stop):
+        model.train(
+            data=str(tiny_data), qreg={"bits": 4}, pretrained=str(classic[0]), epochs=1, project=str(tmp_path),
+            name="run", **SETTINGS,
+        )  # fmt: skip
+    assert torch.equal(seen[0].model[1].conv.weight, classic[1]["model.1.conv.weight"].float())
+    assert len(quantized_layers(seen[0])) == 75
+
+
 # ------------------------------------------------------------------------------------------------ other quantization
 
 
