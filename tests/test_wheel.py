@@ -95,7 +95,7 @@ def test_an_installed_wheel_trains_from_an_empty_folder(wheel: Path, tmp_path: P
     result = run(sys.executable, "-m", "qreg_yolo", "train", *options, *tiny)
     folder = empty / "runs" / "yolov5n-lsq-w4a4-s0"
     assert f"Results: {folder}" in result.stdout
-    assert {path.name for path in (folder / "weights").iterdir()} == {"best.pt", "last.pt"}
+    assert {path.name for path in (folder / "weights").iterdir()} == {"best.pt", "best.safetensors", "last.pt"}
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["commit"] == "v0.1.0", "a checkout's commit: not the installed package"
     assert sorted(path.name for path in empty.iterdir()) == ["data", "runs"]

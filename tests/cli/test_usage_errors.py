@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -154,5 +156,5 @@ def test_a_bug_is_shown_with_its_type_and_how_to_see_more(monkeypatch: pytest.Mo
     assert "KeyError: 'x'" in outcome.err
     assert "QREG_YOLO_DEBUG" in outcome.err
     monkeypatch.setenv("QREG_YOLO_DEBUG", "1")
-    with pytest.raises(KeyError):
+    with mock.patch.dict(os.environ), pytest.raises(KeyError):
         main(["inspect", "a.pt"])
