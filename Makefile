@@ -10,7 +10,7 @@ train: $(STAMP)
 	$(BIN)/qreg-yolo train --bits 4 --method lsq
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check
