@@ -140,19 +140,10 @@ class LSQInputQuantizer(Quantizer):
         """Takes the range with the lower mean squared error, and its step.
 
         Raises:
-            RuntimeError: No batch has been seen.
+            RuntimeError: No batch has been seen, or values that are not finite.
         """
-        if not self._trials:
-            raise RuntimeError(
-                f"No calibration batch reached {type(self).__name__} ({self.extra_repr()}). Exclude the layer, or "
-                "calibrate with a forward that uses it."
-            )
+        self.require_data(seen=bool(self._trials), finite=all(math.isfinite(t.step) for t in self._trials.values()))
         signed = min(self._trials, key=lambda s: self._trials[s].squared_error)
-        if not math.isfinite(self._trials[signed].step):
-            raise RuntimeError(
-                f"{type(self).__name__} ({self.extra_repr()}) saw values that are not finite. Check the weights and "
-                "the calibration batches."
-            )
         self._set_range(replace(self.spec, signed=signed))
         with torch.no_grad():
             self.step_size.fill_(max(self._trials[signed].step, MIN_STEP))
