@@ -19,6 +19,7 @@ from qreg_yolo.quant.functional import (
     lsq_fake_quantize,
     lsq_grad_scale,
     lsq_initial_step,
+    lsq_plus_initial_step,
 )
 from qreg_yolo.quant.spec import QuantizerSpec
 
@@ -27,7 +28,8 @@ from qreg_yolo.quant.spec import QuantizerSpec
 class LSQWeightQuantizer(Quantizer):
     """LSQ of a weight: ``round(clip(w / s, -Q_N, Q_P)) * s`` with a learned ``s``, one or one per output channel.
 
-    ``g = 1 / sqrt(N * Q_P)`` with N the number of weights that share a step.
+    ``g = 1 / sqrt(N * Q_P)`` with N the number of weights that share a step. LSQ+ (method `lsq+`) is the same with
+    another initial step.
     """
 
     def __init__(self, spec: QuantizerSpec, *, channels: int | None = None) -> None:
@@ -41,10 +43,14 @@ class LSQWeightQuantizer(Quantizer):
         return True
 
     def calibrate(self, x: Tensor) -> None:
-        """Sets ``s = 2 <|w|> / sqrt(Q_P)`` (section 2.1), one step or one per output channel."""
+        """Sets LSQ's or LSQ+'s initial step, one or one per output channel; the mean magnitude at one bit."""
         axes = None if self.channels is None else tuple(range(1, x.ndim))
+        if self.spec.method == "lsq+" and self.bits > 1:
+            step = lsq_plus_initial_step(x, self.bits, axes=axes)
+        else:
+            step = lsq_initial_step(x, self.quant_max, axes=axes, binary=self.bits == 1)
         with torch.no_grad():
-            self.step_size.copy_(lsq_initial_step(x, self.quant_max, axes=axes, binary=self.bits == 1))
+            self.step_size.copy_(step)
         self.mark_initialized()
 
     def forward(self, x: Tensor) -> Tensor:
