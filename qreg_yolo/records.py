@@ -46,7 +46,7 @@ class Record:
     model: str
     """Architecture, for example `yolov5n.yaml`."""
     method: str
-    """`fp32` | `lsq` | `pact` | `dorefa`."""
+    """`fp32` | `lsq` | `lsq+` | `pact` | `dorefa`."""
     weight_bits: int
     """1..8, or 32 for full precision."""
     act_bits: int

@@ -36,13 +36,13 @@ def train(
     ] = None,
     weight_bits: Annotated[int | None, typer.Option(help="Width of the weights alone.")] = None,
     act_bits: Annotated[int | None, typer.Option(help="Width of the activations alone.")] = None,
-    method: Annotated[str | None, typer.Option(help="lsq | pact | dorefa. [default: lsq]")] = None,
+    method: Annotated[str | None, typer.Option(help="lsq | lsq+ | pact | dorefa. [default: lsq]")] = None,
     weight_only: Annotated[bool | None, typer.Option("--weight-only", help="Full-precision activations.")] = None,
     per_channel: Annotated[
         bool | None, typer.Option("--per-channel", help="One weight step per output channel.")
     ] = None,
     edge_bits: Annotated[
-        str | None, typer.Option(help="First and last layers: 8 | 32 | same. [default: lsq 8, else 32]")
+        str | None, typer.Option(help="First and last layers: 8 | 32 | same. [default: lsq, lsq+ 8; else 32]")
     ] = None,
     signed: Annotated[str | None, typer.Option(help="LSQ inputs: auto | signed | unsigned. [default: auto]")] = None,
     activation: Annotated[str | None, typer.Option(help="silu | relu. [default: silu]")] = None,

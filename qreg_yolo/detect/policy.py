@@ -14,6 +14,9 @@ from qreg_yolo.quant.calibration import batch_statistics, quantizers_off
 from qreg_yolo.quant.convert import quantized_layers
 from qreg_yolo.quant.spec import FLOAT_BITS, QuantSpec
 
+_TWO_SIDED = ("lsq", "lsq+")
+"""Methods whose input quantizers take negative values."""
+
 
 def first_convolution(model: nn.Module) -> str:
     """Returns the full name of the convolution that takes the image: the first one registered."""
@@ -69,14 +72,14 @@ def float_layers(model: nn.Module) -> dict[str, str]:
 
 def clipping_warning(model: nn.Module, spec: QuantSpec, activation: str) -> str | None:
     """Returns what is lost when one-sided activation quantizers meet negative inputs, or None where nothing is."""
-    if spec.method == "lsq" or spec.act_bits == FLOAT_BITS:
+    if spec.method in _TWO_SIDED or spec.act_bits == FLOAT_BITS:
         return None
     clip = "[0, alpha]" if spec.method == "pact" else "[0, 1]"
     if activation == "silu":
         return (
             f"method '{spec.method}' clips activations to {clip}, but this network's SiLU also gives values down to "
             "-0.28, which all become 0. Use --activation relu (what the paper of the method has), --weight-only, or "
-            "--method lsq."
+            "--method lsq or lsq+."
         )
     names = clipped_layers(model)
     if not names:
@@ -114,4 +117,4 @@ def clipped_layers(model: nn.Module) -> list[str]:
 
 
 def _is_one_sided(quantizer: Quantizer | None) -> bool:
-    return quantizer is not None and quantizer.spec.method != "lsq"
+    return quantizer is not None and quantizer.spec.method not in _TWO_SIDED

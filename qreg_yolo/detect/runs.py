@@ -194,14 +194,15 @@ def summary(model_yaml: dict[str, Any]) -> str:
             for side, q in (("weights", plan.weight), ("activations", plan.input))
         ]
         kinds[" ".join(sides)] = kinds.get(" ".join(sides), 0) + 1
-    signs = [plan.input.signed for plan in section.layers.values() if plan.input]
+    inputs = [plan.input for plan in section.layers.values() if plan.input]
+    signs = [("with an offset" if q.method == "lsq+" else "signed" if q.signed else "unsigned") for q in inputs]
     lines = [
         f"Quantized: {len(section.layers)} convolutions ("
         + ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
         + ")"
     ]
     if signs:
-        lines.append(f"Inputs: {signs.count(True)} signed, {signs.count(False)} unsigned")
+        lines.append("Inputs: " + ", ".join(f"{signs.count(sign)} {sign}" for sign in sorted(set(signs))))
     lines += [f"Full precision: {name} ({reason})" for name, reason in section.skipped.items()]
     return "\n".join(lines)
 

@@ -100,6 +100,23 @@ class Quantizer(nn.Module, ABC):
                 "qreg_yolo.quant.calibrate(model, batches) before the first forward, or load a trained state_dict."
             )
 
+    def require_data(self, *, seen: bool, finite: bool) -> None:
+        """Raises unless calibration has seen batches, and finite values only.
+
+        Raises:
+            RuntimeError: It has not.
+        """
+        if not seen:
+            raise RuntimeError(
+                f"No calibration batch reached {type(self).__name__} ({self.extra_repr()}). Exclude the layer, or "
+                "calibrate with a forward that uses it."
+            )
+        if not finite:
+            raise RuntimeError(
+                f"{type(self).__name__} ({self.extra_repr()}) saw values that are not finite. Check the weights and "
+                "the calibration batches."
+            )
+
     def mark_initialized(self) -> None:
         """Sets the flag, buffer and mirror."""
         self.initialized.fill_(True)

@@ -10,12 +10,18 @@ from torch.nn import functional as F
 from qreg_yolo.quant.base import Quantizer
 from qreg_yolo.quant.dorefa import DoReFaInputQuantizer, DoReFaWeightQuantizer
 from qreg_yolo.quant.lsq import LSQInputQuantizer, LSQWeightQuantizer
+from qreg_yolo.quant.lsq_plus import LSQPlusInputQuantizer
 from qreg_yolo.quant.pact import PACTInputQuantizer
 from qreg_yolo.quant.spec import LayerPlan, QuantizerSpec
 
-WEIGHT_QUANTIZERS: dict[str, type[Quantizer]] = {"lsq": LSQWeightQuantizer, "dorefa": DoReFaWeightQuantizer}
+WEIGHT_QUANTIZERS: dict[str, type[Quantizer]] = {
+    "lsq": LSQWeightQuantizer,
+    "lsq+": LSQWeightQuantizer,
+    "dorefa": DoReFaWeightQuantizer,
+}
 INPUT_QUANTIZERS: dict[str, type[Quantizer]] = {
     "lsq": LSQInputQuantizer,
+    "lsq+": LSQPlusInputQuantizer,
     "pact": PACTInputQuantizer,
     "dorefa": DoReFaInputQuantizer,
 }

@@ -19,6 +19,7 @@ from qreg_yolo.quant.functional import (
     lsq_fake_quantize,
     lsq_grad_scale,
     lsq_initial_step,
+    lsq_plus_initial_step,
 )
 from qreg_yolo.quant.spec import QuantizerSpec
 
@@ -27,7 +28,8 @@ from qreg_yolo.quant.spec import QuantizerSpec
 class LSQWeightQuantizer(Quantizer):
     """LSQ of a weight: ``round(clip(w / s, -Q_N, Q_P)) * s`` with a learned ``s``, one or one per output channel.
 
-    ``g = 1 / sqrt(N * Q_P)`` with N the number of weights that share a step.
+    ``g = 1 / sqrt(N * Q_P)`` with N the number of weights that share a step. LSQ+ (method `lsq+`) is the same with
+    another initial step.
     """
 
     def __init__(self, spec: QuantizerSpec, *, channels: int | None = None) -> None:
@@ -41,10 +43,14 @@ class LSQWeightQuantizer(Quantizer):
         return True
 
     def calibrate(self, x: Tensor) -> None:
-        """Sets ``s = 2 <|w|> / sqrt(Q_P)`` (section 2.1), one step or one per output channel."""
+        """Sets LSQ's or LSQ+'s initial step, one or one per output channel; the mean magnitude at one bit."""
         axes = None if self.channels is None else tuple(range(1, x.ndim))
+        if self.spec.method == "lsq+" and self.bits > 1:
+            step = lsq_plus_initial_step(x, self.bits, axes=axes)
+        else:
+            step = lsq_initial_step(x, self.quant_max, axes=axes, binary=self.bits == 1)
         with torch.no_grad():
-            self.step_size.copy_(lsq_initial_step(x, self.quant_max, axes=axes, binary=self.bits == 1))
+            self.step_size.copy_(step)
         self.mark_initialized()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -140,19 +146,10 @@ class LSQInputQuantizer(Quantizer):
         """Takes the range with the lower mean squared error, and its step.
 
         Raises:
-            RuntimeError: No batch has been seen.
+            RuntimeError: No batch has been seen, or values that are not finite.
         """
-        if not self._trials:
-            raise RuntimeError(
-                f"No calibration batch reached {type(self).__name__} ({self.extra_repr()}). Exclude the layer, or "
-                "calibrate with a forward that uses it."
-            )
+        self.require_data(seen=bool(self._trials), finite=all(math.isfinite(t.step) for t in self._trials.values()))
         signed = min(self._trials, key=lambda s: self._trials[s].squared_error)
-        if not math.isfinite(self._trials[signed].step):
-            raise RuntimeError(
-                f"{type(self).__name__} ({self.extra_repr()}) saw values that are not finite. Check the weights and "
-                "the calibration batches."
-            )
         self._set_range(replace(self.spec, signed=signed))
         with torch.no_grad():
             self.step_size.fill_(max(self._trials[signed].step, MIN_STEP))

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from qreg_yolo.quant.base import Quantizer
 from qreg_yolo.quant.functional import MIN_STEP
-from qreg_yolo.quant.pact import PACTInputQuantizer
 
 STEP_GROUP = "quant_step"
 CLIP_GROUP = "quant_clip"
+OFFSET_GROUP = "quant_offset"
 
 
 def quantizer_parameter_groups(
@@ -21,8 +21,8 @@ def quantizer_parameter_groups(
 ) -> list[dict[str, Any]]:
     """Returns optimizer groups of the quantizers' parameters; every one is in exactly one group.
 
-    LSQ's step sizes are not decayed. PACT's clipping values are, by L2 (arXiv 1805.06085, section 3): it is what
-    shrinks them from their large start. Groups without parameters are left out.
+    LSQ's step sizes and LSQ+'s offsets are not decayed. PACT's clipping values are, by L2 (arXiv 1805.06085,
+    section 3): it is what shrinks them from their large start. Groups without parameters are left out.
 
     Args:
         model: A model with quantizers.
@@ -30,21 +30,20 @@ def quantizer_parameter_groups(
         clip_decay: The decay of the clipping values; None: ``weight_decay``.
         **common: Further keys of every group, such as ``lr`` and ``momentum``.
     """
-    steps: list[nn.Parameter] = []
-    clips: list[nn.Parameter] = []
+    decays = {
+        "step_size": (STEP_GROUP, 0.0),
+        "clip_value": (CLIP_GROUP, weight_decay if clip_decay is None else clip_decay),
+        "offset": (OFFSET_GROUP, 0.0),
+    }
+    params: dict[str, list[nn.Parameter]] = {name: [] for name in decays}
     for quantizer in _quantizers(model):
-        group = clips if isinstance(quantizer, PACTInputQuantizer) else steps
-        group.extend(quantizer.parameters(recurse=False))
-    groups = [
-        {"params": steps, **common, "weight_decay": 0.0, "param_group": STEP_GROUP},
-        {
-            "params": clips,
-            **common,
-            "weight_decay": weight_decay if clip_decay is None else clip_decay,
-            "param_group": CLIP_GROUP,
-        },
+        for name, parameter in quantizer.named_parameters(recurse=False):
+            params[name].append(parameter)
+    return [
+        {"params": params[name], **common, "weight_decay": decay, "param_group": group}
+        for name, (group, decay) in decays.items()
+        if params[name]
     ]
-    return [group for group in groups if group["params"]]
 
 
 def split_quantizer_parameters(model: nn.Module, params: Iterable[nn.Parameter]) -> list[nn.Parameter]:
@@ -54,14 +53,16 @@ def split_quantizer_parameters(model: nn.Module, params: Iterable[nn.Parameter])
 
 
 class StepSizeRule:
-    """Hooks on an optimizer's step, for step sizes and clipping values.
+    """Hooks on an optimizer's step, for step sizes, clipping values and offsets.
 
-    They stay at `MIN_STEP` or more. The forward already uses ``max(|s|, MIN_STEP)``; this keeps what is stored
-    positive too, so that averaging it and reading it from a checkpoint need no rule.
+    Step sizes and clipping values stay at `MIN_STEP` or more. The forward already uses ``max(|s|, MIN_STEP)``; this
+    keeps what is stored positive too, so that averaging it and reading it from a checkpoint need no rule. Offsets may
+    have any sign.
 
     Under an adaptive optimizer (Adam's kind) the learning rate is relative: an update ``d`` becomes ``d * s``. Such an
     optimizer divides LSQ's gradient scale out and moves every parameter by about the learning rate, which is several
     times the step of an 8-bit weight; relative to the step it is a change of that many percent, whatever the width.
+    An offset moves by ``d * s`` too, with ``s`` the step of the same quantizer: a shift by that share of a level.
 
     Args:
         model: A model with quantizers.
@@ -69,9 +70,14 @@ class StepSizeRule:
     """
 
     def __init__(self, model: nn.Module, *, relative: str | bool = "auto") -> None:
-        self._params: list[Tensor] = [p for q in _quantizers(model) for p in q.parameters(recurse=False)]
+        own = [dict(q.named_parameters(recurse=False)) for q in _quantizers(model)]
+        self._scales: list[Tensor] = [p for params in own for name, p in params.items() if name != "offset"]
+        shifted = [params for params in own if "offset" in params]
+        self._params: list[Tensor] = [*self._scales, *(params["offset"] for params in shifted)]
+        self._units: list[Tensor] = [*self._scales, *(params["step_size"] for params in shifted)]
         self._relative = relative
         self._before: list[Tensor] = []
+        self._units_before: list[Tensor] = []
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Runs around every ``optimizer.step()`` from now on."""
@@ -83,15 +89,16 @@ class StepSizeRule:
 
     def _remember(self, *_: Any) -> None:
         self._before = [p.detach().clone() for p in self._params]
+        self._units_before = [p.detach().clone() for p in self._units]
 
     def _finish(self, *_: Any) -> None:
         with torch.no_grad():
             if self._before:
                 torch._foreach_sub_(self._params, self._before)
-                torch._foreach_mul_(self._params, self._before)
+                torch._foreach_mul_(self._params, self._units_before)
                 torch._foreach_add_(self._params, self._before)
-            torch._foreach_abs_(self._params)
-            torch._foreach_clamp_min_(self._params, MIN_STEP)
+            torch._foreach_abs_(self._scales)
+            torch._foreach_clamp_min_(self._scales, MIN_STEP)
 
 
 def is_adaptive(optimizer: torch.optim.Optimizer) -> bool:

@@ -29,7 +29,7 @@ class LayerReport:
     macs: int | None
     """Multiply-accumulates per image; None: not measured."""
     weight_method: str | None
-    """`lsq` | `dorefa`; None: full precision."""
+    """`lsq` | `lsq+` | `dorefa`; None: full precision."""
     weight_bits: int
     """1..8, or 32."""
     weight_step: float | None
@@ -41,13 +41,15 @@ class LayerReport:
     weight_sqnr_db: float | None
     """Signal to quantization noise, dB; for `dorefa`, which rescales, after the best scalar scale."""
     input_method: str | None
-    """`lsq` | `pact` | `dorefa`; None: full precision."""
+    """`lsq` | `lsq+` | `pact` | `dorefa`; None: full precision."""
     input_bits: int
     """1..8, or 32."""
     input_signed: bool | None
     """Whether the input's grid has negative codes."""
     input_step: float | None
     """Distance of neighbouring levels, in the input's unit."""
+    input_offset: float | None
+    """Value of code 0, where it is learned (`lsq+`), in the input's unit."""
 
     @property
     def bit_operations(self) -> int | None:
@@ -111,6 +113,7 @@ def _report(name: str, layer: nn.Module, macs: int | None) -> LayerReport:
         input_bits=act.bits if act else FLOAT_BITS,
         input_signed=act.spec.signed if act else None,
         input_step=_mean_step(act) if act else None,
+        input_offset=_offset(act) if act else None,
     )
 
 
@@ -125,13 +128,18 @@ def _mean_step(quantizer: Quantizer) -> float | None:
     return None
 
 
+def _offset(quantizer: Quantizer) -> float | None:
+    parameters = dict(quantizer.named_parameters(recurse=False))
+    return float(parameters["offset"].detach()) if "offset" in parameters else None
+
+
 def _sqnr_db(quantizer: Quantizer, weight: Tensor) -> float:
-    """Returns ``10 log10(sum w^2 / sum (w - a w_q)^2)``; a = 1 for LSQ, the least-squares scale otherwise."""
+    """Returns ``10 log10(sum w^2 / sum (w - a w_q)^2)``; a = 1 for LSQ(+), the least-squares scale otherwise."""
     with torch.no_grad():
         quantized = quantizer(weight).double()
     weight = weight.double()
     scale = 1.0
-    if quantizer.spec.method != "lsq":
+    if quantizer.spec.method not in ("lsq", "lsq+"):
         scale = float((weight * quantized).sum() / quantized.square().sum().clamp_min(1e-300))
     noise = float((weight - scale * quantized).square().sum())
     signal = float(weight.square().sum())

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from qreg_yolo.suggest import did_you_mean
 
-Method = Literal["lsq", "pact", "dorefa"]
-METHODS: tuple[str, ...] = ("lsq", "pact", "dorefa")
+Method = Literal["lsq", "lsq+", "pact", "dorefa"]
+METHODS: tuple[str, ...] = ("lsq", "lsq+", "pact", "dorefa")
 SIGNED_CHOICES: tuple[str, ...] = ("auto", "signed", "unsigned")
 GRAD_SCALE_CHOICES: tuple[str, ...] = ("sample", "batch")
 AUTO_CHOICES: tuple[str | bool, ...] = ("auto", True, False)
@@ -26,7 +26,7 @@ FLOAT_BITS = 32
 """The width that means: no quantizer."""
 WIDTHS: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)
 
-_WEIGHT_METHOD: dict[str, Method] = {"lsq": "lsq", "pact": "dorefa", "dorefa": "dorefa"}
+_WEIGHT_METHOD: dict[str, Method] = {"lsq": "lsq", "lsq+": "lsq+", "pact": "dorefa", "dorefa": "dorefa"}
 """PACT (arXiv 1805.06085) quantizes activations only; its weights are DoReFa's."""
 _OVERRIDE_KEYS = ("bits", "weight_bits", "act_bits", "method", "per_channel", "signed", "rescale")
 
@@ -36,7 +36,7 @@ class QuantizerSpec:
     """One quantizer of one tensor."""
 
     method: Method
-    """`lsq` (weights or inputs), `dorefa` (weights or inputs) or `pact` (inputs)."""
+    """`lsq`, `lsq+` or `dorefa` (weights or inputs), or `pact` (inputs)."""
     bits: int
     """Width, 1 to 8."""
     signed: bool | None
@@ -44,7 +44,7 @@ class QuantizerSpec:
     per_channel: bool = False
     """One step per output channel (weights only) instead of one per tensor."""
     grad_scale: str = "sample"
-    """`lsq` inputs: whether N in 1/sqrt(N Q_P) counts one sample's features or the whole batch's."""
+    """`lsq` and `lsq+` inputs: whether N in 1/sqrt(N Q_P) counts one sample's features or the whole batch's."""
     max_grad: bool = False
     """`dorefa` weights: let the gradient flow through max|tanh(w)|, as the authors' code does."""
     rescale: bool | None = None
@@ -93,19 +93,19 @@ class QuantSpec:
     """
 
     method: str = "lsq"
-    """`lsq` | `pact` (PACT inputs + DoReFa weights) | `dorefa`."""
+    """`lsq` | `lsq+` | `pact` (PACT inputs + DoReFa weights) | `dorefa`."""
     weight_bits: int = 4
     """1..8, or 32 for full precision."""
     act_bits: int = 4
     """1..8, or 32 for full precision."""
     edge_bits: int | str | None = None
-    """First and last layers: 8, 32, "same", or None: 8 for `lsq`, 32 for `pact` and `dorefa`."""
+    """First and last layers: 8, 32, "same", or None: 8 for `lsq` and `lsq+`, 32 for `pact` and `dorefa`."""
     per_channel: bool = False
     """Weights: one step per output channel."""
     signed: str = "auto"
     """LSQ inputs: `auto` (lower calibration error, per layer), `signed` or `unsigned`."""
     grad_scale: str = "sample"
-    """LSQ inputs: N of the gradient scale per `sample` or per `batch`."""
+    """LSQ and LSQ+ inputs: N of the gradient scale per `sample` or per `batch`."""
     max_grad: bool = False
     """DoReFa weights: gradient through max|tanh(w)|."""
     rescale: str | bool = "auto"
@@ -115,7 +115,7 @@ class QuantSpec:
     clip_decay: float | None = None
     """PACT: L2 decay of the clipping value; None: the optimizer's weight decay."""
     relative_steps: str | bool = "auto"
-    """Learning rate of step sizes and clipping values relative to their size; `auto`: under Adam's kind."""
+    """Steps and clipping values learn relative to their size, offsets to the step; `auto`: under Adam's kind."""
     include: tuple[str, ...] = ()
     """Layer patterns (fnmatch on the full name); empty: all."""
     exclude: tuple[str, ...] = ()
@@ -146,10 +146,12 @@ class QuantSpec:
         _check_number("clip_init", self.clip_init, "a positive number", False)
         if self.clip_decay is not None:
             _check_number("clip_decay", self.clip_decay, "0 or more", self.clip_decay == 0)
-        if self.signed == "signed" and self.act_bits != FLOAT_BITS and self.method != "lsq":
+        refused = {"lsq": (), "lsq+": ("signed", "unsigned")}.get(self.method, ("signed",))
+        if self.signed in refused and self.act_bits != FLOAT_BITS:
+            why = "a learned offset places its grid" if self.method == "lsq+" else "its activations are clipped at 0"
             raise ValueError(
-                f"signed='signed' does not go with method='{self.method}': its activations are clipped at 0 by "
-                "definition. Use method='lsq', weight_only, or leave signed at 'auto'."
+                f"signed='{self.signed}' does not go with method='{self.method}': {why} by definition. "
+                "Use method='lsq', weight_only, or leave signed at 'auto'."
             )
         for pattern, override in self.overrides.items():
             self._overridden(pattern, override)  # validates the override by building what it asks for
@@ -190,9 +192,7 @@ class QuantSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns a YAML-safe dictionary that `from_options` reads back."""
-        data = asdict(self)
-        data["include"], data["exclude"] = list(self.include), list(self.exclude)
-        return data
+        return {**asdict(self), "include": list(self.include), "exclude": list(self.exclude)}
 
     @property
     def is_float(self) -> bool:
@@ -203,12 +203,12 @@ class QuantSpec:
 
     @property
     def label(self) -> str:
-        """A short name such as `lsq-w4a4`, or `fp32`."""
-        return "fp32" if self.is_float else f"{self.method}-w{self.weight_bits}a{self.act_bits}"
+        """A short name for files such as `lsq-w4a4` (`lsqplus-w4a4`), or `fp32`."""
+        return "fp32" if self.is_float else f"{self.method.replace('+', 'plus')}-w{self.weight_bits}a{self.act_bits}"
 
     def edge(self) -> QuantSpec:
         """Returns the spec of the first and last layers (a side in full precision stays so)."""
-        bits = self.edge_bits if self.edge_bits is not None else (8 if self.method == "lsq" else FLOAT_BITS)
+        bits = self.edge_bits if self.edge_bits is not None else (8 if self.method in ("lsq", "lsq+") else FLOAT_BITS)
         if bits == "same":
             return self
         assert isinstance(bits, int)
@@ -286,7 +286,8 @@ def _patterns(name: str, value: object) -> tuple[str, ...]:
 
 def _check_choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
     if not any(value == c and type(value) is type(c) for c in choices):
-        hint = did_you_mean(value, [c for c in choices if isinstance(c, str)]) if isinstance(value, str) else ""
+        said = str(value).replace("plus", "+")  # folders are called lsqplus-...
+        hint = did_you_mean(said, [c for c in choices if isinstance(c, str)])
         shown = ", ".join(str(c).lower() for c in choices if c is not None)
         raise ValueError(f"{name}={value!r} is not one of: {shown}.{hint}")
 

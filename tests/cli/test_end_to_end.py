@@ -141,6 +141,7 @@ def test_inspect_as_json(trained: Run) -> None:
         (["--bits", "32"], "fp32", "nothing"),
         (["--method", "dorefa", "--weight-only"], "dorefa-w4a32", "68 x W4 dorefa A32"),
         (["--weight-bits", "2", "--act-bits", "8", "--per-channel"], "lsq-w2a8", "68 x W2 lsq A8 lsq"),
+        (["--method", "lsq+"], "lsqplus-w4a4", "68 x W4 lsq+ A4 lsq+"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -149,7 +150,10 @@ def test_other_widths(options: list[str], label: str, section: str, hyp: Path, d
     assert f"{section}" in next(line for line in run.printed.log.splitlines() if line.startswith("Quantized: "))
     assert "WARNING" not in run.printed.log
     assert json.loads(qreg_yolo("inspect", run.best, "--json").out)["label"] == label
-    assert set(records.read(run.folder / "records.csv")["method"]) == {label.partition("-")[0]}
+    method = label.partition("-")[0].replace("plus", "+")
+    assert set(records.read(run.folder / "records.csv")["method"]) == {method}
+    assert ("Inputs: 75 with an offset" in run.printed.log) is (method == "lsq+")
+    assert ("offset" in qreg_yolo("inspect", run.best).out.splitlines()[0]) is (method == "lsq+")
 
 
 def test_pact_warns_on_silu_and_not_on_relu(hyp: Path, data: Path, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from .conftest import assert_refused, qreg_yolo
 
 TRAIN = [
     (["--method", "lqs"], ["method='lqs'", "Did you mean 'lsq'"]),
+    (["--method", "lsqplus"], ["method='lsqplus'", "Did you mean 'lsq+'"]),
+    (["--method", "lsq+", "--signed", "signed"], ["signed='signed'", "method='lsq+'", "leave signed at 'auto'"]),
     (["--bits", "0"], ["bits=0", "1 to 8, or 32"]),
     (["--bits", "9"], ["bits=9", "1 to 8, or 32"]),
     (["--bits", "3.5"], ["--bits"]),

@@ -19,6 +19,7 @@ from .test_model import build
 GOLDEN = {
     "lsq-w4a4": [61.171482, 60.608475, 60.650482, 59.724319],
     "lsq-w2a2": [61.281578, 61.726151, 61.464325, 61.767368],
+    "lsqplus-w2a2": [61.14444, 61.089645, 61.116985, 60.629623],
     "pact-w4a4": [61.389832, 61.81567, 61.189468, 61.468979],
     "dorefa-w4": [60.543541, 58.232384, 50.389618, 29.653164],
 }
@@ -64,6 +65,7 @@ def trace(**request: Any) -> list[float]:
     [
         ("lsq-w4a4", {"bits": 4}),
         ("lsq-w2a2", {"bits": 2}),
+        ("lsqplus-w2a2", {"bits": 2, "method": "lsq+"}),
         ("pact-w4a4", {"bits": 4, "method": "pact", "activation": "relu"}),
         ("dorefa-w4", {"bits": 4, "method": "dorefa", "weight_only": True}),
     ],

@@ -108,6 +108,24 @@ def test_state_dict_keys_are_the_float_models_and_the_quantizers() -> None:
     assert len(extra) == 75 * 2 + 75 * 3  # step_size, initialized; inputs also is_signed
 
 
+def test_lsq_plus_has_offsets_and_rebuilds() -> None:
+    model = calibrated(bits=2, method="lsq+")
+    section = Section.read(model.yaml)
+    assert section is not None
+    assert section.layers is not None
+    assert {(p.weight.method, p.input.method) for p in section.layers.values() if p.weight and p.input} == {
+        ("lsq+", "lsq+")
+    }
+    assert {p.input.bits for n, p in section.layers.items() if n in EDGES and p.input} == {8}
+    offsets = [value for key, value in model.state_dict().items() if key.endswith("input_fake_quant.offset")]
+    assert len(offsets) == 75
+    assert sum(float(offset) < 0 for offset in offsets) > 60  # SiLU's minimum, or nearly
+    again = QuantDetectionModel(deepcopy(model.yaml), nc=4, verbose=False)
+    again.load(model, verbose=False)
+    assert not uninitialized_quantizers(again)
+    assert torch.equal(again.eval()(images())[0], model(images())[0])
+
+
 def test_the_twin_is_the_host_model_bit_for_bit() -> None:
     torch.manual_seed(3)
     twin = build(bits=32).eval()
@@ -220,6 +238,7 @@ def test_relu_is_built_and_does_not_leak() -> None:
         ({"method": "dorefa"}, True),
         ({"method": "dorefa", "weight_only": True}, False),
         ({"method": "lsq"}, False),
+        ({"method": "lsq+"}, False),
     ],
 )
 def test_clipping_warning(request_: dict[str, Any], warned: bool) -> None:

@@ -53,6 +53,18 @@ def test_steps_have_a_group_of_their_own_without_decay(name: str, per_channel: b
     assert all(p.ndim < 2 for g in optimizer.param_groups if g.get("param_group") == "quant_step" for p in g["params"])
 
 
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_offsets_have_a_group_of_their_own_without_decay(name: str) -> None:
+    model = calibrated(bits=4, method="lsq+")
+    groups = Stub().build_optimizer(model, name, 0.02, 0.9, 5e-4, 1e5).param_groups
+    names = [group.get("param_group") for group in groups]
+    assert names[-2:] == ["quant_step", "quant_offset"]
+    assert [len(group["params"]) for group in groups[-2:]] == [150, 75]
+    assert groups[-1]["weight_decay"] == 0.0
+    seen = [id(p) for group in groups for p in group["params"]]
+    assert len(seen) == len(set(seen)) == len(list(model.parameters()))
+
+
 def test_pact_clips_are_decayed() -> None:
     model = calibrated(bits=4, method="pact", activation="relu")
     groups = Stub().build_optimizer(model, "SGD", 0.01, 0.9, 5e-4, 1e5).param_groups
@@ -155,13 +167,14 @@ def test_the_twin_sees_the_same_data_and_starts_from_the_same_weights(tiny_data:
         {"bits": 2, "method": "pact", "activation": "relu"},
         {"bits": 4, "method": "dorefa", "weight_only": True},
         {"bits": 1, "per_channel": True},
+        {"bits": 2, "method": "lsq+"},
     ],
 )
 def test_other_methods_train_save_and_reload(request_: dict[str, Any], tiny_data: Path, tmp_path: Path) -> None:
     run = train_tiny(tiny_data, tmp_path, request_, epochs=1)
     model = QuantYOLO(str(run.best)).model
     assert isinstance(model, QuantDetectionModel)
-    edges = 7 if request_.get("method") else 0
+    edges = 7 if request_.get("method") in ("pact", "dorefa") else 0
     assert len(quantized_layers(model)) == 75 - edges
     inputs = 0 if request_.get("weight_only") else 75 - edges
     assert run.counter.per_pass("final_eval") == (75 - edges, inputs)

@@ -76,3 +76,30 @@ def dorefa_weight_grad(w: list[float], grad: list[float], through_max: bool) -> 
         total = math.fsum(g * v for g, v in zip(grad, t, strict=True))
         result[k] -= total / largest**2 * math.copysign(1.0, t[k]) * (1 - t[k] ** 2)
     return result
+
+
+def lsq_plus(x: Tensor, step: float, offset: float, high: int, grad: Tensor) -> dict[str, Tensor]:
+    """Returns value, codes, dx, ds and db (without g) of LSQ+ on the codes 0 to ``high``: clip first, round after."""
+    codes, dx, ds, db = [], [], [], []
+    for value, g in zip(x.double().flatten().tolist(), grad.double().flatten().tolist(), strict=True):
+        ratio = (value - offset) / step
+        inside = 0 <= ratio <= high
+        code = round(ratio) if inside else (0 if ratio < 0 else high)
+        codes.append(code)
+        dx.append(g if inside else 0.0)
+        ds.append((code - ratio if inside else code) * g)
+        db.append(0.0 if inside else g)
+    return {
+        "codes": torch.tensor(codes).reshape(x.shape),
+        "value": torch.tensor([c * step + offset for c in codes], dtype=torch.float64).reshape(x.shape),
+        "dx": torch.tensor(dx, dtype=torch.float64).reshape(x.shape),
+        "ds": torch.tensor(math.fsum(ds), dtype=torch.float64),
+        "db": torch.tensor(math.fsum(db), dtype=torch.float64),
+    }
+
+
+def lsq_plus_error(x: Tensor, step: float, offset: float, high: int) -> float:
+    """Returns the mean squared error of LSQ+ on the codes 0 to ``high``."""
+    values = x.double().flatten().tolist()
+    codes = [min(max(round((v - offset) / step), 0), high) for v in values]
+    return math.fsum((c * step + offset - v) ** 2 for c, v in zip(codes, values, strict=True)) / len(values)

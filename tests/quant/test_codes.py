@@ -14,6 +14,7 @@ from qreg_yolo.quant.functional import (
     grid_bounds,
     lsq_codes,
     lsq_fake_quantize,
+    lsq_plus_fake_quantize,
     pact_codes,
     pact_fake_quantize,
 )
@@ -62,6 +63,9 @@ def test_lsq_is_scale_equivariant(values, step, bits, signed, exponent):
 QUANTIZERS = {
     "lsq signed": lambda v, bits: lsq(v, 0.37, bits, True),
     "lsq unsigned": lambda v, bits: lsq(v, 0.37, bits, False),
+    "lsq+": lambda v, bits: lsq_plus_fake_quantize(
+        v, torch.tensor(0.37), torch.tensor(-0.8), quant_min=0, quant_max=2**bits - 1
+    ),
     "pact": lambda v, bits: pact_fake_quantize(v, torch.tensor(2.7), bits=bits),
     "dorefa activation": lambda v, bits: dorefa_quantize_activation(v, bits=bits),
     "dorefa weight": lambda v, bits: dorefa_quantize_weight(v, bits=bits),
@@ -120,7 +124,7 @@ def test_weight_quantizers_to_int(method, bits, per_channel):
     assert not codes.requires_grad
     assert low <= codes.min() <= codes.max() <= high
     assert codes.unique().numel() <= 2**bits
-    if method == "lsq":
+    if method in ("lsq", "lsq+"):
         values = codes * (quantizer.step_size.view(3, 1, 1, 1) if per_channel else quantizer.step_size)
     else:
         values = 2 * codes / (2**bits - 1) - 1
@@ -134,16 +138,18 @@ def test_weight_quantizers_to_int(method, bits, per_channel):
 def test_input_quantizers_to_int(method, bits):
     x = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     quantizer = INPUT_QUANTIZERS[method](QuantizerSpec(method=method, bits=bits, signed=False), channels=None)
-    if method == "lsq":
+    if quantizer.learns_range:
         quantizer.calibrate(x)
         quantizer.finish_calibration()
     codes = quantizer.to_int(x)
     levels = 2**bits - 1
     unit = {
         "lsq": lambda: quantizer.step_size,
+        "lsq+": lambda: quantizer.step_size,
         "pact": lambda: quantizer.clip_value / levels,
         "dorefa": lambda: torch.tensor(1.0 / levels),
     }[method]()
     assert codes.dtype == torch.int32
     assert quantizer.grid() == (0, levels)
-    torch.testing.assert_close(quantizer(x), codes * unit)
+    shift = quantizer.offset if method == "lsq+" else 0.0
+    torch.testing.assert_close(quantizer(x), codes * unit + shift)

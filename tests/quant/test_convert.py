@@ -23,7 +23,7 @@ from qreg_yolo.quant.layers import QuantConv2d, QuantLinear
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
 from tests.quant.networks import OddConv, image, mixed
 
-METHODS = ["lsq", "pact", "dorefa"]
+METHODS = ["lsq", "lsq+", "pact", "dorefa"]
 
 
 def snapshot(model):

@@ -13,6 +13,7 @@ from qreg_yolo.quant.functional import (
     dorefa_quantize_weight,
     lsq_codes,
     lsq_fake_quantize,
+    lsq_plus_fake_quantize,
     pact_codes,
     pact_fake_quantize,
 )
@@ -21,6 +22,7 @@ from qreg_yolo.quant.spec import QuantSpec
 STEP = torch.tensor(0.01375793)
 FUNCTIONS = {
     "lsq": lambda v, p: lsq_fake_quantize(v, p, quant_min=-128, quant_max=127),
+    "lsq+": lambda v, p: lsq_plus_fake_quantize(v, p, -100 * p, quant_min=0, quant_max=255),
     "pact": lambda v, p: pact_fake_quantize(v, p * 100, bits=8),
     "dorefa activation": lambda v, p: dorefa_quantize_activation(v, bits=8) * (p / p),
     "dorefa weight": lambda v, p: dorefa_quantize_weight(v, bits=8, rescale=True) * (p / p),
@@ -72,7 +74,7 @@ def test_float64_is_computed_in_float64():
     assert dorefa_quantize_activation(v / 2, bits=1).item() == 1.0
 
 
-METHODS = ["lsq", "pact", "dorefa"]
+METHODS = ["lsq", "lsq+", "pact", "dorefa"]
 
 
 def network(method="lsq"):
@@ -91,7 +93,7 @@ def ranges(model):
     return {n: p for n, p in model.named_parameters() if "fake_quant" in n}
 
 
-@pytest.mark.parametrize("method", METHODS[:2])
+@pytest.mark.parametrize("method", METHODS[:3])
 @pytest.mark.parametrize(
     "cast",
     [

@@ -53,6 +53,15 @@ def test_the_clip_decay_can_be_given_and_be_zero():
     assert quantizer_parameter_groups(model, weight_decay=1e-4, clip_decay=0.3)[0]["weight_decay"] == 0.3
 
 
+def test_offsets_have_a_group_without_decay():
+    model = trained("lsq+", per_channel=True)
+    steps, offsets = quantizer_parameter_groups(model, weight_decay=5e-4, lr=0.1)
+    assert (steps["param_group"], offsets["param_group"]) == ("quant_step", "quant_offset")
+    assert ids(offsets["params"]) == ids(p for n, p in model.named_parameters() if n.endswith("offset"))
+    assert ids(steps["params"]) == ids(p for n, p in model.named_parameters() if n.endswith("step_size"))
+    assert (steps["weight_decay"], offsets["weight_decay"], offsets["lr"]) == (0.0, 0.0, 0.1)
+
+
 def ranges(model):
     return [p for n, p in model.named_parameters() if "fake_quant" in n]
 
@@ -150,3 +159,49 @@ def test_under_sgd_the_update_is_lsqs_own(relative):
     before = [p.item() for p in ranges(model)]
     optimizer.step()
     assert [p.item() for p in ranges(model)] == pytest.approx([abs(s - 0.001) for s in before], rel=1e-5)
+
+
+def offsets_and_steps(model):
+    own = dict(model.named_parameters())
+    offsets = {n: p for n, p in own.items() if n.endswith("offset")}
+    return list(offsets.values()), [own[n.replace("offset", "step_size")] for n in offsets]
+
+
+def one_step(optimizer, relative="auto", **options):
+    """Returns offsets and steps before, and offsets after, one step on gradients of 0.5."""
+    model = trained("lsq+")
+    made = optimizer(ranges(model), weight_decay=0.0, **options)
+    StepSizeRule(model, relative=relative).attach(made)
+    for p in ranges(model):
+        p.grad = torch.full_like(p, 0.5)
+    offsets, steps = offsets_and_steps(model)
+    before = [p.item() for p in offsets], [p.item() for p in steps]
+    made.step()
+    assert [p.item() for p in steps] != before[1]
+    return *before, [p.item() for p in offsets]
+
+
+@pytest.mark.parametrize("relative", ["auto", True])
+def test_under_adam_an_offset_moves_by_a_share_of_its_step(relative):
+    before, steps, after = one_step(torch.optim.AdamW, relative, lr=0.01, eps=0.0)
+    assert after == pytest.approx([b - 0.01 * s for b, s in zip(before, steps, strict=True)], rel=1e-5)
+
+
+@pytest.mark.parametrize(("optimizer", "move"), [(torch.optim.SGD, 0.005), (torch.optim.AdamW, 0.01)])
+def test_without_the_relative_rule_an_offset_moves_in_its_own_unit(optimizer, move):
+    before, _, after = one_step(optimizer, False, lr=0.01)
+    assert after == pytest.approx([b - move for b in before], rel=1e-5)
+
+
+def test_offsets_may_be_negative_and_cross_zero_while_steps_may_not():
+    model = trained("lsq+")
+    optimizer = torch.optim.SGD(ranges(model), lr=1.0)
+    StepSizeRule(model).attach(optimizer)
+    offsets, steps = offsets_and_steps(model)
+    for p in ranges(model):
+        p.grad = 2 * p.detach()  # to its mirror image
+    before = [p.item() for p in offsets], [p.item() for p in steps]
+    assert any(b < 0 for b in before[0])
+    optimizer.step()
+    assert [p.item() for p in offsets] == [-b for b in before[0]]
+    assert [p.item() for p in steps] == before[1]

@@ -37,7 +37,12 @@ def test_good_widths(bits):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"method": "lqs"}, "method='lqs' is not one of: lsq, pact, dorefa. Did you mean 'lsq'?"),
+        ({"method": "lqs"}, "method='lqs' is not one of: lsq, lsq+, pact, dorefa. Did you mean 'lsq'?"),
+        ({"method": "lsqplus"}, "Did you mean 'lsq+'?"),
+        ({"method": "LSQ+"}, "method='LSQ+' is not one of: lsq, lsq+"),
+        ({"method": "lsq+", "signed": "signed"}, "signed='signed' does not go with method='lsq+': a learned offset"),
+        ({"method": "lsq+", "signed": "unsigned"}, "leave signed at 'auto'"),
+        ({"signed": "unsigned", "overrides": {"a": {"method": "lsq+"}}}, "does not go with method='lsq+'"),
         ({"method": "dorefanet"}, "Did you mean 'dorefa'?"),
         ({"method": 3}, "method=3 is not one of"),
         ({"signed": "sigend"}, "Did you mean 'signed'?"),
@@ -120,12 +125,14 @@ def test_from_options_leaves_its_argument_alone():
 
 def test_a_weight_only_spec_may_ask_for_signed():
     QuantSpec(method="dorefa", act_bits=32, signed="signed")
+    QuantSpec(method="lsq+", act_bits=32, signed="signed")
 
 
 @pytest.mark.parametrize(
     ("method", "edge_bits", "expected"),
     [
         ("lsq", None, 8),
+        ("lsq+", None, 8),
         ("pact", None, 32),
         ("dorefa", None, 32),
         ("lsq", 32, 32),
@@ -152,9 +159,16 @@ def test_layer_plan_by_method():
     plan = QuantSpec(grad_scale="batch", per_channel=True, max_grad=True).layer_plan(rescale=True)
     assert plan.weight == QuantizerSpec(method="lsq", bits=4, signed=True, per_channel=True)
     assert plan.input == QuantizerSpec(method="lsq", bits=4, signed=None, grad_scale="batch")
+    plan = QuantSpec(method="lsq+", grad_scale="batch").layer_plan(rescale=None)
+    assert plan.weight == QuantizerSpec(method="lsq+", bits=4, signed=True)
+    assert plan.input == QuantizerSpec(method="lsq+", bits=4, signed=False, grad_scale="batch")
     signs = {name: QuantSpec(signed=name).layer_plan(rescale=None).input.signed for name in ("signed", "unsigned")}
     assert signs == {"signed": True, "unsigned": False}
     assert QuantSpec(weight_bits=FLOAT_BITS, act_bits=FLOAT_BITS).layer_plan(rescale=None).is_float
+
+
+def test_the_label_suits_a_folder_and_an_address():
+    assert QuantSpec(method="lsq+", weight_bits=2).label == "lsqplus-w2a4"
 
 
 def test_frozen():
@@ -168,29 +182,35 @@ def test_frozen():
 
 
 WIDTH = st.sampled_from(WIDTHS)
-OVERRIDE = st.fixed_dictionaries(
-    {},
-    optional={"bits": WIDTH, "weight_bits": WIDTH, "act_bits": WIDTH, "per_channel": st.booleans()}
-    | {"method": st.sampled_from(METHODS), "rescale": st.sampled_from(["auto", True, False])},
-)
 PATTERNS = st.lists(st.text("abc.*?[0]", min_size=1, max_size=6), max_size=3).map(tuple)
-SPECS = st.builds(
-    QuantSpec,
-    method=st.sampled_from(METHODS),
-    weight_bits=WIDTH,
-    act_bits=WIDTH,
-    edge_bits=st.sampled_from([None, 8, 32, "same"]),
-    per_channel=st.booleans(),
-    signed=st.sampled_from(["auto", "unsigned"]),
-    grad_scale=st.sampled_from(["sample", "batch"]),
-    max_grad=st.booleans(),
-    rescale=st.sampled_from(["auto", True, False]),
-    clip_init=st.floats(0.1, 100),
-    clip_decay=st.none() | st.floats(0, 1),
-    include=PATTERNS,
-    exclude=PATTERNS,
-    overrides=st.dictionaries(st.text("ab.*", min_size=1, max_size=4), OVERRIDE, max_size=3),
-)
+
+
+def specs(methods, signs):
+    override = st.fixed_dictionaries(
+        {},
+        optional={"bits": WIDTH, "weight_bits": WIDTH, "act_bits": WIDTH, "per_channel": st.booleans()}
+        | {"method": st.sampled_from(methods), "rescale": st.sampled_from(["auto", True, False])},
+    )
+    return st.builds(
+        QuantSpec,
+        method=st.sampled_from(methods),
+        weight_bits=WIDTH,
+        act_bits=WIDTH,
+        edge_bits=st.sampled_from([None, 8, 32, "same"]),
+        per_channel=st.booleans(),
+        signed=st.sampled_from(signs),
+        grad_scale=st.sampled_from(["sample", "batch"]),
+        max_grad=st.booleans(),
+        rescale=st.sampled_from(["auto", True, False]),
+        clip_init=st.floats(0.1, 100),
+        clip_decay=st.none() | st.floats(0, 1),
+        include=PATTERNS,
+        exclude=PATTERNS,
+        overrides=st.dictionaries(st.text("ab.*", min_size=1, max_size=4), override, max_size=3),
+    )
+
+
+SPECS = specs(METHODS, ["auto"]) | specs(["lsq", "pact", "dorefa"], ["auto", "unsigned"])
 
 
 @given(SPECS)

@@ -25,7 +25,13 @@ def build(calibrated=True, positive=False, **options):
 
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-CASES = [{"method": "lsq"}, {"method": "lsq", "per_channel": True}, {"method": "pact"}, {"method": "dorefa"}]
+CASES = [
+    {"method": "lsq"},
+    {"method": "lsq", "per_channel": True},
+    {"method": "lsq+"},
+    {"method": "pact"},
+    {"method": "dorefa"},
+]
 
 
 @pytest.mark.parametrize("options", CASES, ids=str)
@@ -67,6 +73,8 @@ def test_lsq_state_dict_keys():
         "0.input_fake_quant.initialized",
         "0.input_fake_quant.is_signed",
     ]
+    keys = [k for k in build(method="lsq+").state_dict() if k.startswith("0.input")]
+    assert keys == ["0.input_fake_quant.step_size", "0.input_fake_quant.offset", "0.input_fake_quant.initialized"]
     keys = [k for k in build(method="pact").state_dict() if k.startswith("0.")]
     assert keys == [
         "0.weight",
@@ -104,5 +112,6 @@ def test_repr_names_method_width_and_sign():
     text = repr(model)
     assert "LSQWeightQuantizer(lsq, 4 bits, signed)" in text
     assert "LSQInputQuantizer(lsq, 4 bits, signed)" in text
+    assert "LSQPlusInputQuantizer(lsq+, 4 bits, offset)" in repr(build(method="lsq+"))
     assert "signed=?" in repr(build(calibrated=False))
     assert "4 channels" in repr(build(per_channel=True))

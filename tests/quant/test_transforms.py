@@ -13,6 +13,7 @@ from qreg_yolo.quant.functional import (
     dorefa_quantize_activation,
     dorefa_quantize_weight,
     lsq_fake_quantize,
+    lsq_plus_fake_quantize,
     pact_fake_quantize,
 )
 from qreg_yolo.quant.spec import QuantSpec
@@ -21,6 +22,9 @@ FUNCTIONS = {
     "lsq": lambda v, p: lsq_fake_quantize(v, p, quant_min=-2, quant_max=1, grad_scale=0.5),
     "lsq unsigned": lambda v, p: lsq_fake_quantize(v, p, quant_min=0, quant_max=15),
     "lsq binary": lambda v, p: lsq_fake_quantize(v, p, quant_min=-1, quant_max=1, binary=True),
+    "lsq+ step": lambda v, p: lsq_plus_fake_quantize(v, p, torch.tensor(-0.3), quant_min=0, quant_max=3),
+    "lsq+ offset": lambda v, p: lsq_plus_fake_quantize(v, torch.tensor(0.3), -p, quant_min=0, quant_max=3),
+    "lsq+ both": lambda v, p: lsq_plus_fake_quantize(v, p, 0.1 - p, quant_min=0, quant_max=3, grad_scale=0.5),
     "pact": lambda v, p: pact_fake_quantize(v, p, bits=3),
     "dorefa activation": lambda v, p: dorefa_quantize_activation(v, bits=3) * p,
     "dorefa weight": lambda v, p: dorefa_quantize_weight(v, bits=3) * p,
@@ -81,6 +85,17 @@ def test_gradient_norm_penalty_differentiates_twice():
     assert second.tolist() == [0.0, -1.0, 0.0, 1.0, 0.0]
 
 
+def test_the_second_derivative_goes_through_offset_and_step_too():
+    """With L = sum Q(x)^2 / 2, dL/dbeta is the sum of the clipped values, each beta + p s; that is linear in both."""
+    x = torch.tensor([5.0, 0.4, 9.0], dtype=torch.float64, requires_grad=True)
+    step, offset = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.5, -0.25))
+    q = lsq_plus_fake_quantize(x, step, offset, quant_min=0, quant_max=3)
+    (first,) = torch.autograd.grad((q.square() / 2).sum(), offset, create_graph=True)
+    assert first.item() == 2 * (3 * 0.5 - 0.25)
+    by_step, by_offset = torch.autograd.grad(first, (step, offset))
+    assert (by_step.item(), by_offset.item()) == (2 * 3.0, 2.0)
+
+
 @pytest.mark.parametrize(
     ("fn", "shape"),
     [
@@ -130,7 +145,13 @@ def compiled_equals_eager(backend, options):
         torch.testing.assert_close(fast, eager, rtol=1e-5, atol=1e-5)
 
 
-CASES = [{"method": "lsq"}, {"method": "lsq", "per_channel": True}, {"method": "pact"}, {"method": "dorefa"}]
+CASES = [
+    {"method": "lsq"},
+    {"method": "lsq", "per_channel": True},
+    {"method": "lsq+"},
+    {"method": "pact"},
+    {"method": "dorefa"},
+]
 
 
 @pytest.mark.parametrize("options", CASES, ids=str)

@@ -20,6 +20,13 @@ from qreg_yolo.quant.functional.lsq import (
     lsq_grad_scale,
     lsq_initial_step,
 )
+from qreg_yolo.quant.functional.lsq_plus import (
+    lsq_plus_clipped,
+    lsq_plus_codes,
+    lsq_plus_fake_quantize,
+    lsq_plus_initial_range,
+    lsq_plus_initial_step,
+)
 from qreg_yolo.quant.functional.pact import pact_codes, pact_fake_quantize
 
 __all__ = [
@@ -35,6 +42,11 @@ __all__ = [
     "lsq_fake_quantize",
     "lsq_grad_scale",
     "lsq_initial_step",
+    "lsq_plus_clipped",
+    "lsq_plus_codes",
+    "lsq_plus_fake_quantize",
+    "lsq_plus_initial_range",
+    "lsq_plus_initial_step",
     "pact_codes",
     "pact_fake_quantize",
     "round_ste",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -59,6 +60,22 @@ def round_ste(x: Tensor) -> Tensor:
 def clip_(x: Tensor, low: int, high: int) -> Tensor:
     """Clips in place; unlike ``clamp_`` with a batching rule for ``torch.func.vmap``."""
     return F.hardtanh_(x, low, high)
+
+
+def beyond(bound: int, direction: float, dtype: torch.dtype) -> float:
+    """Returns the next number beyond ``bound``, so that an open interval of these contains the bound itself.
+
+    Beyond 0 that is the smallest normal number: a subnormal one is 0 where denormals are flushed.
+    """
+    if bound == 0:
+        return math.copysign(torch.finfo(dtype).tiny, direction)
+    spacing = torch.finfo(dtype).eps * 2.0 ** (math.frexp(bound)[1] - 1)
+    return bound + math.copysign(spacing, direction)
+
+
+def sum_to(x: Tensor, like: Tensor) -> Tensor:
+    """Sums ``x`` over the axes along which ``like``, which broadcasts against ``x``, is constant."""
+    return x.sum() if like.ndim == 0 else x.sum_to_size(like.shape)
 
 
 def positive(step_size: Tensor, v: Tensor) -> Tensor:

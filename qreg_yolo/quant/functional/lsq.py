@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qreg_yolo.quant.functional.common import MIN_STEP, clip_, compute_dtype, positive, with_signature
+from qreg_yolo.quant.functional.common import (
+    MIN_STEP,
+    beyond,
+    clip_,
+    compute_dtype,
+    positive,
+    sum_to,
+    with_signature,
+)
 
 
 def grid_bounds(bits: int, *, signed: bool) -> tuple[int, int]:
@@ -69,7 +77,7 @@ class _LSQ(torch.autograd.Function):
         step = positive(step_size, v)
         grad = grad_outputs[0].to(step.dtype)
         scaled = v.to(step.dtype) / step
-        low, high = _closed(ctx.quant_min, -math.inf, step.dtype), _closed(ctx.quant_max, math.inf, step.dtype)
+        low, high = beyond(ctx.quant_min, -math.inf, step.dtype), beyond(ctx.quant_max, math.inf, step.dtype)
         # hardtanh_backward(g, x) is g inside the open interval and 0 outside, in one pass.
         inside = torch.ops.aten.hardtanh_backward(scaled, scaled, low, high)
         needs_v = ctx.needs_input_grad[0]  # false for the image
@@ -80,25 +88,9 @@ class _LSQ(torch.autograd.Function):
         clipped = (F.hardtanh if recorded else clip_)(scaled, ctx.quant_min, ctx.quant_max)
         slope = _round_codes(clipped, ctx.binary).sub_(inside)
         slope = slope * grad if recorded else slope.mul_(grad)
-        grad_step = _sum_to(slope, step) * ctx.grad_scale
+        grad_step = sum_to(slope, step) * ctx.grad_scale
         grad_step = torch.where(step_size < 0, -grad_step, grad_step).to(step_size.dtype)
         return grad_v, grad_step, None, None, None, None
-
-
-def _closed(bound: int, direction: float, dtype: torch.dtype) -> float:
-    """Returns the next number beyond ``bound``, so that an open interval of these contains the bound itself.
-
-    Beyond 0 that is the smallest normal number: a subnormal one is 0 where denormals are flushed.
-    """
-    if bound == 0:
-        return math.copysign(torch.finfo(dtype).tiny, direction)
-    spacing = torch.finfo(dtype).eps * 2.0 ** (math.frexp(bound)[1] - 1)
-    return bound + math.copysign(spacing, direction)
-
-
-def _sum_to(x: Tensor, like: Tensor) -> Tensor:
-    """Sums ``x`` over the axes along which ``like``, which broadcasts against ``x``, is constant."""
-    return x.sum() if like.ndim == 0 else x.sum_to_size(like.shape)
 
 
 def lsq_fake_quantize(

@@ -1,0 +1,190 @@
+"""LSQ+'s equations (Bhalgat et al., 2020, arXiv 2004.09576)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from qreg_yolo.quant.functional.common import (
+    MIN_STEP,
+    beyond,
+    clip_,
+    compute_dtype,
+    positive,
+    sum_to,
+    with_signature,
+)
+
+_CLIPS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+"""Where the search for the initial range starts, in standard deviations about the mean; and from the full range."""
+_MAX_FITS = 50
+"""Straight-line fits from one start."""
+_MIN_GAIN = 1e-4
+"""Share of the error that a fit has to take away for another one to follow."""
+
+
+def _range_of(x: Tensor, step_size: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns ``s`` and ``beta`` in the dtype that ``x`` is quantized in."""
+    step = positive(step_size, x)
+    # `where` makes the offset batched where the step is, so that under `torch.func.vmap` all that follows may be done
+    # in place.
+    return step, torch.where(step > 0, offset.to(step.dtype), 0.0)
+
+
+def _scaled(x: Tensor, step: Tensor, shift: Tensor) -> Tensor:
+    """Returns ``(x - beta) / s``."""
+    return x.to(step.dtype).sub(shift).div_(step)
+
+
+def lsq_plus_codes(x: Tensor, step_size: Tensor, offset: Tensor, *, quant_min: int, quant_max: int) -> Tensor:
+    """Returns LSQ+'s integer codes ``round(clip((x - beta) / s, n, p))`` as a float tensor of `compute_dtype`."""
+    step, shift = _range_of(x, step_size, offset)
+    return clip_(_scaled(x, step, shift), quant_min, quant_max).round_()
+
+
+def lsq_plus_clipped(x: Tensor, step_size: Tensor, offset: Tensor, *, quant_min: int, quant_max: int) -> Tensor:
+    """Returns where ``(x - beta) / s`` lies outside ``[n, p]``, as a boolean tensor."""
+    step, shift = _range_of(x, step_size, offset)
+    scaled = _scaled(x, step, shift)
+    return (scaled < quant_min) | (scaled > quant_max)
+
+
+@with_signature
+class _LSQPlus(torch.autograd.Function):
+    """Forward and the three gradients of LSQ+; saves the input, the step and the offset."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor, step_size: Tensor, offset: Tensor, quant_min: int, quant_max: int, grad_scale: float
+    ) -> Tensor:
+        step, shift = _range_of(x, step_size, offset)
+        codes = clip_(_scaled(x, step, shift), quant_min, quant_max).round_()
+        return codes.mul_(step).add_(shift).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, step_size, offset, ctx.quant_min, ctx.quant_max, ctx.grad_scale = inputs
+        ctx.save_for_backward(x, step_size, offset)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        x, step_size, offset = ctx.saved_tensors
+        step, shift = _range_of(x, step_size, offset)
+        grad = grad_outputs[0].to(step.dtype)
+        # In place, but not where gradients are recorded: a double backward reads the operands, and torch.func may
+        # batch ``grad`` alone.
+        recorded = torch.is_grad_enabled()
+        scaled = (x.to(step.dtype) - shift) / step if recorded else _scaled(x, step, shift)
+        low, high = beyond(ctx.quant_min, -math.inf, step.dtype), beyond(ctx.quant_max, math.inf, step.dtype)
+        # hardtanh_backward(g, x) is g inside the open interval and 0 outside, in one pass.
+        inside = torch.ops.aten.hardtanh_backward(scaled, scaled, low, high)
+        grad_x = torch.ops.aten.hardtanh_backward(grad, scaled, low, high)
+        # Inside: round(v) - v of v = (x - beta) / s. Outside: n or p, which is what clipping and rounding left there.
+        slope = (F.hardtanh if recorded else clip_)(scaled, ctx.quant_min, ctx.quant_max).round_().sub_(inside)
+        slope = slope * grad if recorded else slope.mul_(grad)
+        grad_step = sum_to(slope, step_size) * ctx.grad_scale
+        grad_step = torch.where(step_size < 0, -grad_step, grad_step).to(step_size.dtype)
+        # The output moves with the offset where it does not move with the input.
+        outside = grad - grad_x if recorded else inside.copy_(grad).sub_(grad_x)
+        grad_offset = (sum_to(outside, offset) * ctx.grad_scale).to(offset.dtype)
+        return grad_x.to(x.dtype), grad_step, grad_offset, None, None, None
+
+
+def lsq_plus_fake_quantize(
+    x: Tensor, step_size: Tensor, offset: Tensor, *, quant_min: int, quant_max: int, grad_scale: float = 1.0
+) -> Tensor:
+    """Returns ``round(clip((x - beta) / s, n, p)) * s + beta``, LSQ+'s quantizer (arXiv 2004.09576).
+
+    Gradients, with ``v = (x - beta) / s``: to ``x`` 1 inside the clipping range and 0 outside; to ``s``, times
+    ``grad_scale``, ``round(v) - v`` inside, ``n`` below and ``p`` above; to ``beta``, times ``grad_scale``, 0 inside
+    and 1 outside. The clip comes before the rounding, so a value in the half step beyond ``p`` counts as clipped.
+
+    Args:
+        x: Float tensor of any shape.
+        step_size: ``s``, a 0-D tensor or one that broadcasts against ``x``. A value that is not positive acts as
+            ``max(|s|, 1e-8)``, with the gradient's sign flipped for a negative one.
+        offset: ``beta``, as ``s``; in the unit of ``x``, of any sign.
+        quant_min: ``n``.
+        quant_max: ``p``.
+        grad_scale: Factor of the gradients to ``s`` and ``beta`` (`lsq_grad_scale`).
+
+    Deviates:
+        At v equal to ``n`` or ``p`` the value counts as inside, as in `lsq_fake_quantize`.
+
+    >>> x, s, beta = torch.tensor([-9.0, 0.2, 0.4, 9.0]), torch.tensor(0.5), torch.tensor(-0.25)
+    >>> lsq_plus_fake_quantize(x, s, beta, quant_min=0, quant_max=3)
+    tensor([-0.2500,  0.2500,  0.2500,  1.2500])
+    """
+    result: Tensor = _LSQPlus.apply(x, step_size, offset, quant_min, quant_max, grad_scale)
+    return result
+
+
+def lsq_plus_initial_step(w: Tensor, bits: int, *, axes: tuple[int, ...] | None = None) -> Tensor:
+    """Returns ``max(|mu - 3 sigma|, |mu + 3 sigma|) / 2^(b-1)``, LSQ+'s initial step of weights, at least `MIN_STEP`.
+
+    Args:
+        w: Weights; ``mu`` and ``sigma`` are their mean and (population) standard deviation.
+        bits: ``b``, 2 to 8.
+        axes: Axes of mean and deviation; None: all of them (0-D result).
+    """
+    w = w.detach().to(compute_dtype(w))
+    axes = tuple(range(w.ndim)) if axes is None else axes
+    std, mean = torch.std_mean(w, axes, correction=0)
+    reach = mean.abs() + 3.0 * std  # the larger of the two magnitudes
+    return (reach / 2.0 ** (bits - 1)).clamp_min(MIN_STEP)
+
+
+def lsq_plus_initial_range(x: Tensor, *, quant_min: int, quant_max: int) -> tuple[Tensor, Tensor]:
+    """Returns ``s`` and ``beta`` (0-D) with a low squared error ``||x_hat - x||^2``, LSQ+'s start for activations.
+
+    From a start it takes turns: the codes of ``x``, then the straight line ``s * code + beta`` that is nearest to
+    ``x``. The error never rises. The starts are the full range, ``s = (max - min) / (p - n)`` and
+    ``beta = min - n s``, and the best of a few ranges clipped about the mean; the better end is returned, so the error
+    is never above that of the full range.
+
+    Args:
+        x: Finite values, at least one.
+        quant_min: ``n``.
+        quant_max: ``p``.
+
+    Deviates:
+        The paper asks for the minimum and leaves the search open; this one ends in a local minimum.
+    """
+    x = x.detach().to(compute_dtype(x)).flatten()
+    low, high = x.aminmax()
+    std, mean = torch.std_mean(x, correction=0)
+    reach = std * torch.tensor(_CLIPS, dtype=x.dtype, device=x.device)
+    lows = torch.cat([low[None], torch.maximum(mean - reach, low)])
+    highs = torch.cat([high[None], torch.minimum(mean + reach, high)])
+    steps = ((highs - lows) / (quant_max - quant_min)).clamp_min(MIN_STEP)
+    offsets = lows - quant_min * steps
+    codes = lsq_plus_codes(x, steps[:, None], offsets[:, None], quant_min=quant_min, quant_max=quant_max)
+    errors = codes.mul_(steps[:, None]).add_(offsets[:, None]).sub_(x).square_().mean(1)
+    starts = (0, 1 + int(errors[1:].argmin()))
+    fits = [_fit(x, steps[start], offsets[start], quant_min, quant_max) for start in starts]
+    _, step, offset = min(fits, key=lambda fit: fit[0])
+    return step, offset
+
+
+def _fit(x: Tensor, step: Tensor, offset: Tensor, quant_min: int, quant_max: int) -> tuple[float, Tensor, Tensor]:
+    """Returns the squared error, the step and the offset that taking turns ends with; ``x`` is 1-D."""
+    mean = x.mean()
+    centred, best = x - mean, (math.inf, step, offset)
+    for _ in range(_MAX_FITS):
+        codes = lsq_plus_codes(x, step, offset, quant_min=quant_min, quant_max=quant_max)
+        residual = (codes * step).add_(offset).sub_(x)
+        error = float(residual.dot(residual))
+        if not error < best[0] * (1.0 - _MIN_GAIN):  # also where all codes are equal, which gives nan
+            break
+        best = (error, step, offset)
+        middle = codes.mean()
+        codes.sub_(middle)
+        step = codes.dot(centred) / codes.dot(codes)
+        offset = mean - step * middle
+    return best

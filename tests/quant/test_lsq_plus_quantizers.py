@@ -1,0 +1,307 @@
+"""The LSQ+ modules: initial range, gradient scale, state, and a small network that trains."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from qreg_yolo.quant.calibration import calibrate
+from qreg_yolo.quant.convert import quantize_model, quantized_layers
+from qreg_yolo.quant.functional import lsq_plus_initial_range
+from qreg_yolo.quant.lsq import LSQInputQuantizer, LSQWeightQuantizer
+from qreg_yolo.quant.lsq_plus import SAMPLE_SIZE, LSQPlusInputQuantizer, _spread
+from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
+from qreg_yolo.quant.report import layer_reports
+from qreg_yolo.quant.spec import QuantizerSpec, QuantSpec
+from tests.quant import oracles
+from tests.quant.networks import image, mixed
+
+
+def input_quantizer(bits=4, grad_scale="sample"):
+    return LSQPlusInputQuantizer(QuantizerSpec(method="lsq+", bits=bits, signed=False, grad_scale=grad_scale))
+
+
+def calibrated(quantizer, *batches):
+    for batch in batches:
+        quantizer.calibrate(batch)
+    quantizer.finish_calibration()
+    return quantizer
+
+
+def error_of(quantizer, x):
+    return (quantizer(x) - x).square().mean().item()
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_weights_start_at_three_sigma(bits, per_channel):
+    torch.manual_seed(0)
+    w = torch.randn(3, 4, 2, 2) * 0.2 + 0.05
+    spec = QuantizerSpec(method="lsq+", bits=bits, signed=True, per_channel=per_channel)
+    quantizer = LSQWeightQuantizer(spec, channels=3)
+    quantizer.calibrate(w)
+    rows = list(w) if per_channel else [w]
+    expected = [(abs(r.mean().item()) + 3 * r.std(correction=0).item()) / 2 ** (bits - 1) for r in rows]
+    assert quantizer.step_size.flatten().tolist() == pytest.approx(expected, rel=1e-5)
+    assert quantizer.grid() == (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def test_one_bit_weights_start_as_lsqs():
+    w = torch.tensor([[1.0, -2.0], [4.0, -1.0]])
+    quantizer = LSQWeightQuantizer(QuantizerSpec(method="lsq+", bits=1, signed=True))
+    quantizer.calibrate(w)
+    assert quantizer.step_size.item() == 2.0
+    assert quantizer(w).tolist() == [[2.0, -2.0], [2.0, -2.0]]
+
+
+DATA = {
+    "silu": lambda x: torch.nn.functional.silu(x),
+    "wide silu": lambda x: torch.nn.functional.silu(3 * x + 1),
+    "normal": lambda x: x,
+    "relu": lambda x: x.relu(),
+    "image": lambda x: torch.sigmoid(x),
+    "negative": lambda x: -x.exp(),
+    "one outlier": lambda x: torch.cat([torch.nn.functional.silu(x[1:]), x.new_full((1,), 30.0)]),
+}
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("kind", DATA)
+def test_the_initial_range_is_about_as_good_as_a_dense_search(kind, bits):
+    """Never above the full range's error, and within 15 percent of the best of 1600 clipped ranges."""
+    high = 2**bits - 1
+    x = DATA[kind](torch.randn(2000, generator=torch.Generator().manual_seed(1))).double()
+    step, offset = lsq_plus_initial_range(x, quant_min=0, quant_max=high)
+    found = oracles.lsq_plus_error(x, step.item(), offset.item(), high)
+    low, top = x.min().item(), x.max().item()
+    full = oracles.lsq_plus_error(x, (top - low) / high, low, high)
+    shrink = 2.0 ** -(torch.arange(40) / 8).double()
+    middle = x.median()
+    lows, tops = torch.meshgrid(middle + (low - middle) * shrink, middle + (top - middle) * shrink, indexing="ij")
+    steps = ((tops - lows) / high).reshape(-1, 1)
+    codes = ((x - lows.reshape(-1, 1)) / steps).round().clamp(0, high)
+    dense = (codes * steps + lows.reshape(-1, 1) - x).square().mean(1).min().item()
+    assert found <= full * (1 + 1e-9)
+    assert found <= dense * 1.15
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+def test_on_silu_the_initial_error_is_below_lsqs_and_that_of_the_full_range(bits):
+    x = torch.nn.functional.silu(torch.randn(8, 16, 20, 20, generator=torch.Generator().manual_seed(0)))
+    plus = calibrated(input_quantizer(bits), x)
+    lsq = calibrated(LSQInputQuantizer(QuantizerSpec(method="lsq", bits=bits, signed=None)), x)
+    high = 2**bits - 1
+    step, low = (x.max() - x.min()) / high, x.min()
+    full = (((x - low) / step).round() * step + low - x).square().mean().item()
+    assert error_of(plus, x) < error_of(lsq, x)
+    assert error_of(plus, x) < full
+
+
+def test_the_range_follows_a_shift_and_a_scale():
+    x = torch.randn(3000, generator=torch.Generator().manual_seed(0)).double()
+    step, offset = lsq_plus_initial_range(x, quant_min=0, quant_max=15)
+    moved = lsq_plus_initial_range(4 * x + 10, quant_min=0, quant_max=15)
+    assert moved[0].item() == pytest.approx(4 * step.item(), rel=1e-3)
+    assert moved[1].item() == pytest.approx(4 * offset.item() + 10, rel=1e-3)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.5, -3.0])
+@pytest.mark.parametrize("bits", [1, 8])
+def test_constant_data_are_kept(value, bits):
+    x = torch.full((4, 5), value)
+    quantizer = calibrated(input_quantizer(bits), x)
+    assert quantizer.step_size.item() > 0
+    torch.testing.assert_close(quantizer(x), x, rtol=1e-5, atol=1e-6)
+
+
+def test_as_many_values_as_codes_are_kept():
+    x = torch.tensor([[-1.0, -0.5, 0.0, 0.5]])
+    quantizer = calibrated(input_quantizer(2), x)
+    torch.testing.assert_close(quantizer(x), x, rtol=0, atol=1e-6)
+    assert quantizer.to_int(x).tolist() == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 64, 64), (1, 3, 96, 96), (5, 7), (1,), (2,)])
+@pytest.mark.parametrize("count", [10, 1000, SAMPLE_SIZE])
+def test_the_sample_meets_every_row_column_and_channel_alike(shape, count):
+    places = torch.stack(torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij"))
+    for axis, n in enumerate(shape):
+        seen = torch.bincount(_spread(places[axis], count), minlength=n)
+        total = min(count, math.prod(shape))
+        assert seen.sum() == total
+        assert (seen.max() - seen.min()).item() <= max(3, 0.5 * total / n)
+
+
+def test_a_plain_stride_would_not():
+    columns = torch.arange(64).expand(2, 64, 64, 64).flatten()[::512]
+    assert columns.unique().tolist() == [0]
+
+
+def test_a_sample_of_all_values_is_all_values():
+    x = torch.randn(3, 5, 7)
+    assert torch.equal(_spread(x, 1000).sort().values, x.flatten().sort().values)
+
+
+def test_batches_have_equal_shares_and_the_sample_is_bounded():
+    quantizer = input_quantizer()
+    for value in range(10):
+        quantizer.calibrate(torch.full((SAMPLE_SIZE + 3,), float(value)))
+    kept = torch.cat(quantizer._sample)
+    assert SAMPLE_SIZE // 2 < kept.numel() <= SAMPLE_SIZE
+    assert torch.bincount(kept.long()).unique().numel() == 1
+    quantizer.finish_calibration()
+    assert quantizer._sample == []
+
+
+def test_what_is_left_of_a_batch_comes_from_all_of_its_images():
+    quantizer = input_quantizer()
+    for _ in range(6):
+        quantizer.calibrate(torch.arange(16.0).repeat_interleave(3 * SAMPLE_SIZE).reshape(16, 3, 256, 256))
+    for part in quantizer._sample:
+        seen = torch.bincount(part.long(), minlength=16)
+        assert part.numel() < SAMPLE_SIZE // 4
+        assert (seen.max() - seen.min()).item() <= 10  # of 512
+
+
+def test_many_small_batches_stay_bounded_too():
+    quantizer = input_quantizer()
+    for _ in range(300):
+        quantizer.calibrate(torch.rand(1000))
+    assert sum(part.numel() for part in quantizer._sample) <= SAMPLE_SIZE + 1000
+
+
+def test_calibration_without_or_with_broken_data_raises():
+    with pytest.raises(RuntimeError, match="No calibration batch reached LSQPlusInputQuantizer"):
+        input_quantizer().finish_calibration()
+    empty = input_quantizer()
+    empty.calibrate(torch.zeros(0, 3))
+    with pytest.raises(RuntimeError, match="No calibration batch reached"):
+        empty.finish_calibration()
+    for bad in (math.nan, math.inf):
+        broken = input_quantizer()
+        broken.calibrate(torch.tensor([1.0, bad]))
+        broken.calibrate(torch.ones(2))
+        with pytest.raises(RuntimeError, match="not finite"):
+            broken.finish_calibration()
+        assert not broken.is_initialized
+    for use in (input_quantizer(), input_quantizer().to_int):
+        with pytest.raises(RuntimeError, match="has no range yet"):
+            use(torch.ones(2, 2))
+
+
+def gradients(quantizer, x):
+    quantizer.zero_grad()
+    quantizer(x).sum().backward()
+    return quantizer.step_size.grad.item(), quantizer.offset.grad.item()
+
+
+@pytest.mark.parametrize(("grad_scale", "factor", "count"), [("sample", 2.0, 48), ("batch", math.sqrt(2), 96)])
+def test_step_and_offset_share_lsqs_gradient_scale(grad_scale, factor, count):
+    x = torch.nn.functional.silu(torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(3)) * 2)
+    quantizer = calibrated(input_quantizer(2, grad_scale), x)
+    with torch.no_grad():
+        quantizer.step_size.mul_(0.7)  # so that some values are clipped
+    expected = oracles.lsq_plus(x, quantizer.step_size.item(), quantizer.offset.item(), 3, torch.ones_like(x))
+    once, twice = gradients(quantizer, x), gradients(quantizer, torch.cat([x, x]))
+    assert expected["db"].item() > 0
+    assert once == pytest.approx([expected[k].item() / math.sqrt(count * 3) for k in ("ds", "db")], rel=1e-4)
+    assert twice == pytest.approx([factor * g for g in once], rel=1e-4)
+
+
+def test_an_empty_batch_passes():
+    assert calibrated(input_quantizer(), torch.rand(2, 3))(torch.zeros(0, 3)).shape == (0, 3)
+
+
+def network(bits=3):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.SiLU(), nn.Conv2d(8, 8, 3, padding=1), nn.SiLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5),
+    )  # fmt: skip
+    quantize_model(model, QuantSpec(method="lsq+", weight_bits=bits, act_bits=bits))
+    calibrate(model, [image(16), image(16, seed=1)])
+    return model
+
+
+def test_calibration_is_deterministic_and_leaves_random_states_alone():
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    first = network().state_dict()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    model = mixed()
+    quantize_model(model, QuantSpec(method="lsq+"))
+    torch.set_rng_state(before)
+    calibrate(model, [image()])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(v, first[k]) for k, v in network().state_dict().items())
+    torch.set_rng_state(state)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options"), [(torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}), (torch.optim.AdamW, {"lr": 0.02})]
+)
+def test_a_small_network_trains(optimizer, options):
+    model = network()
+    offsets = {n: p for n, p in model.named_parameters() if n.endswith("offset")}
+    assert len(offsets) == 3
+    assert any(p.item() < 0 for p in offsets.values())
+    before = {n: p.item() for n, p in offsets.items()}
+    groups = quantizer_parameter_groups(model, weight_decay=1e-4)
+    rest = split_quantizer_parameters(model, model.parameters())
+    trained = optimizer([{"params": rest}, *groups], **options)
+    StepSizeRule(model).attach(trained)
+    x, target = image(16), torch.randn(16, 5, generator=torch.Generator().manual_seed(2))
+    losses = []
+    for _ in range(30):
+        loss = (model(x) - target).square().mean()
+        trained.zero_grad()
+        loss.backward()
+        trained.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.95 * losses[0]
+    assert all(p.item() != before[n] for n, p in offsets.items())
+    assert any(p.item() < 0 for p in offsets.values()), "the rule for steps made the offsets positive"
+    for layer in quantized_layers(model).values():
+        assert layer.input_fake_quant(torch.randn(2000)).unique().numel() <= 8
+        assert layer.input_fake_quant.step_size.item() > 0
+
+
+def test_an_average_of_models_and_half_precision_keep_the_offset():
+    model = network()
+    averaged = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5))
+    averaged.update_parameters(model)
+    moved = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, p in moved.named_parameters():
+            if name.endswith("offset"):
+                p.add_(1.0)
+    averaged.update_parameters(moved)
+    names = [n for n, _ in model.named_parameters() if n.endswith("offset")]
+    for name in names:
+        expected = model.get_parameter(name).item() + 0.5
+        assert averaged.module.get_parameter(name).item() == pytest.approx(expected, rel=1e-6)
+    assert all(model.half().get_parameter(name).dtype == torch.float32 for name in names)
+
+
+def test_the_report_has_the_offset_where_there_is_one():
+    model = network()
+    by_name = {report.name: report for report in layer_reports(model)}
+    assert list(by_name) == ["0", "3", "7"]
+    for name, report in by_name.items():
+        quantizer = model.get_submodule(name).input_fake_quant
+        assert report.input_method == report.weight_method == "lsq+"
+        assert report.input_offset == pytest.approx(quantizer.offset.item())
+        assert report.input_step == pytest.approx(quantizer.step_size.item())
+        weight = model.get_submodule(name).weight.detach().double()
+        noise = (model.get_submodule(name).weight_fake_quant(weight).detach() - weight).square().sum()
+        assert report.weight_sqnr_db == pytest.approx(10 * math.log10(weight.square().sum() / noise), rel=1e-4)
+        assert report.to_dict()["input_offset"] == report.input_offset
+    lsq = mixed()
+    quantize_model(lsq, QuantSpec())
+    calibrate(lsq, [image()])
+    assert {report.input_offset for report in layer_reports(lsq)} == {None}
