@@ -64,9 +64,9 @@ def trains_in_bf16(model: nn.Module) -> bool:
 
 
 def in_bf16(forward: Callable[..., Any], image: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Returns what ``forward`` gives, float32, its convolutions having run in bfloat16 with channels last (CPU)."""
+    """Returns what ``forward`` gives, float32, its convolutions having run in bfloat16 (CPU)."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        return _float32(forward(image.contiguous(memory_format=torch.channels_last), *args, **kwargs))
+        return _float32(forward(image, *args, **kwargs))
 
 
 def _float32(output: Any) -> Any:

@@ -24,7 +24,7 @@ from qreg_yolo.detect.compat import check_host, refuse_host_quantization, restor
 from qreg_yolo.detect.finite import NonFiniteError, all_finite, gradients_are_finite, where_it_begins
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.policy import clipping_warning
-from qreg_yolo.detect.precision import precision_of, trains_in_bf16
+from qreg_yolo.detect.precision import precision_of
 from qreg_yolo.detect.section import KEY, Section
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.quant.calibration import calibrate, uninitialized_quantizers
@@ -112,7 +112,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         """Sets the host's attributes, then calibrates: the model is on its device, not compiled, wrapped or copied."""
         super().set_model_attributes()
         model = unwrap_model(self.model)
-        if self.device.type == "cpu" and trains_in_bf16(model):
+        if self._channels_last():
             model.to(memory_format=torch.channels_last)
         if not isinstance(model, QuantDetectionModel) or not uninitialized_quantizers(model):
             return
@@ -180,8 +180,14 @@ class QuantDetectionTrainer(DetectionTrainer):
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Returns the batch as the host prepares it, and remembers it: it is asked for when a loss is not finite."""
         batch = super().preprocess_batch(batch)
+        if self._channels_last():
+            batch["img"] = batch["img"].contiguous(memory_format=torch.channels_last)
         self._batch = batch
         return batch
+
+    def _channels_last(self) -> bool:
+        """Returns whether to train with channels last on the CPU, where the host does so in inference alone."""
+        return self.device.type == "cpu" and self.args.channels_last is not False
 
     def optimizer_step(self) -> None:
         """Steps as the host does, unless the loss or a gradient is not finite.
