@@ -3,9 +3,11 @@
     python benchmarks/epoch_time.py                              # the demo set, W4A4 and fp32
     python benchmarks/epoch_time.py --data voc.yaml --imgsz 160 --bits 32 --mosaic 1
     python benchmarks/epoch_time.py --cache ram --threads 1 --workers 1
+    python benchmarks/epoch_time.py --bits 4 --compile           # and with --bits 32, for the ratio of the two
 
 Trains two epochs in this process and reports the second: the time spent in each part itself, without the parts that it
-calls. With worker processes the loading happens there: the row "waiting for data" is what is left of it here.
+calls. Compiled, the model's forward and loss count as "the rest of the loop". With worker processes the loading happens
+there: the row "waiting for data" is what is left of it here.
 """
 
 from __future__ import annotations
@@ -69,18 +71,19 @@ class Stopwatch:
         setattr(owner, name, staticmethod(timed) if static else timed)
 
 
-def instrument(watch: Stopwatch) -> None:
-    """Wraps the parts. Only this process is changed."""
+def instrument(watch: Stopwatch, compiled: bool) -> None:
+    """Wraps the parts. Only this process is changed; a clock inside a compiled model would break its graph."""
     watch.wrap(base.BaseDataset, "load_image", "decode and resize")
     watch.wrap(base.BaseDataset, "get_image_and_label", "labels")
     for name in ("Mosaic", "RandomPerspective", "Albumentations", "RandomHSV", "Format", "LetterBox"):
         watch.wrap(getattr(augment, name), "__call__", f"augmentation: {name}")
     watch.wrap(dataset.YOLODataset, "collate_fn", "collate")
     watch.wrap(torch.utils.data.dataloader._BaseDataLoaderIter, "__next__", "waiting for data")
-    watch.wrap(QuantDetectionModel, "loss", "loss")
-    watch.wrap(QuantDetectionModel, "_predict_once", "forward")
-    for quantizer in Quantizer.__subclasses__():
-        watch.wrap(quantizer, "forward", "forward: quantizers")
+    if not compiled:
+        watch.wrap(QuantDetectionModel, "loss", "loss")
+        watch.wrap(QuantDetectionModel, "_predict_once", "forward")
+        for quantizer in Quantizer.__subclasses__():
+            watch.wrap(quantizer, "forward", "forward: quantizers")
     watch.wrap(torch.Tensor, "backward", "backward")
     watch.wrap(QuantDetectionTrainer, "optimizer_step", "optimizer, clipping, EMA")
     watch.wrap(QuantDetectionTrainer, "save_model", "checkpoint")
@@ -105,7 +108,7 @@ def measure(arguments: argparse.Namespace, bits: int) -> tuple[dict[str, float],
             taken.update(watch.seconds)
             sizes[:] = [len(trainer.train_loader.dataset), len(trainer.test_loader.dataset)]
 
-    instrument(watch)
+    instrument(watch, arguments.compile)
     model = QuantYOLO(arguments.model)
     model.add_callback("on_train_epoch_start", start)
     model.add_callback("on_fit_epoch_end", end)
@@ -113,8 +116,8 @@ def measure(arguments: argparse.Namespace, bits: int) -> tuple[dict[str, float],
         model.train(
             data=str(arguments.data or ensure_demo_data()), qreg={"bits": bits}, epochs=2, project=folder, name="run",
             imgsz=arguments.imgsz, batch=arguments.batch, nbs=arguments.batch, workers=arguments.workers,
-            cache=arguments.cache, mosaic=arguments.mosaic, close_mosaic=0, amp=False, plots=False, optimizer="SGD",
-            pretrained=False, verbose=False,
+            cache=arguments.cache, mosaic=arguments.mosaic, close_mosaic=0, amp=arguments.amp, plots=False,
+            optimizer="SGD", pretrained=False, verbose=False, compile=arguments.compile,
         )  # fmt: skip
     return taken, sizes[0], sizes[1]
 
@@ -142,6 +145,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--cache", default=False, choices=["ram", "disk"])
     parser.add_argument("--mosaic", type=float, default=1.0)
+    parser.add_argument("--amp", default=False, choices=["bf16"], help="default: off")
+    parser.add_argument("--compile", action="store_true", help="compiled training, the first epoch (not timed) with it")
     arguments = parser.parse_args()
     if arguments.threads:
         os.environ[THREADS_VARIABLE] = str(arguments.threads)

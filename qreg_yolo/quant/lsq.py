@@ -20,6 +20,7 @@ from qreg_yolo.quant.functional import (
     lsq_grad_scale,
     lsq_initial_step,
     lsq_plus_initial_step,
+    lsq_slope,
 )
 from qreg_yolo.quant.spec import QuantizerSpec
 
@@ -174,16 +175,25 @@ class LSQInputQuantizer(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         self.require_initialized()
-        per_sample = self.spec.grad_scale == "sample" and x.ndim > 1
-        count = x.shape[1:].numel() if per_sample else x.numel()
         return lsq_fake_quantize(
             x,
             self.step_size,
             quant_min=self.quant_min,
             quant_max=self.quant_max,
-            grad_scale=lsq_grad_scale(count, self.quant_max),
+            grad_scale=self.grad_scale(x),
             binary=self._binary,
         )
+
+    def ranges(self) -> tuple[nn.Parameter, ...]:
+        return (self.step_size,)
+
+    def slopes(self, x: Tensor, *ranges: Tensor) -> tuple[Tensor, ...]:
+        bounds = {"quant_min": self.quant_min, "quant_max": self.quant_max}
+        return (lsq_slope(x, *ranges, **bounds, binary=self._binary),)
+
+    def grad_scale(self, x: Tensor) -> float:
+        per_sample = self.spec.grad_scale == "sample" and x.ndim > 1
+        return lsq_grad_scale(x.shape[1:].numel() if per_sample else x.numel(), self.quant_max)
 
     def to_int(self, x: Tensor) -> Tensor:
         self.require_initialized()

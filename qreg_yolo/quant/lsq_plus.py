@@ -18,6 +18,7 @@ from qreg_yolo.quant.functional import (
     lsq_plus_codes,
     lsq_plus_fake_quantize,
     lsq_plus_initial_range,
+    lsq_plus_slopes,
 )
 from qreg_yolo.quant.spec import QuantizerSpec
 
@@ -77,16 +78,25 @@ class LSQPlusInputQuantizer(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         self.require_initialized()
-        per_sample = self.spec.grad_scale == "sample" and x.ndim > 1
-        count = x.shape[1:].numel() if per_sample else x.numel()
         return lsq_plus_fake_quantize(
             x,
             self.step_size,
             self.offset,
             quant_min=self.quant_min,
             quant_max=self.quant_max,
-            grad_scale=lsq_grad_scale(count, self.quant_max),
+            grad_scale=self.grad_scale(x),
         )
+
+    def ranges(self) -> tuple[nn.Parameter, ...]:
+        return self.step_size, self.offset
+
+    def slopes(self, x: Tensor, *ranges: Tensor) -> tuple[Tensor, ...]:
+        bounds = {"quant_min": self.quant_min, "quant_max": self.quant_max}
+        return lsq_plus_slopes(x, *ranges, **bounds)
+
+    def grad_scale(self, x: Tensor) -> float:
+        per_sample = self.spec.grad_scale == "sample" and x.ndim > 1
+        return lsq_grad_scale(x.shape[1:].numel() if per_sample else x.numel(), self.quant_max)
 
     def to_int(self, x: Tensor) -> Tensor:
         self.require_initialized()

@@ -19,6 +19,7 @@ from qreg_yolo.quant.functional.lsq import (
     lsq_fake_quantize,
     lsq_grad_scale,
     lsq_initial_step,
+    lsq_slope,
 )
 from qreg_yolo.quant.functional.lsq_plus import (
     lsq_plus_clipped,
@@ -26,6 +27,7 @@ from qreg_yolo.quant.functional.lsq_plus import (
     lsq_plus_fake_quantize,
     lsq_plus_initial_range,
     lsq_plus_initial_step,
+    lsq_plus_slopes,
 )
 from qreg_yolo.quant.functional.pact import pact_codes, pact_fake_quantize
 
@@ -47,6 +49,8 @@ __all__ = [
     "lsq_plus_fake_quantize",
     "lsq_plus_initial_range",
     "lsq_plus_initial_step",
+    "lsq_plus_slopes",
+    "lsq_slope",
     "pact_codes",
     "pact_fake_quantize",
     "round_ste",

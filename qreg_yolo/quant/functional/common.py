@@ -73,6 +73,14 @@ def beyond(bound: int, direction: float, dtype: torch.dtype) -> float:
     return bound + math.copysign(spacing, direction)
 
 
+def keep_inside(x: Tensor, scaled: Tensor, low: int, high: int) -> Tensor:
+    """Returns ``x`` where ``scaled`` is in the closed interval ``[low, high]``, else 0."""
+    # hardtanh_backward does this for the open interval, in one pass.
+    bounds = beyond(low, -math.inf, scaled.dtype), beyond(high, math.inf, scaled.dtype)
+    result: Tensor = torch.ops.aten.hardtanh_backward(x, scaled, *bounds)
+    return result
+
+
 def sum_to(x: Tensor, like: Tensor) -> Tensor:
     """Sums ``x`` over the axes along which ``like``, which broadcasts against ``x``, is constant."""
     return x.sum() if like.ndim == 0 else x.sum_to_size(like.shape)

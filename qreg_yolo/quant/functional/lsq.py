@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from qreg_yolo.quant.functional.common import (
     MIN_STEP,
-    beyond,
     clip_,
     compute_dtype,
+    keep_inside,
     positive,
     sum_to,
     with_signature,
@@ -52,6 +52,27 @@ def lsq_clipped(v: Tensor, step_size: Tensor, *, quant_min: int, quant_max: int)
     return (scaled < quant_min) | (scaled > quant_max)
 
 
+def _slope(scaled: Tensor, quant_min: int, quant_max: int, binary: bool) -> Tensor:
+    """Returns the quantizer's derivative to the step at ``scaled = v / s``, which it may overwrite.
+
+    Inside: round(v/s) - v/s. Outside: -Q_N or Q_P, which is what clipping and rounding leave there.
+    """
+    inside = keep_inside(scaled, scaled, quant_min, quant_max)
+    clip = F.hardtanh if torch.is_grad_enabled() else clip_  # a double backward reads ``scaled``
+    return _round_codes(clip(scaled, quant_min, quant_max), binary).sub_(inside)
+
+
+def lsq_slope(v: Tensor, step_size: Tensor, *, quant_min: int, quant_max: int, binary: bool = False) -> Tensor:
+    """Returns `lsq_fake_quantize`'s gradient to the step value by value, in the shape of ``v`` and `compute_dtype`.
+
+    Its product with the gradient to the quantized tensor, summed, is the step's gradient (arXiv 1902.08153, eq. 3)
+    before the gradient scale. The arguments are those of `lsq_fake_quantize`.
+    """
+    step = positive(step_size, v)
+    slope = _slope(v.to(step.dtype) / step, quant_min, quant_max, binary)
+    return slope * torch.where(step_size < 0, -1.0, 1.0)
+
+
 @with_signature
 class _LSQ(torch.autograd.Function):
     """Forward and both gradients of LSQ; saves the input and the step, nothing else."""
@@ -77,17 +98,12 @@ class _LSQ(torch.autograd.Function):
         step = positive(step_size, v)
         grad = grad_outputs[0].to(step.dtype)
         scaled = v.to(step.dtype) / step
-        low, high = beyond(ctx.quant_min, -math.inf, step.dtype), beyond(ctx.quant_max, math.inf, step.dtype)
-        # hardtanh_backward(g, x) is g inside the open interval and 0 outside, in one pass.
-        inside = torch.ops.aten.hardtanh_backward(scaled, scaled, low, high)
-        needs_v = ctx.needs_input_grad[0]  # false for the image
-        grad_v = torch.ops.aten.hardtanh_backward(grad, scaled, low, high).to(v.dtype) if needs_v else None
-        # Inside: round(v/s) - v/s. Outside: -Q_N or Q_P, which is what clipping and rounding left there. In place, but
-        # not where gradients are recorded: a double backward reads ``scaled``, and torch.func may batch ``grad`` alone.
-        recorded = torch.is_grad_enabled()
-        clipped = (F.hardtanh if recorded else clip_)(scaled, ctx.quant_min, ctx.quant_max)
-        slope = _round_codes(clipped, ctx.binary).sub_(inside)
-        slope = slope * grad if recorded else slope.mul_(grad)
+        grad_v = None
+        if ctx.needs_input_grad[0]:
+            grad_v = keep_inside(grad, scaled, ctx.quant_min, ctx.quant_max).to(v.dtype)
+        slope = _slope(scaled, ctx.quant_min, ctx.quant_max, ctx.binary)
+        # In place, but not where gradients are recorded: torch.func may batch ``grad`` alone.
+        slope = slope * grad if torch.is_grad_enabled() else slope.mul_(grad)
         grad_step = sum_to(slope, step) * ctx.grad_scale
         grad_step = torch.where(step_size < 0, -grad_step, grad_step).to(step_size.dtype)
         return grad_v, grad_step, None, None, None, None

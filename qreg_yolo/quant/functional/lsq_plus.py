@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from qreg_yolo.quant.functional.common import (
     MIN_STEP,
-    beyond,
     clip_,
     compute_dtype,
+    keep_inside,
     positive,
     sum_to,
     with_signature,
@@ -81,10 +81,8 @@ class _LSQPlus(torch.autograd.Function):
         # batch ``grad`` alone.
         recorded = torch.is_grad_enabled()
         scaled = (x.to(step.dtype) - shift) / step if recorded else _scaled(x, step, shift)
-        low, high = beyond(ctx.quant_min, -math.inf, step.dtype), beyond(ctx.quant_max, math.inf, step.dtype)
-        # hardtanh_backward(g, x) is g inside the open interval and 0 outside, in one pass.
-        inside = torch.ops.aten.hardtanh_backward(scaled, scaled, low, high)
-        grad_x = torch.ops.aten.hardtanh_backward(grad, scaled, low, high)
+        inside = keep_inside(scaled, scaled, ctx.quant_min, ctx.quant_max)
+        grad_x = keep_inside(grad, scaled, ctx.quant_min, ctx.quant_max)
         # Inside: round(v) - v of v = (x - beta) / s. Outside: n or p, which is what clipping and rounding left there.
         slope = (F.hardtanh if recorded else clip_)(scaled, ctx.quant_min, ctx.quant_max).round_().sub_(inside)
         slope = slope * grad if recorded else slope.mul_(grad)
@@ -123,6 +121,21 @@ def lsq_plus_fake_quantize(
     """
     result: Tensor = _LSQPlus.apply(x, step_size, offset, quant_min, quant_max, grad_scale)
     return result
+
+
+def lsq_plus_slopes(
+    x: Tensor, step_size: Tensor, offset: Tensor, *, quant_min: int, quant_max: int
+) -> tuple[Tensor, Tensor]:
+    """Returns `lsq_plus_fake_quantize`'s gradients to the step and to the offset, value by value, shaped as ``x``.
+
+    Before the gradient scale, as `lsq_slope`.
+    """
+    step, shift = _range_of(x, step_size, offset)
+    scaled = (x.to(step.dtype) - shift) / step
+    rounded = F.hardtanh(scaled, quant_min, quant_max).round()
+    to_step = rounded - keep_inside(scaled, scaled, quant_min, quant_max)
+    to_offset = 1.0 - keep_inside(torch.ones_like(scaled), scaled, quant_min, quant_max)
+    return torch.where(step_size < 0, -to_step, to_step), to_offset
 
 
 def lsq_plus_initial_step(w: Tensor, bits: int, *, axes: tuple[int, ...] | None = None) -> Tensor:
