@@ -130,17 +130,13 @@ class QuantConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         weight = self.weight if self.weight_fake_quant is None else self.weight_fake_quant(self.weight)
         quantizer = self.input_fake_quant
-        if quantizer is None:
-            return self._conv_forward(input, weight, self.bias)
-        ranges = quantizer.ranges()
-        if input.requires_grad or not ranges or not torch.is_grad_enabled():
-            return self._conv_forward(quantizer(input), weight, self.bias)
-        with torch.no_grad():
-            quantized = quantizer(input)
-        output = self._conv_forward(quantized, weight, self.bias)
-        result: Tensor = _RangeGradient.apply(
-            output, input, weight, quantizer.slopes, self._conv_forward, quantizer.grad_scale(input), *ranges
-        )
+        quantized = input if quantizer is None else quantizer(input)
+        if quantizer is None or input.requires_grad or not torch.is_grad_enabled() or not quantizer.ranges():
+            output: Tensor = self._conv_forward(quantized, weight, self.bias)
+            return output
+        output = self._conv_forward(quantized.detach(), weight, self.bias)
+        ways = quantizer.slopes, self._conv_forward, quantizer.grad_scale(input)
+        result: Tensor = _RangeGradient.apply(output, input, weight, *ways, *quantizer.ranges())
         return result
 
 

@@ -188,8 +188,8 @@ class LSQInputQuantizer(Quantizer):
         return (self.step_size,)
 
     def slopes(self, x: Tensor, *ranges: Tensor) -> tuple[Tensor, ...]:
-        bounds = {"quant_min": self.quant_min, "quant_max": self.quant_max}
-        return (lsq_slope(x, *ranges, **bounds, binary=self._binary),)
+        (step,) = ranges
+        return (lsq_slope(x, step, quant_min=self.quant_min, quant_max=self.quant_max, binary=self._binary),)
 
     def grad_scale(self, x: Tensor) -> float:
         per_sample = self.spec.grad_scale == "sample" and x.ndim > 1

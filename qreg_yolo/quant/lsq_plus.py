@@ -91,8 +91,8 @@ class LSQPlusInputQuantizer(Quantizer):
         return self.step_size, self.offset
 
     def slopes(self, x: Tensor, *ranges: Tensor) -> tuple[Tensor, ...]:
-        bounds = {"quant_min": self.quant_min, "quant_max": self.quant_max}
-        return lsq_plus_slopes(x, *ranges, **bounds)
+        step, offset = ranges
+        return lsq_plus_slopes(x, step, offset, quant_min=self.quant_min, quant_max=self.quant_max)
 
     def grad_scale(self, x: Tensor) -> float:
         per_sample = self.spec.grad_scale == "sample" and x.ndim > 1
