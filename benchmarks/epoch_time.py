@@ -4,6 +4,7 @@
     python benchmarks/epoch_time.py --data voc.yaml --imgsz 160 --bits 32 --mosaic 1
     python benchmarks/epoch_time.py --cache ram --threads 1 --workers 1
     python benchmarks/epoch_time.py --bits 4 --compile           # and with --bits 32, for the ratio of the two
+    python benchmarks/epoch_time.py --stock                      # Ultralytics' own trainer, as it comes
 
 Trains two epochs in this process and reports the second: the time spent in each part itself, without the parts that it
 calls. Compiled, the model's forward and loss count as "the rest of the loop". With worker processes the loading happens
@@ -24,8 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ultralytics import YOLO
 from ultralytics.data import augment, base, dataset
+from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
 from ultralytics.models.yolo.detect import val as detect_val
+from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
@@ -71,7 +75,11 @@ class Stopwatch:
         setattr(owner, name, staticmethod(timed) if static else timed)
 
 
-def instrument(watch: Stopwatch, compiled: bool) -> None:
+STOCK = DetectionModel, DetectionTrainer, DetectionValidator
+OURS = QuantDetectionModel, QuantDetectionTrainer, QuantDetectionValidator
+
+
+def instrument(watch: Stopwatch, compiled: bool, classes: tuple[type, type, type]) -> None:
     """Wraps the parts. Only this process is changed; a clock inside a compiled model would break its graph."""
     watch.wrap(base.BaseDataset, "load_image", "decode and resize")
     watch.wrap(base.BaseDataset, "get_image_and_label", "labels")
@@ -79,42 +87,44 @@ def instrument(watch: Stopwatch, compiled: bool) -> None:
         watch.wrap(getattr(augment, name), "__call__", f"augmentation: {name}")
     watch.wrap(dataset.YOLODataset, "collate_fn", "collate")
     watch.wrap(torch.utils.data.dataloader._BaseDataLoaderIter, "__next__", "waiting for data")
+    model, trainer, validator = classes
     if not compiled:
-        watch.wrap(QuantDetectionModel, "loss", "loss")
-        watch.wrap(QuantDetectionModel, "_predict_once", "forward")
+        watch.wrap(model, "loss", "loss")
+        watch.wrap(model, "_predict_once", "forward")
         for quantizer in Quantizer.__subclasses__():
             watch.wrap(quantizer, "forward", "forward: quantizers")
     watch.wrap(torch.Tensor, "backward", "backward")
-    watch.wrap(QuantDetectionTrainer, "optimizer_step", "optimizer, clipping, EMA")
-    watch.wrap(QuantDetectionTrainer, "save_model", "checkpoint")
-    watch.wrap(QuantDetectionValidator, "__call__", "validation: the rest")
+    watch.wrap(trainer, "optimizer_step", "optimizer, clipping, EMA")
+    watch.wrap(trainer, "save_model", "checkpoint")
+    watch.wrap(validator, "__call__", "validation: the rest")
     watch.wrap(detect_val.nms, "non_max_suppression", "NMS")
 
 
-def measure(arguments: argparse.Namespace, bits: int) -> tuple[dict[str, float], int, int]:
+def measure(arguments: argparse.Namespace) -> tuple[dict[str, float], int, int]:
     """Returns the seconds per part of the second epoch, and how many images it trained on and validated."""
     watch = Stopwatch()
     taken: dict[str, float] = {}
     sizes: list[int] = []
 
-    def start(trainer: QuantDetectionTrainer) -> None:
+    def start(trainer: DetectionTrainer) -> None:
         if trainer.epoch == 1:
             watch.switch()
             watch.seconds.clear()
 
-    def end(trainer: QuantDetectionTrainer) -> None:
+    def end(trainer: DetectionTrainer) -> None:
         if trainer.epoch == 1 and not taken:
             watch.switch()
             taken.update(watch.seconds)
             sizes[:] = [len(trainer.train_loader.dataset), len(trainer.test_loader.dataset)]
 
-    instrument(watch, arguments.compile)
-    model = QuantYOLO(arguments.model)
+    instrument(watch, arguments.compile, STOCK if arguments.stock else OURS)
+    model = YOLO(arguments.model) if arguments.stock else QuantYOLO(arguments.model)
+    quantization = {} if arguments.stock else {"qreg": {"bits": arguments.bits}}
     model.add_callback("on_train_epoch_start", start)
     model.add_callback("on_fit_epoch_end", end)
     with tempfile.TemporaryDirectory() as folder:
         model.train(
-            data=str(arguments.data or ensure_demo_data()), qreg={"bits": bits}, epochs=2, project=folder, name="run",
+            data=str(arguments.data or ensure_demo_data()), **quantization, epochs=2, project=folder, name="run",
             imgsz=arguments.imgsz, batch=arguments.batch, nbs=arguments.batch, workers=arguments.workers,
             cache=arguments.cache, mosaic=arguments.mosaic, close_mosaic=0, amp=arguments.amp, plots=False,
             optimizer="SGD", pretrained=False, verbose=False, compile=arguments.compile,
@@ -141,6 +151,7 @@ def main() -> None:
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--imgsz", type=int, default=160)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--stock", action="store_true", help="time Ultralytics' own trainer (fp32)")
     parser.add_argument("--threads", type=int, help="default: all cores")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--cache", default=False, choices=["ram", "disk"])
@@ -151,9 +162,11 @@ def main() -> None:
     if arguments.threads:
         os.environ[THREADS_VARIABLE] = str(arguments.threads)
     LOGGER.setLevel("ERROR")
-    seconds, images, validated = measure(arguments, arguments.bits)
+    seconds, images, validated = measure(arguments)
     where = provenance()
-    print(f"{arguments.model}, {arguments.bits} bits, {images} + {validated} images, {arguments.imgsz} px")
+    who = "stock Ultralytics" if arguments.stock else f"{arguments.bits} bits"
+    sizes = f"{images} + {validated} images, {arguments.imgsz} px"
+    print(f"{arguments.model}, {who}, {torch.get_num_threads()} threads, {sizes}")
     print(f"commit {where['commit']}; {where['command']}\n")
     print(table(seconds, images, validated))
 
