@@ -218,3 +218,25 @@ def test_a_host_that_lacks_a_method_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("qreg_yolo.detect.compat.host_version", "8.3.0")
     with pytest.raises(RuntimeError, match=r"8\.3\.0"):
         check_host()
+
+
+@pytest.mark.parametrize("choice", [None, False])
+def test_the_cpu_trains_with_channels_last_unless_told_otherwise(
+    choice: bool | None, tiny_data: Path, tmp_path: Path
+) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    def look(trainer: Any) -> None:
+        weight = trainer.model.model[1].conv.weight  # 3x3: the two orders differ
+        tensors = weight, trainer._batch["img"]
+        seen.append(tuple(t.is_contiguous(memory_format=torch.channels_last) for t in tensors))
+
+    model = QuantYOLO("yolov5n.yaml")
+    model.add_callback("on_train_batch_end", look)
+    model.train(
+        data=str(tiny_data), qreg={"bits": 4}, epochs=1, project=str(tmp_path), **SETTINGS, channels_last=choice
+    )
+    assert set(seen) == {(choice is None, choice is None)}
+    stored = torch.load(model.trainer.last, weights_only=False)
+    kept = (stored["model"] or stored["ema"]).model[1].conv.weight
+    assert kept.is_contiguous(), "released Ultralytics fuses checkpoints with .view()"
