@@ -14,7 +14,6 @@ import polars as pl
 
 from qreg_yolo import QuantYOLO
 from qreg_yolo.files import sha256
-from qreg_yolo.records import provenance
 
 HERE = Path(__file__).parent
 ENOUGH = 10
@@ -65,9 +64,8 @@ def main() -> None:
     arguments = parser.parse_args()
     frame = pl.concat([per_class(path, arguments.data, arguments.imgsz) for path in arguments.weights])
     frame.write_csv(HERE / "per_class.csv", float_precision=4)
-    where = provenance()
-    text = f"{markdown(frame)}\n\nMade by `python {where['command']}` at {where['commit']}.\n"
-    (HERE / "accuracy.md").write_text(text, encoding="utf-8")
+    text = markdown(frame)
+    (HERE / "accuracy.md").write_text(text + "\n", encoding="utf-8")
     print(text)
 
 
