@@ -42,9 +42,15 @@ def gaussian_blur(image: Image, sigma: float, rng: Draws) -> Image:
 
 
 def defocus_blur(image: Image, c: Defocus, rng: Draws) -> Image:
-    """Returns the image under a disk of ``c.radius`` px whose edge is softened by a Gaussian of ``c.alias_sigma``."""
+    """Returns the image under a disk of ``c.radius`` px whose edge is softened by a Gaussian of ``c.alias_sigma``.
+
+    The originals' kernel is float32, so its sum misses 1 by some 1e-8 either way, which decides whether flat areas keep
+    their level or are floored one below. The sign of that is kept by a shift of 1/1000 level.
+    """
+    kernel = disk(c)
+    shift = math.copysign(1e-3, float(kernel.sum(dtype=np.float64)) - 1.0)
     # OpenCV filters float32 twice as fast as uint8 to float32.
-    return to_uint8(np.asarray(cv2.filter2D(image.astype(np.float32), -1, disk(c)), np.float32))
+    return to_uint8(np.asarray(cv2.filter2D(image.astype(np.float32), -1, kernel, delta=shift), np.float32))
 
 
 @lru_cache(maxsize=32)
