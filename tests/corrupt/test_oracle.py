@@ -1,6 +1,6 @@
 """Pixel by pixel against imagecorruptions-imaug fed with the same draws; skipped where it is not installed.
 
-`pip install -e '.[oracle]'`; in a virtual environment without torch: `pytest --noconftest tests/corrupt/test_oracle.py`.
+`pip install -e '.[oracle]'`; without torch: `pytest --noconftest tests/corrupt/test_oracle.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LIMITS = {
     "elastic_transform": (54.0, 4 if OPENCV_4 else 1, 1.0),
     "spatter": (65.0, 15, 1e-3),
 }
-"""PSNR at least, largest difference, share of pixels off by more than 1 at most. OpenCV 4 remaps on a grid of 1/32 px."""
+"""PSNR at least, largest difference, share of pixels off by more than 1 at most; OpenCV 4 remaps to 1/32 px."""
 
 
 def _peer_overlays():
