@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from qreg_yolo.corrupt.apply import CORRUPTIONS, MIN_SIDE, corrupt, image_key
     from qreg_yolo.corrupt.draws import Draws, draws_for
     from qreg_yolo.corrupt.frost import FrostOverlays, load_overlays
-    from qreg_yolo.corrupt.spec import BENCHMARK_NAMES, DETERMINISTIC_NAMES, NAMES, PRESETS, SEVERITIES, constants
+    from qreg_yolo.corrupt.presets import PRESETS, constants
+    from qreg_yolo.corrupt.spec import BENCHMARK_NAMES, DETERMINISTIC_NAMES, NAMES, SEVERITIES
 
 _HOME = {
     "BENCHMARK_NAMES": "spec",
@@ -22,9 +23,9 @@ _HOME = {
     "FrostOverlays": "frost",
     "MIN_SIDE": "apply",
     "NAMES": "spec",
-    "PRESETS": "spec",
+    "PRESETS": "presets",
     "SEVERITIES": "spec",
-    "constants": "spec",
+    "constants": "presets",
     "corrupt": "apply",
     "draws_for": "draws",
     "image_key": "apply",

@@ -10,7 +10,7 @@ import numpy as np
 
 from qreg_yolo.corrupt.apply import corrupt
 from qreg_yolo.corrupt.draws import Image
-from qreg_yolo.corrupt.spec import constants
+from qreg_yolo.corrupt.presets import constants
 
 
 class CommonCorruption(A.ImageOnlyTransform):

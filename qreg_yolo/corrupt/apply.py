@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from qreg_yolo.corrupt import blur, digital, noise, spec, weather
+from qreg_yolo.corrupt import blur, digital, noise, weather
 from qreg_yolo.corrupt.draws import Draws, Image, draws_for
 from qreg_yolo.corrupt.frost import FrostOverlays, load_overlays
+from qreg_yolo.corrupt.presets import constants
 
 MIN_SIDE = 32
 """Px; below it kernels and crops of the definitions do not fit."""
@@ -82,11 +83,11 @@ def corrupt(
         ValueError: Unknown name, severity or preset; an image of another shape or below 32 px; a negative seed.
         TypeError: An image that is not a uint8 array.
     """
-    constants = spec.constants(name, severity, preset)
+    values = constants(name, severity, preset)
     if name == "frost" and frost is not None:
         overlays = frost if isinstance(frost, FrostOverlays) else load_overlays(frost)
-        constants = constants._replace(overlays=overlays)
-    result = CORRUPTIONS[name](_as_rgb(image), constants, draws_for(seed, key, name, severity))
+        values = values._replace(overlays=overlays)
+    result = CORRUPTIONS[name](_as_rgb(image), values, draws_for(seed, key, name, severity))
     return result if image.ndim == 3 else np.ascontiguousarray(result[..., 1])
 
 

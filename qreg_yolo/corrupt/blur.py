@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -37,8 +37,13 @@ def smooth(values: FloatImage, sigma: float | tuple[float, float], *, truncate: 
 
 
 def gaussian_blur(image: Image, sigma: float, rng: Draws) -> Image:
-    """Returns the image smoothed by a Gaussian of ``sigma`` px (edge repeated, kernel cut at 4 sigma)."""
-    return to_uint8(smooth(image.astype(np.float32), sigma, truncate=4.0, border=cv2.BORDER_REPLICATE))
+    """Returns the image smoothed by a Gaussian of ``sigma`` px (edge repeated, kernel cut at 4 sigma).
+
+    Flat areas keep their level, as in the originals' float64; without the 1/1000 level, float32 would often floor them.
+    """
+    blurred = smooth(image.astype(np.float32), sigma, truncate=4.0, border=cv2.BORDER_REPLICATE)
+    blurred += np.float32(1e-3)
+    return to_uint8(blurred)
 
 
 def defocus_blur(image: Image, c: Defocus, rng: Draws) -> Image:
@@ -75,13 +80,13 @@ def glass_blur(image: Image, c: Glass, rng: Draws) -> Image:
     Traps that are kept: the original's swap assigns views of one array, which copies the source over the target
     and leaves the source as it is (pixels vanish); and offsets exclude ``+max_delta``, so content drifts down-right.
     """
-    once = to_uint8(smooth(image.astype(np.float32), c.sigma, truncate=4.0, border=cv2.BORDER_REPLICATE))
+    once = gaussian_blur(image, c.sigma, rng)
     packed = np.ascontiguousarray(cv2.cvtColor(once, cv2.COLOR_RGB2RGBA)).view(np.uint32).reshape(-1)
     height, width = image.shape[:2]
     for _ in range(c.passes):
         packed = packed.take(copy_sources(glass_sources(height, width, c.max_delta, rng)))
     moved = cv2.cvtColor(packed.view(np.uint8).reshape(height, width, 4), cv2.COLOR_RGBA2RGB)
-    return to_uint8(smooth(moved.astype(np.float32), c.sigma, truncate=4.0, border=cv2.BORDER_REPLICATE))
+    return gaussian_blur(np.asarray(moved, np.uint8), c.sigma, rng)
 
 
 def glass_sources(height: int, width: int, max_delta: int, rng: Draws) -> Index:
@@ -168,19 +173,60 @@ def zoom_blur(image: Image, factors: tuple[float, ...], rng: Draws) -> Image:
 
     Factor 1.0 is among them, so the image itself counts twice (as in the original).
 
-    Deviates: pixel centres are aligned as OpenCV's resize does, not corner to corner as SciPy's zoom: up to 4 levels.
+    Deviates: OpenCV's resize puts samples some hundredths of a px from where SciPy's zoom has them.
     """
     height, width = image.shape[:2]
     plain = image.astype(np.float32)
-    total = plain + plain
+    plain /= 255.0  # and sums in this order: so flat areas round, and are floored, as in the original
+    total = plain.copy()
     for factor in factors[1:]:
-        rows, columns = zoom_window(height, factor), zoom_window(width, factor)
-        crop = plain[rows, columns]
-        size = (round(crop.shape[1] * factor), round(crop.shape[0] * factor))
-        zoomed = cv2.resize(crop, size, interpolation=cv2.INTER_LINEAR)
-        cv2.accumulate(zoomed[:height, :width], total)
-    total *= np.float32(1.0 / (len(factors) + 1))
+        y, x = zoom_axis(height, factor), zoom_axis(width, factor)
+        zoomed = cv2.resize(plain[y.source, x.source], None, fx=x.scale, fy=y.scale, interpolation=cv2.INTER_LINEAR)
+        zoomed = zoomed[y.first : y.first + height, x.first : x.first + width]
+        if y.last_lost:
+            zoomed[-1] = 0.0
+        if x.last_lost:
+            zoomed[:, -1] = 0.0
+        cv2.accumulate(zoomed, total)
+    total += plain
+    total /= len(factors) + 1
+    total *= 255.0
     return to_uint8(total)
+
+
+class ZoomAxis(NamedTuple):
+    """How one axis is zoomed by `cv2.resize` with SciPy's geometry, which puts end samples on end samples.
+
+    `source` is scaled by `scale` and read from `first` on. `last_lost`: SciPy's rounding puts the last sample beyond
+    the source, where it reads 0 (an accident of the originals that is kept).
+    """
+
+    source: slice
+    scale: float
+    first: int
+    last_lost: bool
+
+
+@lru_cache(maxsize=4096)
+def zoom_axis(size: int, factor: float) -> ZoomAxis:
+    """Returns the geometry for an axis of ``size`` px.
+
+    Resize puts sample i at ``(i + 1/2) / scale - 1/2`` of its source. With k px more in front, read from ``first`` on,
+    the scale that puts the middle where it belongs leaves an error at the ends, and the best (k, first) almost none.
+    """
+    window = zoom_window(size, factor)
+    part = window.stop - window.start
+    grown = round(part * factor)
+    step = (part - 1) / (grown - 1)
+    best = (math.inf, 0, 0, 1.0)
+    for ahead in range(window.start + 1):
+        exact = (ahead + 0.5) / step - 0.5
+        for first in (math.floor(exact), math.ceil(exact)):
+            scale = (first + size / 2) / (ahead + 0.5 + (size - 1) * step / 2)
+            best = min(best, (abs((first + 0.5) / scale - 0.5 - ahead), ahead, first, scale))
+    _, ahead, first, scale = best
+    source = slice(window.start - ahead, min(window.stop + 1, size))
+    return ZoomAxis(source, scale, first, grown == size and (grown - 1) * step > part - 1)
 
 
 def zoom_window(size: int, factor: float) -> slice:
