@@ -114,16 +114,18 @@ def _glass_offsets(width: int, max_delta: int) -> Index:
 def copy_sources(sources: Index) -> Index:
     """Returns where each pixel's value comes from when the copies are made one by one from the last pixel to the first.
 
-    Pixel p copies q = sources[p]. If q > p, q has been overwritten already and passes on what it got; otherwise
-    q still has its own value. Following such chains by doubling (jump to the jump's end) gives all ends at once.
+    Pixel p copies q = sources[p]. If q > p, q has been overwritten already and passes on what it got; otherwise q
+    still has its own value. All such chains are followed at once, a step at a time, until the last has ended.
     """
-    here = np.arange(len(sources), dtype=np.intp)
-    onward = np.where(sources > here, sources, here)
-    while True:
-        further = onward.take(onward)
-        if np.array_equal(further, onward):
-            return sources.take(onward)
-        onward = further
+    ends = sources.copy()
+    chains = np.flatnonzero(sources > np.arange(len(sources)))
+    at = sources.take(chains)
+    while chains.size:
+        onward = sources.take(at)
+        ends[chains] = onward
+        open_ended = onward > at
+        chains, at = chains[open_ended], onward[open_ended]
+    return ends
 
 
 def motion_blur(image: Image, c: Motion, rng: Draws) -> Image:
@@ -179,9 +181,13 @@ def zoom_blur(image: Image, factors: tuple[float, ...], rng: Draws) -> Image:
     plain = image.astype(np.float32)
     plain /= 255.0  # and sums in this order: so flat areas round, and are floored, as in the original
     total = plain.copy()
-    for factor in factors[1:]:
-        y, x = zoom_axis(height, factor), zoom_axis(width, factor)
-        zoomed = cv2.resize(plain[y.source, x.source], None, fx=x.scale, fy=y.scale, interpolation=cv2.INTER_LINEAR)
+    axes = [(zoom_axis(height, factor), zoom_axis(width, factor)) for factor in factors[1:]]
+    longest = [max((pair[i].length for pair in axes), default=0) for i in (0, 1)]
+    scratch = np.empty((*longest, 3), np.float32)  # one for all: fresh memory costs more than the arithmetic
+    for y, x in axes:
+        zoomed = cv2.resize(
+            plain[y.source, x.source], None, dst=scratch[: y.length, : x.length], fx=x.scale, fy=y.scale
+        )
         zoomed = zoomed[y.first : y.first + height, x.first : x.first + width]
         if y.last_lost:
             zoomed[-1] = 0.0
@@ -197,12 +203,13 @@ def zoom_blur(image: Image, factors: tuple[float, ...], rng: Draws) -> Image:
 class ZoomAxis(NamedTuple):
     """How one axis is zoomed by `cv2.resize` with SciPy's geometry, which puts end samples on end samples.
 
-    `source` is scaled by `scale` and read from `first` on. `last_lost`: SciPy's rounding puts the last sample beyond
+    `source` is scaled by `scale` to `length` px, which are read from `first` on. `last_lost`: SciPy's rounding puts the last sample beyond
     the source, where it reads 0 (an accident of the originals that is kept).
     """
 
     source: slice
     scale: float
+    length: int
     first: int
     last_lost: bool
 
@@ -226,7 +233,13 @@ def zoom_axis(size: int, factor: float) -> ZoomAxis:
             best = min(best, (abs((first + 0.5) / scale - 0.5 - ahead), ahead, first, scale))
     _, ahead, first, scale = best
     source = slice(window.start - ahead, min(window.stop + 1, size))
-    return ZoomAxis(source, scale, first, grown == size and (grown - 1) * step > part - 1)
+    return ZoomAxis(
+        source,
+        scale,
+        round((source.stop - source.start) * scale),
+        first,
+        grown == size and (grown - 1) * step > part - 1,
+    )
 
 
 def zoom_window(size: int, factor: float) -> slice:

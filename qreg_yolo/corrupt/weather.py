@@ -36,9 +36,11 @@ def snow(image: Image, c: Snow, rng: Draws) -> Image:
     fallen = flakes + flakes[::-1, ::-1]
     plain = image.astype(np.float32)
     grey = cv2.cvtColor(plain, cv2.COLOR_RGB2GRAY)
-    lifted = cv2.max(plain, cv2.merge([1.5 * grey + 127.5] * 3))
-    whitened = cv2.addWeighted(plain, c.mix, lifted, 1.0 - c.mix, 0.0)
-    return to_uint8(np.asarray(cv2.add(whitened, cv2.merge([fallen] * 3)), np.float32))
+    spare = cv2.merge([1.5 * grey + 127.5] * 3)  # two buffers for all: fresh memory costs more than the arithmetic
+    cv2.max(plain, spare, dst=spare)
+    cv2.addWeighted(plain, c.mix, spare, 1.0 - c.mix, 0.0, dst=plain)
+    cv2.add(plain, cv2.merge([fallen] * 3, dst=spare), dst=plain)
+    return to_uint8(plain)
 
 
 def _stretch(part: FloatImage, zoom: float) -> FloatImage:
