@@ -233,13 +233,8 @@ def zoom_axis(size: int, factor: float) -> ZoomAxis:
             best = min(best, (abs((first + 0.5) / scale - 0.5 - ahead), ahead, first, scale))
     _, ahead, first, scale = best
     source = slice(window.start - ahead, min(window.stop + 1, size))
-    return ZoomAxis(
-        source,
-        scale,
-        round((source.stop - source.start) * scale),
-        first,
-        grown == size and (grown - 1) * step > part - 1,
-    )
+    length = round((source.stop - source.start) * scale)
+    return ZoomAxis(source, scale, length, first, grown == size and (grown - 1) * step > part - 1)
 
 
 def zoom_window(size: int, factor: float) -> slice:
