@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("torch", "ultralytics", "numpy", "polars", "matplotlib", "cv2")
+HEAVY = ("torch", "ultralytics", "numpy", "polars", "matplotlib", "cv2", "scipy", "skimage", "numba", "albumentations")
 
 
 def heavy_modules_loaded_by(statement: str, root: Path = ROOT) -> list[str]:
@@ -30,6 +30,7 @@ def heavy_modules_loaded_by(statement: str, root: Path = ROOT) -> list[str]:
         "import qreg_yolo.config as c; c.resolve(None, {'bits': 4}, {'epochs': 1})",
         "import qreg_yolo.records as r; r.provenance()",
         "import qreg_yolo.files, qreg_yolo.resources, qreg_yolo.quant.spec",
+        "import qreg_yolo.corrupt as c; dir(c); c.NAMES; c.constants('fog', 3)",
         "import qreg_yolo.detect.voc, qreg_yolo.detect.voc_download",
         "from qreg_yolo.cli.offline import prepare_host; prepare_host(online=False, checkpoints=False); "
         "import qreg_yolo.detect.voc",
@@ -37,6 +38,11 @@ def heavy_modules_loaded_by(statement: str, root: Path = ROOT) -> list[str]:
 )
 def test_nothing_heavy_is_loaded(statement: str) -> None:
     assert heavy_modules_loaded_by(statement) == []
+
+
+def test_the_corruptions_load_nothing_but_numpy_and_opencv() -> None:
+    loaded = heavy_modules_loaded_by("from qreg_yolo.corrupt import corrupt")
+    assert sorted(loaded) == ["cv2", "numpy"]
 
 
 def test_the_check_can_fail(tmp_path: Path) -> None:
