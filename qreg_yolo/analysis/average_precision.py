@@ -2,8 +2,9 @@
 
 A bootstrap resample is a set of images in which some stand several times, that is: a weight per image. Three facts make
 a thousand of them cheap. The order of the detections does not depend on the weights, so it is sorted once. The
-interpolated precision changes at true positives only, of which there are at most as many as objects, whereas detections
-are hundreds per image. And how many detections stand above a true positive is linear in the weights: one matrix product.
+interpolated precision changes at true positives only, of which there are at most as many as objects, whereas
+detections are hundreds per image. And how many detections stand above a true positive is linear in the weights: one
+matrix product.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def _detections_above(image: NDArray[np.intp], positive: NDArray[np.intp], n_ima
     """
     first = np.searchsorted(positive, np.arange(len(image)))  # the first true positive at or below each detection
     counts = np.bincount(first * n_images + image, minlength=(len(positive) + 1) * n_images)
-    return counts.reshape(-1, n_images)[: len(positive)].cumsum(0)
+    return counts.reshape(len(positive) + 1, n_images)[:-1].cumsum(0)
 
 
 def _area(found: Array, ranks: NDArray[np.floating[Any]], objects: Array) -> Array:
