@@ -39,6 +39,13 @@ def test_nothing_heavy_is_loaded(statement: str) -> None:
     assert heavy_modules_loaded_by(statement) == []
 
 
+def test_the_analysis_needs_neither_torch_nor_the_host_nor_pyplot() -> None:
+    loaded = heavy_modules_loaded_by(
+        "import sys, qreg_yolo.analysis.report; assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    assert loaded == ["numpy", "matplotlib"]
+
+
 def test_the_check_can_fail(tmp_path: Path) -> None:
     (tmp_path / "qreg_yolo").mkdir()
     shutil.copy(ROOT / "qreg_yolo" / "__init__.py", tmp_path / "qreg_yolo")
