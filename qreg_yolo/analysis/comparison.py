@@ -70,6 +70,7 @@ def compare(pairs: Iterable[Pair], per_image: Path | None = None, resamples: int
     runs = {_key(one): one for pair in pairs for one in (pair.fp32, pair.quantized)}
     resampled: dict[tuple[object, ...], dict[tuple[str, int], NDArray[np.float64]]] = {key: {} for key in runs}
     first: dict[tuple[object, ...], tuple[str, ImageStatistics]] = {}
+    weights: dict[int, NDArray[np.int64]] = {}
     for key, run in runs.items():
         for cell, severity in run.values:
             found = _statistics(per_image, run, cell, severity)
@@ -77,8 +78,9 @@ def compare(pairs: Iterable[Pair], per_image: Path | None = None, resamples: int
                 continue
             name, reference = first.setdefault((run.data, run.split, run.n_images), (run.run_id, found))
             check_same_images(found, reference, f"{run.run_id} ({cell}-{severity})", name)
-            weights = resample_weights(len(found.names), resamples)
-            resampled[key][cell, severity] = 100 * mean_average_precision(found, weights, run.metric)
+            if run.n_images not in weights:
+                weights[run.n_images] = resample_weights(run.n_images, resamples)
+            resampled[key][cell, severity] = 100 * mean_average_precision(found, weights[run.n_images], run.metric)
     return [Comparison(pair, resampled[_key(pair.quantized)], resampled[_key(pair.fp32)]) for pair in pairs]
 
 

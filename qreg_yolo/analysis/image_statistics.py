@@ -49,7 +49,8 @@ class ImageStatistics:
     targets: NDArray[np.int32]
     """`(images, classes)`: how many objects of each class an image shows."""
     names: NDArray[np.str_]
-    """`(images,)`: names of the images; what is compared pairwise must have the same."""
+    """`(images,)`: paths relative to the split's image folder. They and their order are the same under every corruption
+    and for every model: what is compared pairwise, or averaged over cells, must have the same."""
 
     def __post_init__(self) -> None:
         sizes = {len(self.confidence), len(self.category), len(self.image), len(self.hits)}

@@ -78,7 +78,7 @@ def heatmap(request: Request, out: Path, *, layout: Path | None = None, palette:
             )
         measured = {cell: estimate(group, partial(map_delta, cell=cell, severities=severities)) for cell in cells}
         squares[key] = measured
-    label = f"{request.selection.metric}: {SCALE_LABEL}"
+    label = f"{request.selection.metric}\n{SCALE_LABEL}"  # in two lines: one row of squares is low
     if len(squares) == 1:
         figure, _ = draw_square(next(iter(squares.values())), layout=places, palette=palette, label=label)
     else:

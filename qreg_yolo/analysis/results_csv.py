@@ -92,6 +92,8 @@ def read_curve(path: Path, column: str) -> Curve:
 def smoothed(values: Array, weight: float) -> Array:
     """Returns the exponential average with its start corrected for; weight 0 returns the values.
 
+    A value that is not finite stays what it is and does not count for the later ones.
+
     Args:
         values: `(epochs,)`.
         weight: Of the past, 0 up to but without 1.
@@ -101,8 +103,10 @@ def smoothed(values: Array, weight: float) -> Array:
     """
     if not 0 <= weight < 1:
         raise ConfigError(f"smoothing={weight} is not in 0 <= smoothing < 1. Give 0 for none.")
-    result, average = [], 0.0
-    for step, value in enumerate(values, 1):
-        average = weight * average + (1 - weight) * float(value)
-        result.append(average / (1 - weight**step))
+    result, average, total = [], 0.0, 0.0
+    for value in map(float, values):
+        if np.isfinite(value):
+            average = weight * average + (1 - weight) * value
+            total = weight * total + (1 - weight)
+        result.append(average / total if np.isfinite(value) else value)
     return np.array(result)

@@ -59,6 +59,15 @@ def test_missing_cells_are_hatched_without_a_number_and_said() -> None:
     assert "hatched: not measured" in ax.get_xlabel()
 
 
+def test_the_scale_of_a_single_low_row_says_all_it_has_to() -> None:
+    figure, _ = draw_grid(
+        {("lsq", f"{bits}-bit"): SQUARE for bits in (8, 4, 2)}, label="map50_95\nquantized − fp32 [points]"
+    )
+    figure.draw_without_rendering()
+    words = figure.axes[-1].yaxis.label.get_window_extent()
+    assert figure.bbox.y0 <= words.y0 < words.y1 <= figure.bbox.y1
+
+
 def test_a_grid_has_one_symmetric_scale() -> None:
     small = {"clean": Estimate(-1.0), "fog": Estimate(2.0)}
     figure, axes = draw_grid({("lsq", "8-bit"): small, ("lsq", "4-bit"): SQUARE, ("pact", "8-bit"): {}})
@@ -119,6 +128,9 @@ def test_smoothing() -> None:
     values = np.array([4.0, 1.0, 7.0])
     assert smoothed(values, 0).tolist() == values.tolist()
     assert smoothed(np.full(9, 5.0), 0.9) == pytest.approx(np.full(9, 5.0))
+    assert smoothed(np.array([2.0, np.nan, 4.0]), 0.5) == pytest.approx(
+        [2, np.nan, (0.25 * 2 + 0.5 * 4) / 0.75], nan_ok=True
+    )
     with pytest.raises(ConfigError, match="smoothing=1"):
         smoothed(values, 1)
 

@@ -159,7 +159,7 @@ def _draw_cells(
         edge = "0.6" if missing else "white"
         patch = Rectangle((x, y), 1, 1, facecolor=tuple(face), edgecolor=edge, linewidth=0.8, clip_on=False)
         if missing:
-            patch.set_hatch("////")
+            patch.set(hatch="////", zorder=1.5)  # above its neighbours' white edges
         ax.add_patch(patch)
         middle = y + (0.36 if named else 0.5)
         if not missing:
