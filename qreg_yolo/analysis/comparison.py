@@ -91,7 +91,7 @@ def _key(one: Measurement) -> tuple[object, ...]:
 def _statistics(folder: Path, one: Measurement, cell: str, severity: int) -> ImageStatistics | None:
     """Returns the statistics of one cell, None where there is no file (or none for that metric)."""
     path = image_statistics.path_of(folder, one.run_id, cell, severity)
-    if one.metric not in METRICS or not path.is_file():
+    if one.metric not in METRICS or math.isnan(one.values[cell, severity]) or not path.is_file():
         return None
     found = image_statistics.read(path)
     if len(found.names) != one.n_images:
@@ -119,7 +119,7 @@ def estimate(comparisons: Sequence[Comparison], measure: Measure) -> Estimate:
     mean, n = float(np.mean(values)), len(values)
     sd = float(np.std(values, ddof=1)) if n > 1 else math.nan
     resampled = np.mean([measure(one.quantized, one.fp32) for one in comparisons], axis=0)
-    if math.isnan(mean) or resampled.ndim == 0 or np.isnan(resampled).any():
+    if resampled.ndim == 0 or not np.isfinite(resampled).all():  # also Eq. 5 without an error left
         return Estimate(mean, sd, n)
     ends = interval(resampled)
     return Estimate(mean, sd, n, ends.lo, ends.hi)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -152,6 +153,6 @@ def _selected(rows: list[dict[str, Any]], selection: Selection, source: str) -> 
 def missing_cells(
     measured: Iterable[Measurement], cells: Sequence[str], severities: Sequence[int]
 ) -> list[tuple[Measurement, str, int]]:
-    """Returns which of the cells were not measured: (measurement, cell, severity)."""
+    """Returns which of the cells were not measured, or are nan: (measurement, cell, severity)."""
     wanted = [(cell, severity) for cell in cells for severity in ([0] if cell == CLEAN else severities)]
-    return [(one, *key) for one in measured for key in wanted if key not in one.values]
+    return [(one, *key) for one in measured for key in wanted if math.isnan(one.values.get(key, math.nan))]

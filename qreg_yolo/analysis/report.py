@@ -48,6 +48,8 @@ def table(request: Request, kind: str = "table1", format_: str = "text", out: Pa
     """
     make = TABLES[_choice("kind", kind, TABLES)]
     write = FORMATS[_choice("format", format_, FORMATS)]
+    if out is not None and not out.parent.is_dir():
+        raise FileNotFoundError(f"{out.parent} is no folder. Make it first, or give another path.")
     text = write(make(*_compared(request)))
     if out is not None:
         files.write_text(out, text + "\n")

@@ -96,6 +96,8 @@ def test_the_last_of_two_rows_counts_and_missing_cells_are_listed(tmp_path: Path
     assert one.values == {("fog", 3): pytest.approx(20), ("clean", 0): pytest.approx(30)}
     lacking = missing_cells([one], CELLS, (3,))
     assert len(lacking) == 18
+    (undefined,) = read_measurements(write(tmp_path / "nan.csv", [record("fog", 3, float("nan"))]))
+    assert (undefined, "fog", 3) in missing_cells([undefined], CELLS, (3,))
     assert (one, "snow", 3) in lacking
 
 

@@ -7,13 +7,14 @@ import io
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from qreg_yolo.analysis.comparison import Estimate, by_seed, compare, estimate
+from qreg_yolo.analysis.comparison import Comparison, Estimate, by_seed, compare, estimate
 from qreg_yolo.analysis.errors import AnalysisError
 from qreg_yolo.analysis.formats import FORMATS, entry_text, to_csv, to_latex, to_markdown, to_text
 from qreg_yolo.analysis.measurements import read_measurements
-from qreg_yolo.analysis.measures import map_delta
+from qreg_yolo.analysis.measures import error_improvement, map_delta
 from qreg_yolo.analysis.pairing import pair_twins
 from qreg_yolo.analysis.tables import TABLES, Table, by_cell, by_severity, robustness, table1
 
@@ -84,6 +85,17 @@ def test_a_per_image_file_that_contradicts_its_record_is_refused(tmp_path: Path)
     (folder / "fog-3.npz").write_bytes((folder / "snow-3.npz").read_bytes())
     with pytest.raises(AnalysisError, match=r"fog-3.npz gives map50_95=.* different measurements"):
         compared(path, tmp_path / "per_image")
+
+
+def test_no_error_left_has_no_interval_and_no_warning(tmp_path: Path) -> None:
+    best = Comparison(
+        compared(write(tmp_path / "r.csv", square(0.6) + square(0.5, bits=4)))[0].pair,
+        {("clean", 0): np.array([100.0, 100.0, 50.0])},
+        {("clean", 0): np.array([50.0, 100.0, 50.0])},
+    )
+    found = estimate([best], lambda q, fp: error_improvement(fp["clean", 0], q["clean", 0]))
+    assert found.value == pytest.approx(100 * math.log10(40 / 50))
+    assert math.isnan(found.lo)
 
 
 def test_a_missing_file_means_no_interval_and_a_missing_cell_is_listed(tmp_path: Path) -> None:

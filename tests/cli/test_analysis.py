@@ -62,6 +62,7 @@ def test_warnings_and_missing_cells_are_printed(tmp_path: Path) -> None:
         (["table", "nowhere.csv"], ["nowhere.csv does not exist"]),
         (["table", "RECORDS", "--kind", "table2"], ["kind='table2'", "Did you mean 'table1'"]),
         (["table", "RECORDS", "--format", "tex"], ["format='tex'", "latex"]),
+        (["table", "RECORDS", "--out", "nowhere/t.tex"], ["nowhere is no folder"]),
         (["table", "RECORDS", "--severities", "6"], ["severities='6'", "1-5"]),
         (["table", "RECORDS", "--severities", "3-1"], ["severities='3-1'"]),
         (["table", "RECORDS", "--metric", "map5"], ["metric='map5'", "map50_95"]),
