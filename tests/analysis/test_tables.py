@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from qreg_yolo.analysis import image_statistics
 from qreg_yolo.analysis.comparison import Comparison, Estimate, by_seed, compare, estimate
 from qreg_yolo.analysis.errors import AnalysisError
 from qreg_yolo.analysis.formats import FORMATS, entry_text, to_csv, to_latex, to_markdown, to_text
@@ -84,6 +86,15 @@ def test_a_per_image_file_that_contradicts_its_record_is_refused(tmp_path: Path)
     folder = tmp_path / "per_image" / "yolov5n-lsq-w4-s0"
     (folder / "fog-3.npz").write_bytes((folder / "snow-3.npz").read_bytes())
     with pytest.raises(AnalysisError, match=r"fog-3.npz gives map50_95=.* different measurements"):
+        compared(path, tmp_path / "per_image")
+
+
+def test_files_of_other_images_or_labels_are_refused_across_cells_too(tmp_path: Path) -> None:
+    path = write_study(tmp_path, bits=(32, 4))
+    file = tmp_path / "per_image" / "yolov5n-lsq-w4-s0" / "fog-3.npz"
+    found = image_statistics.read(file)
+    image_statistics.write(file, replace(found, names=np.char.add(found.names, "x")))
+    with pytest.raises(AnalysisError, match=r"yolov5n-lsq-w4-s0 \(fog-3\) and yolov5n-fp32-w32-s0 .* different images"):
         compared(path, tmp_path / "per_image")
 
 

@@ -74,7 +74,7 @@ def draw_grid(
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     scale = _scale(squares.values(), layout, None, palette)
-    size = min(TEXT, cell * 16)
+    size = min(TEXT, max(4.5, cell * 16))  # 4.5 points: what six columns leave room for
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
             ax = axes[i, j]
