@@ -179,3 +179,13 @@ def test_results_of_runs_that_differ_in_their_seed_go_together(tmp_path: Path) -
     assert found["net-fp32"][0].values.tolist() == [2.5, 1.5]
     named = read_curves([f"4-bit={tmp_path / 'net-lsq-s0' / 'results.csv'}"], "val/box_loss")
     assert list(named) == ["4-bit"]
+
+
+def test_wide_grids_keep_values_within_their_cells() -> None:
+    square = {"clean": Estimate(-9.94), "fog": Estimate(-9.96), "snow": Estimate(23.4)}
+    figure, axes = draw_grid({("lsq", f"{bits}-bit"): square for bits in (8, 6, 5, 4, 3, 2)})
+    assert sorted(texts(axes[0, 0])) == ["+23", "−10", "−9.9"]
+    figure.draw_without_rendering()
+    cell = axes[0, 0].get_window_extent().width / 5
+    assert all(text.get_window_extent().width < cell for text in axes[0, 0].texts)
+    assert min(text.get_fontsize() for text in axes[0, 0].texts) >= 4.5

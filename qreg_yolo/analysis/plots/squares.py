@@ -20,6 +20,8 @@ from qreg_yolo.analysis.plots.style import COLUMN, PAGE, SMALL, TEXT, axes_for, 
 Square = Mapping[str, Estimate]
 """Cell -> difference in points; a cell that is not there, or nan, was not measured."""
 SCALE_LABEL = "quantized − fp32 [points]"
+_SMALLEST = 4.5
+"""Font size of values where squares stand close, points: legible in print; from 10 on they lose their decimal there."""
 _OPEN = "○ 95 % interval contains 0"
 _MISSING = "hatched: not measured"
 
@@ -74,7 +76,7 @@ def draw_grid(
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     scale = _scale(squares.values(), layout, None, palette)
-    size = min(TEXT, max(4.5, cell * 16))  # 4.5 points: what six columns leave room for
+    size = min(TEXT, max(_SMALLEST, cell * 16))
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
             ax = axes[i, j]
@@ -166,7 +168,7 @@ def _draw_cells(
             ax.text(
                 x + 0.5,
                 middle,
-                f"{one.value:+.1f}".replace("-", "−"),
+                _value_text(one.value, value_size),
                 ha="center",
                 va="center",
                 fontsize=value_size,
@@ -184,6 +186,11 @@ def _draw_cells(
                 x + 0.5, y + 0.76, words, ha="center", va="center", fontsize=SMALL - 1, color=ink, bbox=box,
                 linespacing=0.95,
             )  # fmt: skip
+
+
+def _value_text(value: float, size: float) -> str:
+    digits = 0 if size <= _SMALLEST and abs(value) >= 9.95 else 1
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def _ink(face: NDArray[np.float64]) -> str:
