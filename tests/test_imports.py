@@ -45,6 +45,13 @@ def test_the_corruptions_load_nothing_but_numpy_and_opencv() -> None:
     assert sorted(loaded) == ["cv2", "numpy"]
 
 
+def test_the_analysis_needs_neither_torch_nor_the_host_nor_pyplot() -> None:
+    loaded = heavy_modules_loaded_by(
+        "import sys, qreg_yolo.analysis.report; assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    assert loaded == ["numpy", "matplotlib"]
+
+
 def test_the_check_can_fail(tmp_path: Path) -> None:
     (tmp_path / "qreg_yolo").mkdir()
     shutil.copy(ROOT / "qreg_yolo" / "__init__.py", tmp_path / "qreg_yolo")

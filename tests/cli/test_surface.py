@@ -15,6 +15,10 @@ from qreg_yolo.cli import app
 
 from .conftest import ROOT, qreg_yolo
 
+COMPARING = [
+    "--metric", "--severities", "--runs", "--baseline", "--data", "--split", "--preset", "--per-image",
+    "--no-intervals",
+]  # fmt: skip
 SURFACE = {
     "train": {
         "arguments": ["overrides"],
@@ -27,6 +31,11 @@ SURFACE = {
     "val": {"arguments": ["weights", "overrides"], "options": ["--data", "--threads", "--online"]},
     "predict": {"arguments": ["weights", "source", "overrides"], "options": ["--threads", "--online"]},
     "inspect": {"arguments": ["weights"], "options": ["--json"]},
+    "table": {"arguments": ["records"], "options": ["--kind", "--format", "--out", *COMPARING]},
+    "plot heatmap": {"arguments": ["records"], "options": ["--out", "--layout", "--palette", *COMPARING]},
+    "plot severity": {"arguments": ["records"], "options": ["--out", "--corruption", *COMPARING]},
+    "plot curves": {"arguments": ["sources"], "options": ["--out", "--column", "--smoothing"]},
+    "plot legend": {"arguments": [], "options": ["--out", "--layout"]},
     "data voc": {
         "arguments": [],
         "options": ["--devkit", "--out", "--keep-difficult", "--skip-bad", "--download"],
@@ -39,7 +48,8 @@ def test_the_subcommands_and_their_options() -> None:
     group = typer.main.get_command(app)
     found = {}
     commands = dict(group.commands)  # type: ignore[attr-defined]
-    commands |= {f"data {name}": command for name, command in commands.pop("data").commands.items()}
+    for group_name in ("data", "plot"):
+        commands |= {f"{group_name} {name}": command for name, command in commands.pop(group_name).commands.items()}
     for name, command in commands.items():
         arguments = [p.name for p in command.params if p.param_type_name == "argument"]
         options = [o for p in command.params if p.param_type_name == "option" for o in p.opts + p.secondary_opts]

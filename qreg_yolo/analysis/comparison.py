@@ -1,0 +1,146 @@
+"""A quantized run against its twin: any measure of the two, with its interval where per-image files exist."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qreg_yolo.analysis import image_statistics
+from qreg_yolo.analysis.average_precision import METRICS, mean_average_precision
+from qreg_yolo.analysis.bootstrap import RESAMPLES, check_same_images, interval, resample_weights
+from qreg_yolo.analysis.errors import AnalysisError
+from qreg_yolo.analysis.image_statistics import ImageStatistics
+from qreg_yolo.analysis.measurements import Measurement
+from qreg_yolo.analysis.measures import Number, Values
+from qreg_yolo.analysis.pairing import Pair
+
+_AGREE = 0.05
+"""Points that a record and the mAP of its per-image file may differ by (records are rounded)."""
+Measure = Callable[[Values, Values], Number]
+"""(quantized, fp32) -> a number, for values and for values per resample alike."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, how it scatters over seeds, and its interval over images; nan: not measured."""
+
+    value: float
+    sd: float = math.nan
+    """Standard deviation over seeds (n - 1); nan for one seed."""
+    n: int = 1
+    """Seeds."""
+    lo: float = math.nan
+    hi: float = math.nan
+    """Ends of the 95 % interval; nan without per-image files."""
+
+    @property
+    def sign_is_open(self) -> bool:
+        """Whether the interval exists and holds 0."""
+        return self.lo <= 0 <= self.hi
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A pair and, where per-image files exist, both its sides on the same resamples of the images."""
+
+    pair: Pair
+    quantized: Values = field(default_factory=dict, repr=False)
+    fp32: Values = field(default_factory=dict, repr=False)
+
+
+def compare(pairs: Iterable[Pair], per_image: Path | None = None, resamples: int = RESAMPLES) -> list[Comparison]:
+    """Returns the pairs with what their per-image files say, each file read and resampled once.
+
+    Args:
+        pairs: Quantized runs and their twins.
+        per_image: Folder ``per_image`` beside the records; None or missing: no intervals.
+        resamples: Bootstrap resamples.
+
+    Raises:
+        AnalysisError: A file that is damaged, belongs to other images, or contradicts its record.
+    """
+    pairs = list(pairs)
+    if per_image is None or not per_image.is_dir():
+        return [Comparison(pair) for pair in pairs]
+    runs = {_key(one): one for pair in pairs for one in (pair.fp32, pair.quantized)}
+    resampled: dict[tuple[object, ...], dict[tuple[str, int], NDArray[np.float64]]] = {key: {} for key in runs}
+    first: dict[tuple[object, ...], tuple[str, ImageStatistics]] = {}
+    weights: dict[int, NDArray[np.int64]] = {}
+    for key, run in runs.items():
+        for cell, severity in run.values:
+            found = _statistics(per_image, run, cell, severity)
+            if found is None:
+                continue
+            name, reference = first.setdefault((run.data, run.split, run.n_images), (run.run_id, found))
+            check_same_images(found, reference, f"{run.run_id} ({cell}-{severity})", name)
+            if run.n_images not in weights:
+                weights[run.n_images] = resample_weights(run.n_images, resamples)
+            resampled[key][cell, severity] = 100 * mean_average_precision(found, weights[run.n_images], run.metric)
+    return [Comparison(pair, resampled[_key(pair.quantized)], resampled[_key(pair.fp32)]) for pair in pairs]
+
+
+def _key(one: Measurement) -> tuple[object, ...]:
+    return (one.run_id, one.data, one.split, one.n_images, one.preset)
+
+
+def _statistics(folder: Path, one: Measurement, cell: str, severity: int) -> ImageStatistics | None:
+    """Returns the statistics of one cell, None where there is no file (or none for that metric)."""
+    path = image_statistics.path_of(folder, one.run_id, cell, severity)
+    if one.metric not in METRICS or math.isnan(one.values[cell, severity]) or not path.is_file():
+        return None
+    found = image_statistics.read(path)
+    if len(found.names) != one.n_images:
+        return None  # the run was measured on several sets; this file is another's
+    value, recorded = 100 * mean_average_precision(found, metric=one.metric)[0], one.values[cell, severity]
+    if not abs(value - recorded) <= _AGREE:
+        raise AnalysisError(
+            f"{path} gives {one.metric}={value:.3f}, its record {recorded:.3f} points: they are of different "
+            "measurements. Delete the file and measure that cell again, or give another --per-image folder."
+        )
+    return found
+
+
+def estimate(comparisons: Sequence[Comparison], measure: Measure) -> Estimate:
+    """Returns a measure averaged over runs that differ in their seed alone.
+
+    The interval is that of the mean over the same runs: it tells how the choice of images moves it. How another seed
+    moves it is the standard deviation.
+
+    Args:
+        comparisons: One per seed.
+        measure: What to compute of each.
+    """
+    values = [float(measure(one.pair.quantized.values, one.pair.fp32.values)) for one in comparisons]
+    mean, n = float(np.mean(values)), len(values)
+    sd = float(np.std(values, ddof=1)) if n > 1 else math.nan
+    resampled = np.mean([measure(one.quantized, one.fp32) for one in comparisons], axis=0)
+    if resampled.ndim == 0 or not np.isfinite(resampled).all():  # also Eq. 5 without an error left
+        return Estimate(mean, sd, n)
+    ends = interval(resampled)
+    return Estimate(mean, sd, n, ends.lo, ends.hi)
+
+
+def by_seed(comparisons: Iterable[Comparison]) -> list[list[Comparison]]:
+    """Returns the comparisons grouped into those that differ in nothing but the seed (and what follows from it).
+
+    Raises:
+        AnalysisError: Two runs with the same seed, which would count twice.
+    """
+    groups: dict[tuple[object, ...], list[Comparison]] = {}
+    for one in comparisons:
+        run = one.pair.quantized
+        key = (run.track, run.model, run.label, run.precision, run.data, run.split, run.n_images, run.preset)
+        group = groups.setdefault(key, [])
+        for other in group:
+            if other.pair.quantized.seed == run.seed:
+                raise AnalysisError(
+                    f"{other.pair.quantized.run_id} and {run.run_id} are the same but for their weights (seed "
+                    f"{run.seed}). Keep one of them with --runs."
+                )
+        group.append(one)
+    return list(groups.values())

@@ -1,0 +1,7 @@
+"""What can be wrong with measurements that are to be compared."""
+
+from __future__ import annotations
+
+
+class AnalysisError(ValueError):
+    """Measurements that cannot be compared or drawn; the text states the fact, the value and the remedy."""

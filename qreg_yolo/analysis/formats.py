@@ -1,0 +1,95 @@
+"""Tables as terminal text, Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable
+
+from qreg_yolo.analysis.comparison import Estimate
+from qreg_yolo.analysis.tables import Entry, Table
+
+EMPTY = "-"
+"""What was not measured."""
+_LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}"}
+_LATEX |= {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+
+
+def entry_text(entry: Entry) -> str:
+    """Returns an entry for reading: ``-1.23 ± 0.10 [-2.00, -0.40]``, or a dash where nothing was measured."""
+    if isinstance(entry, str):
+        return entry
+    if math.isnan(entry.value):
+        return EMPTY
+    text = f"{entry.value:.2f}"
+    if not math.isnan(entry.sd):
+        text += f" ± {entry.sd:.2f}"
+    return text if math.isnan(entry.lo) else f"{text} [{entry.lo:.2f}, {entry.hi:.2f}]"
+
+
+def to_text(table: Table) -> str:
+    """Returns the table for a terminal: columns aligned, numbers to the right, notes below."""
+    rows = [table.header, *([entry_text(entry) for entry in row] for row in table.rows)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(table.header))]
+    right = [bool(table.rows) and isinstance(table.rows[0][column], Estimate) for column in range(len(widths))]
+    lines = [
+        "  ".join(text.rjust(width) if to_right else text.ljust(width) for text, width, to_right in cells).rstrip()
+        for cells in (zip(row, widths, right, strict=True) for row in rows)
+    ]
+    return "\n".join([table.title, "", *lines, "", *table.notes])
+
+
+def to_markdown(table: Table) -> str:
+    """Returns the table as GitHub-flavoured Markdown."""
+    rows = [[entry_text(entry).replace("|", r"\|") for entry in row] for row in table.rows]
+    rule = ["---:" if rows and isinstance(entry, Estimate) else "---" for entry in (table.rows or [table.header])[0]]
+    lines = [f"| {' | '.join(row)} |" for row in (table.header, rule, *rows)]
+    return "\n".join([f"**{table.title}**", "", *lines, "", *(f"- {note}" for note in table.notes)])
+
+
+def to_csv(table: Table) -> str:
+    """Returns the table as CSV at full precision: a number takes the columns value, sd, lo and hi; empty: not there."""
+    numbers = [bool(table.rows) and isinstance(entry, Estimate) for entry in (table.rows or [table.header])[0]]
+    header: list[str] = []
+    for name, is_number in zip(table.header, numbers, strict=True):
+        header += [name, f"{name} sd", f"{name} lo", f"{name} hi"] if is_number else [name]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    for row in table.rows:
+        cells: list[str] = []
+        for entry in row:
+            numbers_of = [entry] if isinstance(entry, str) else [entry.value, entry.sd, entry.lo, entry.hi]
+            cells += [x if isinstance(x, str) else "" if math.isnan(x) else repr(x) for x in numbers_of]
+        writer.writerow(cells)
+    return text.getvalue().rstrip("\n")
+
+
+def to_latex(table: Table) -> str:
+    """Returns the table as a LaTeX ``tabular`` (package booktabs), the notes as comments above it."""
+
+    def escaped(text: str) -> str:
+        return "".join(_LATEX.get(sign, sign) for sign in text)
+
+    def line(row: tuple[Entry, ...] | tuple[str, ...]) -> str:
+        return " & ".join(_minus(escaped(entry_text(entry)), entry) for entry in row) + r" \\"
+
+    spec = "".join("r" if isinstance(entry, Estimate) else "l" for entry in (table.rows or [table.header])[0])
+    lines = [f"% {note}" for note in (table.title, *table.notes)]
+    lines += [rf"\begin{{tabular}}{{{spec}}}", r"\toprule", line(table.header), r"\midrule"]
+    return "\n".join([*lines, *map(line, table.rows), r"\bottomrule", r"\end{tabular}"])
+
+
+def _minus(text: str, entry: Entry) -> str:
+    """Returns a number with LaTeX's minus signs; a word's hyphens stay."""
+    return text if isinstance(entry, str) or text == EMPTY else text.replace("-", "$-$")
+
+
+FORMATS: dict[str, Callable[[Table], str]] = {
+    "text": to_text,
+    "markdown": to_markdown,
+    "csv": to_csv,
+    "latex": to_latex,
+}
+"""Name of a format -> what writes it."""

@@ -1,0 +1,158 @@
+"""The robustness square of one run, read from records: one value per cell and severity, in points (0..100)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qreg_yolo import records
+from qreg_yolo.analysis.cells import CLEAN, check_cell, check_severities
+from qreg_yolo.analysis.errors import AnalysisError
+from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    import polars
+
+_POINTS = {"fraction": 100.0, "points": 1.0, "percent": 1.0}
+"""Unit of the records -> what makes points of it."""
+_RUN = (
+    "run_id", "track", "model", "method", "weight_bits", "act_bits", "precision", "seed", "data", "split", "n_images",
+    "metric",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One run measured on one set of images: its provenance as in the records, and its values.
+
+    A run that was measured on several sets, or with several presets of the corruptions, is several measurements.
+    """
+
+    run_id: str
+    track: str
+    model: str
+    method: str
+    weight_bits: int
+    act_bits: int
+    precision: str
+    seed: int
+    data: str
+    split: str
+    n_images: int
+    metric: str
+    preset: str | None
+    """None: only clean images were measured."""
+    values: Mapping[tuple[str, int], float] = field(repr=False)
+    """(cell, severity) -> points; clean is ("clean", 0)."""
+
+    @property
+    def bits(self) -> str:
+        """Widths in words: ``fp32``, ``8``, ``w4a8``."""
+        if self.method == "fp32":
+            return "fp32"
+        return str(self.weight_bits) if self.weight_bits == self.act_bits else f"w{self.weight_bits}a{self.act_bits}"
+
+    @property
+    def label(self) -> str:
+        """Method and widths, without the seed: ``lsq 8``; ``fp32``."""
+        return "fp32" if self.method == "fp32" else f"{self.method} {self.bits}"
+
+    @property
+    def severities(self) -> tuple[int, ...]:
+        """The severities of which any cell was measured, ascending."""
+        return tuple(sorted({severity for cell, severity in self.values if cell != CLEAN}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which of the records to look at; None: all of them."""
+
+    metric: str = "map50_95"
+    runs: Sequence[str] = ()
+    """Patterns of run ids, such as ``*-best-*``; none: all."""
+    data: str | None = None
+    split: str | None = None
+    preset: str | None = None
+
+
+def read_measurements(path: Path, selection: Selection = Selection()) -> list[Measurement]:
+    """Returns the measurements in a table of records, in the order of their first rows.
+
+    Where a cell was measured twice the last row counts, since the table only grows.
+
+    Raises:
+        FileNotFoundError: No such file.
+        RecordsError: It is no table of records.
+        ConfigError: The selection names something that the table does not hold.
+        AnalysisError: A corruption, severity or unit that does not exist.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist. Give the records.csv that a run or 'robustness' wrote.")
+    return measurements(records.read(path), selection, str(path))
+
+
+def measurements(
+    table: polars.DataFrame,
+    selection: Selection = Selection(),
+    source: str = "The records",
+) -> list[Measurement]:
+    """Returns the measurements in records that were read already; see `read_measurements`."""
+    rows = _selected(table.to_dicts(), selection, source)
+    groups: dict[tuple[Any, ...], dict[str | None, dict[tuple[str, int], float]]] = {}
+    for row in rows:
+        cell = row["corruption"] or CLEAN
+        severity = row["severity"] or 0
+        check_cell(cell, source)
+        if cell != CLEAN:
+            check_severities([severity], f"{source}, '{cell}' of run {row['run_id']}")
+        if row["unit"] not in _POINTS:
+            raise AnalysisError(
+                f"{source}: metric={row['metric']!r} is in {row['unit']!r}, and only {', '.join(_POINTS)} can be "
+                "compared in points. Choose another metric."
+            )
+        preset = None if cell == CLEAN else row["preset"] or "unknown"
+        presets = groups.setdefault(tuple(row[name] for name in _RUN), {})
+        presets.setdefault(preset, {})[cell, severity] = row["value"] * _POINTS[row["unit"]]
+    found = []
+    for key, presets in groups.items():
+        clean = presets.pop(None, {})
+        for preset, values in presets.items() or [(None, {})]:
+            found.append(Measurement(**dict(zip(_RUN, key, strict=True)), preset=preset, values={**clean, **values}))
+    return found
+
+
+def _selected(rows: list[dict[str, Any]], selection: Selection, source: str) -> list[dict[str, Any]]:
+    if not rows:
+        raise AnalysisError(f"{source} holds no rows. Give a table with measurements.")
+    for name in ("metric", "data", "split", "preset"):
+        wanted = getattr(selection, name)
+        if wanted is None:
+            continue
+        held = sorted({str(row[name]) for row in rows if row[name] is not None})
+        # A clean image has no preset: it goes with each of them.
+        rows = [row for row in rows if row[name] == wanted or (name == "preset" and row["corruption"] is None)]
+        if wanted not in held:
+            raise ConfigError(
+                f"{source}: {name}={wanted!r} is in none of the rows.{did_you_mean(wanted, held)} "
+                f"There are: {', '.join(held) or 'none'}."
+            )
+    if selection.runs:
+        ids = list(dict.fromkeys(row["run_id"] for row in rows))
+        for pattern in selection.runs:
+            if not any(fnmatchcase(run_id, pattern) for run_id in ids):
+                raise ConfigError(f"{source}: no run matches '{pattern}'. There are: {', '.join(ids)}.")
+        rows = [row for row in rows if any(fnmatchcase(row["run_id"], pattern) for pattern in selection.runs)]
+    return rows
+
+
+def missing_cells(
+    measured: Iterable[Measurement], cells: Sequence[str], severities: Sequence[int]
+) -> list[tuple[Measurement, str, int]]:
+    """Returns which of the cells were not measured, or are nan: (measurement, cell, severity)."""
+    wanted = [(cell, severity) for cell in cells for severity in ([0] if cell == CLEAN else severities)]
+    return [(one, *key) for one in measured for key in wanted if math.isnan(one.values.get(key, math.nan))]

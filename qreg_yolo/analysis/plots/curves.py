@@ -1,0 +1,108 @@
+"""Curves: losses over epochs (QReg, arXiv 2206.12372, Fig. 1), and accuracy over severities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from qreg_yolo.analysis.average_precision import Array
+from qreg_yolo.analysis.comparison import Estimate
+from qreg_yolo.analysis.plots.style import COLUMN, LINES, MARKERS, SMALL, TEXT, axes_for
+from qreg_yolo.analysis.results_csv import Curve, smoothed
+
+
+def draw_loss_curves(
+    curves: Mapping[str, Sequence[Curve]],
+    ax: Axes | None = None,
+    *,
+    label: str = "val/box_loss",
+    smoothing: float = 0.0,
+) -> tuple[Figure, Axes]:
+    """Returns one line per label; several seeds as their mean in a band of one standard deviation (n - 1).
+
+    A band covers the epochs that every seed reached: a mean over fewer and fewer runs would jump.
+
+    Args:
+        curves: Label -> one curve per seed.
+        ax: Where to draw; None: a new figure of one column's width.
+        label: What the vertical axis says.
+        smoothing: Weight of the past in the exponential average, 0 (off) up to but without 1; the measured values
+            stay, faint.
+    """
+    figure, ax = axes_for(ax, COLUMN, 2.5)
+    for number, (name, seeds) in enumerate(curves.items()):
+        colour = LINES[number % len(LINES)]
+        epochs, values = aligned(seeds)
+        mean = values.mean(0)
+        shown = f"{name} (n = {len(seeds)})" if len(seeds) > 1 else name
+        if smoothing:
+            ax.plot(epochs, mean, color=colour, linewidth=0.7, alpha=0.3)
+        style = "-" if number < len(LINES) else "--"
+        ax.plot(epochs, smoothed(mean, smoothing), style, color=colour, linewidth=1.3, label=shown)
+        if len(seeds) > 1:
+            middle, sd = smoothed(mean, smoothing), smoothed(values.std(0, ddof=1), smoothing)
+            ax.fill_between(epochs, middle - sd, middle + sd, color=colour, alpha=0.18, linewidth=0)
+    _finish(ax, "epoch", label)
+    if any(len(seeds) > 1 for seeds in curves.values()):
+        ax.set_title("mean ± standard deviation over seeds", fontsize=SMALL, loc="left")
+    return figure, ax
+
+
+def draw_severity_curves(
+    curves: Mapping[str, Mapping[int, Estimate]], ax: Axes | None = None, *, label: str = "mAP50-95 [points]"
+) -> tuple[Figure, Axes]:
+    """Returns one line per model: its metric against the severity of the corruptions, 0 for clean images.
+
+    Args:
+        curves: Label -> severity -> points. Standard deviations over seeds are drawn as bars, where there are no
+            seeds, the intervals over images.
+        ax: Where to draw; None: a new figure of one column's width.
+        label: What the vertical axis says.
+    """
+    figure, ax = axes_for(ax, COLUMN, 2.5)
+    bars = ""
+    for number, (name, points) in enumerate(curves.items()):
+        there = [(severity, one) for severity, one in sorted(points.items()) if not np.isnan(one.value)]
+        x = [severity + 0.06 * (number - (len(curves) - 1) / 2) for severity, _ in there]  # bars side by side
+        values = np.array([one.value for _, one in there])
+        lower, upper = (np.array([_reach(one)[side] for _, one in there]) for side in (0, 1))
+        ax.errorbar(
+            x, values, yerr=[np.nan_to_num(lower), np.nan_to_num(upper)], color=LINES[number % len(LINES)],
+            marker=MARKERS[number % len(MARKERS)], markersize=3.5, linewidth=1.2, elinewidth=0.8, capsize=1.5,
+            label=name,
+        )  # fmt: skip
+        seeds = max((one.n for _, one in there), default=1)
+        if not np.isnan(lower).all():
+            bars = "standard deviation over seeds" if seeds > 1 else "95 % interval over images"
+    _finish(ax, "severity (0: clean)", label)
+    if bars:
+        ax.set_title(f"bars: {bars}", fontsize=SMALL, loc="left")
+    return figure, ax
+
+
+def aligned(seeds: Sequence[Curve]) -> tuple[Array, Array]:
+    """Returns the epochs that all curves have, and the values there: `(epochs,)` and `(seeds, epochs)`."""
+    common = set(seeds[0].epochs.tolist()).intersection(*(one.epochs.tolist() for one in seeds))
+    epochs = np.array(sorted(common))
+    return epochs, np.stack([one.values[np.searchsorted(one.epochs, epochs)] for one in seeds])
+
+
+def _reach(one: Estimate) -> tuple[float, float]:
+    """Returns how far the bar of an estimate goes down and up."""
+    return (one.sd, one.sd) if one.n > 1 else (one.value - one.lo, one.hi - one.value)
+
+
+def _finish(ax: Axes, x_label: str, y_label: str) -> None:
+    ax.set_xlabel(x_label, fontsize=TEXT)
+    ax.set_ylabel(y_label, fontsize=TEXT)
+    ax.tick_params(labelsize=SMALL)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.grid(color="0.9", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize=SMALL, frameon=False)

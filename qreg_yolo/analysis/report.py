@@ -1,0 +1,174 @@
+"""From files to files: what the subcommands and tools call. Each returns what is to be printed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from qreg_yolo import files
+from qreg_yolo.analysis.cells import CLEAN, DEFAULT_LAYOUT, read_layout
+from qreg_yolo.analysis.comparison import Comparison, Estimate, by_seed, compare, estimate
+from qreg_yolo.analysis.formats import FORMATS, entry_text
+from qreg_yolo.analysis.measurements import Selection, read_measurements
+from qreg_yolo.analysis.measures import Number, Values, map_delta, mean_over
+from qreg_yolo.analysis.pairing import pair_twins, precision_warnings
+from qreg_yolo.analysis.plots import draw_grid, draw_legend, draw_loss_curves, draw_severity_curves, draw_square, save
+from qreg_yolo.analysis.plots.squares import SCALE_LABEL
+from qreg_yolo.analysis.plots.style import check_figure_path, palette_of
+from qreg_yolo.analysis.results_csv import read_curves
+from qreg_yolo.analysis.tables import TABLES, group_name, missing_notes
+from qreg_yolo.corrupt.spec import NAMES, SEVERITIES
+from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.suggest import did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Which records to compare, and how."""
+
+    records: Path
+    selection: Selection = field(default_factory=Selection)
+    baselines: Sequence[str] = ()
+    """Run ids of the fp32 runs to compare with; none: whichever is the twin."""
+    severities: Sequence[int] = ()
+    """Which to average over; none: all that the records hold."""
+    per_image: Path | None = None
+    """Folder of per-image files; None: ``per_image`` beside the records."""
+    intervals: bool = True
+    """Whether to compute bootstrap intervals where per-image files exist."""
+
+
+def table(request: Request, kind: str = "table1", format_: str = "text", out: Path | None = None) -> str:
+    """Returns a table as text, having written it where ``out`` is given.
+
+    Raises:
+        ConfigError: An unknown kind or format, or whatever `read_measurements` refuses.
+        AnalysisError: No twin, several twins, or files that contradict each other.
+    """
+    make = TABLES[_choice("kind", kind, TABLES)]
+    write = FORMATS[_choice("format", format_, FORMATS)]
+    if out is not None and not out.parent.is_dir():
+        raise FileNotFoundError(f"{out.parent} is no folder. Make it first, or give another path.")
+    text = write(make(*_compared(request)))
+    if out is not None:
+        files.write_text(out, text + "\n")
+    return text
+
+
+def heatmap(request: Request, out: Path, *, layout: Path | None = None, palette: str = "red-green") -> str:
+    """Writes the square of one comparison, or the grid of several (rows: model and method; columns: bits).
+
+    Returns:
+        What was drawn, what is missing and what to beware of.
+    """
+    check_figure_path(out)
+    palette_of(palette)
+    places = read_layout(layout) if layout else DEFAULT_LAYOUT
+    comparisons, severities = _compared(request)
+    groups = by_seed(comparisons)
+    cells = [name for row in places for name in row]
+    squares = {}
+    for group in groups:
+        run = group[0].pair.quantized
+        row = f"{run.model.removesuffix('.yaml')}\n{run.method}"
+        key = (row, run.bits if run.bits.startswith("w") else f"{run.bits}-bit")
+        if key in squares:
+            raise ConfigError(
+                f"{request.records}: {group_name(group)} was measured on several sets of images. Choose one with "
+                "--data, --split or --preset."
+            )
+        measured = {cell: estimate(group, partial(map_delta, cell=cell, severities=severities)) for cell in cells}
+        squares[key] = measured
+    label = f"{request.selection.metric}\n{SCALE_LABEL}"  # in two lines: one row of squares is low
+    if len(squares) == 1:
+        figure, _ = draw_square(next(iter(squares.values())), layout=places, palette=palette, label=label)
+    else:
+        ordered = dict(sorted(squares.items(), key=lambda item: -_width(item[0][1])))
+        figure, _ = draw_grid(ordered, layout=places, palette=palette, label=label)
+    save(figure, out)
+    drawn = f"{out}: {', '.join(map(group_name, groups))}; severities {', '.join(map(str, severities)) or 'none'}."
+    return _with_notes(drawn, comparisons, severities)
+
+
+def severity_curves(request: Request, out: Path, *, corruption: str | None = None) -> str:
+    """Writes the metric against the severity, one line per model: of one corruption, or the mean over the 19.
+
+    Returns:
+        The numbers, what is missing and what to beware of.
+    """
+    check_figure_path(out)
+    if corruption is not None:
+        _choice("corruption", corruption, NAMES)
+    cells = (corruption,) if corruption else NAMES
+    comparisons, severities = _compared(request)
+    curves: dict[str, dict[int, Estimate]] = {}
+    for group in by_seed(comparisons):
+        twin = f"{group[0].pair.fp32.model.removesuffix('.yaml')} fp32"
+        for name, quantized in ((twin, False), (group_name(group), True)):
+            points = {
+                severity: estimate(group, partial(_side, cells=where, severity=severity, quantized=quantized))
+                for severity, where in [(0, (CLEAN,)), *((severity, cells) for severity in severities)]
+            }
+            curves.setdefault(name, points)
+    label = f"{request.selection.metric} [points]"
+    figure, _ = draw_severity_curves(curves, label=label if corruption is None else f"{label}, {corruption}")
+    save(figure, out)
+    lines = [
+        f"{name}: " + ", ".join(f"{severity}: {entry_text(one)}" for severity, one in points.items())
+        for name, points in curves.items()
+    ]
+    return _with_notes("\n".join([f"{out}:", *lines]), comparisons, severities)
+
+
+def loss_curves(sources: Sequence[str], out: Path, *, column: str = "val/box_loss", smoothing: float = 0.0) -> str:
+    """Writes one column of one or many ``results.csv`` over the epochs; returns what was drawn."""
+    check_figure_path(out)
+    curves = read_curves(sources, column)
+    figure, _ = draw_loss_curves(curves, label=column, smoothing=smoothing)
+    save(figure, out)
+    shown = ", ".join(f"{label} ({len(seeds)} run{'s' * (len(seeds) > 1)})" for label, seeds in curves.items())
+    return f"{out}: {column} of {shown}."
+
+
+def legend(out: Path, layout: Path | None = None) -> str:
+    """Writes the legend square: which cell is where; returns what was drawn."""
+    check_figure_path(out)
+    figure, _ = draw_legend(layout=read_layout(layout) if layout else DEFAULT_LAYOUT)
+    save(figure, out)
+    return f"{out}: which cell is where."
+
+
+def _side(quantized_values: Values, fp32: Values, cells: Sequence[str], severity: int, quantized: bool) -> Number:
+    return mean_over(quantized_values if quantized else fp32, cells, (severity,))
+
+
+def _width(bits: str) -> float:
+    """Returns what columns are ordered by: the weights' width, then the activations'."""
+    numbers = [int(number) for number in bits.removesuffix("-bit").removeprefix("w").split("a")]
+    return numbers[0] + numbers[-1] / 100
+
+
+def _compared(request: Request) -> tuple[list[Comparison], tuple[int, ...]]:
+    for severity in request.severities:
+        if severity not in SEVERITIES:
+            raise ConfigError(f"severity={severity} does not exist. Severities are 1, 2, 3, 4 and 5.")
+    pairs = pair_twins(read_measurements(request.records, request.selection), request.baselines)
+    held = {severity for pair in pairs for run in (pair.quantized, pair.fp32) for severity in run.severities}
+    folder = request.per_image or request.records.parent / "per_image"
+    if request.per_image is not None and not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder. Give the folder per_image that 'robustness' wrote.")
+    comparisons = compare(pairs, folder if request.intervals else None)
+    return comparisons, tuple(sorted(set(request.severities) or held)) or SEVERITIES
+
+
+def _choice(name: str, value: str, choices: Sequence[str] | Mapping[str, object]) -> str:
+    if value not in choices:
+        raise ConfigError(f"{name}={value!r} is not one of: {', '.join(choices)}.{did_you_mean(value, choices)}")
+    return value
+
+
+def _with_notes(text: str, comparisons: Sequence[Comparison], severities: Sequence[int]) -> str:
+    warned = precision_warnings([one.pair for one in comparisons])
+    return "\n".join([text, *warned, *missing_notes(comparisons, severities)])

@@ -1,0 +1,112 @@
+"""Curves from ``results.csv``, the table that Ultralytics (and classic YOLOv5) writes, one row per epoch."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from qreg_yolo.analysis.average_precision import Array
+from qreg_yolo.analysis.errors import AnalysisError
+from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.suggest import did_you_mean
+
+_SEED = re.compile(r"-s\d+$")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One column of one run."""
+
+    epochs: Array
+    """`(epochs,)`, ascending, as the file counts them."""
+    values: Array
+    """`(epochs,)`; may hold nan or inf where the run wrote them."""
+
+
+def read_curves(sources: Sequence[str], column: str) -> dict[str, list[Curve]]:
+    """Returns label -> one curve per run, in the order given.
+
+    Args:
+        sources: Paths of ``results.csv`` or of the folder that holds it, each ``PATH`` or ``LABEL=PATH``. Without a
+            label it is the folder's name without its seed (``-s0``), so that runs that differ in it go together.
+        column: Which column, for example ``val/box_loss``.
+
+    Raises:
+        ConfigError: A file lacks the column.
+        FileNotFoundError: No such file.
+        AnalysisError: A file that is no such table.
+    """
+    curves: dict[str, list[Curve]] = {}
+    for source in sources:
+        label, sign, name = source.partition("=")
+        path = Path(source if not sign or Path(source).exists() else name)
+        file = path / "results.csv" if path.is_dir() else path
+        if path == Path(source):
+            label = _SEED.sub("", file.resolve().parent.name) or file.stem
+        curves.setdefault(label, []).append(read_curve(file, column))
+    return curves
+
+
+def read_curve(path: Path, column: str) -> Curve:
+    """Returns one column of a ``results.csv`` over its epochs; an epoch that stands twice (a resumed run) counts last.
+
+    Raises:
+        ConfigError: It lacks the column.
+        FileNotFoundError: No such file.
+        AnalysisError: It is no such table, or holds no epoch.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist. Give the results.csv of a training run, or its folder.")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise AnalysisError(f"{path} is not text. Give the results.csv of a training run.") from error
+    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if row]
+    header = rows[0] if rows else []
+    if "epoch" not in header:
+        raise AnalysisError(f"{path} has no column 'epoch'. Give the results.csv of a training run.")
+    if column not in header:
+        choices = [name for name in header if name not in ("epoch", "time")]
+        raise ConfigError(
+            f"{path} has no column '{column}'.{did_you_mean(column, choices)} There are: {', '.join(choices)}."
+        )
+    points = {}
+    for number, row in enumerate(rows[1:], 2):
+        try:
+            points[float(row[header.index("epoch")])] = float(row[header.index(column)])
+        except (ValueError, IndexError) as error:
+            if number == len(rows) and not text.endswith("\n"):
+                continue  # the last line of a run that is being written
+            raise AnalysisError(f"{path}, line {number} is no row of numbers. Correct or delete that line.") from error
+    if not points:
+        raise AnalysisError(f"{path} holds no epoch yet. Wait for the first one to end.")
+    epochs = sorted(points)
+    return Curve(np.array(epochs), np.array([points[epoch] for epoch in epochs]))
+
+
+def smoothed(values: Array, weight: float) -> Array:
+    """Returns the exponential average with its start corrected for; weight 0 returns the values.
+
+    A value that is not finite stays what it is and does not count for the later ones.
+
+    Args:
+        values: `(epochs,)`.
+        weight: Of the past, 0 up to but without 1.
+
+    >>> smoothed(np.array([1.0, 1.0, 4.0]), 0.5).round(3).tolist()
+    [1.0, 1.0, 2.714]
+    """
+    if not 0 <= weight < 1:
+        raise ConfigError(f"smoothing={weight} is not in 0 <= smoothing < 1. Give 0 for none.")
+    result, average, total = [], 0.0, 0.0
+    for value in map(float, values):
+        if np.isfinite(value):
+            average = weight * average + (1 - weight) * value
+            total = weight * total + (1 - weight)
+        result.append(average / total if np.isfinite(value) else value)
+    return np.array(result)

@@ -1,0 +1,72 @@
+"""The options that all commands on records share: which rows, which twins, which severities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qreg_yolo.strict_yaml import ConfigError
+
+if TYPE_CHECKING:
+    from qreg_yolo.analysis.report import Request
+
+Records = Annotated[Path, typer.Argument(help="Table of measurements (records.csv).")]
+Metric = Annotated[str, typer.Option(help="map50_95 | map50 | any in points or fractions.")]
+Severities = Annotated[str | None, typer.Option(help="Such as 3, 1-5 or 1,3. [default: all in the records]")]
+Runs = Annotated[list[str] | None, typer.Option(help="Only runs whose id matches, such as '*-best-*'. Repeatable.")]
+Baseline = Annotated[list[str] | None, typer.Option(help="Run id of an fp32 twin to compare with. Repeatable.")]
+Data = Annotated[str | None, typer.Option(help="Only this data set.")]
+Split = Annotated[str | None, typer.Option(help="Only this split.")]
+Preset = Annotated[str | None, typer.Option(help="Only this preset of the corruptions.")]
+PerImage = Annotated[Path | None, typer.Option(help="Per-image files. [default: per_image beside the records]")]
+NoIntervals = Annotated[bool, typer.Option("--no-intervals", help="Leave out the bootstrap intervals.")]
+
+
+def request(
+    records: Path,
+    metric: str,
+    severities: str | None,
+    runs: list[str] | None,
+    baseline: list[str] | None,
+    data: str | None,
+    split: str | None,
+    preset: str | None,
+    per_image: Path | None,
+    no_intervals: bool,
+) -> Request:
+    """Returns the options as the request that the analysis takes."""
+    from qreg_yolo.analysis.measurements import Selection
+    from qreg_yolo.analysis.report import Request
+
+    return Request(
+        records=records,
+        selection=Selection(metric=metric, runs=runs or (), data=data, split=split, preset=preset),
+        baselines=baseline or (),
+        severities=parse_severities(severities),
+        per_image=per_image,
+        intervals=not no_intervals,
+    )
+
+
+def parse_severities(text: str | None) -> tuple[int, ...]:
+    """Returns the severities in ``3``, ``1-5`` or ``1,3``; none for None.
+
+    Raises:
+        ConfigError: Something else, or a severity outside 1..5.
+
+    >>> parse_severities("1-3,5")
+    (1, 2, 3, 5)
+    """
+    found: set[int] = set()
+    for part in text.split(",") if text is not None else []:
+        first, dash, last = part.partition("-")
+        try:
+            low, high = int(first), int(last if dash else first)
+        except ValueError:
+            low, high = 0, 0
+        if not 1 <= low <= high <= 5:
+            raise ConfigError(f"severities={text!r} is no list of severities 1 to 5. Write 3, 1-5 or 1,3.")
+        found.update(range(low, high + 1))
+    return tuple(sorted(found))

@@ -1,0 +1,109 @@
+"""``qreg-yolo plot``: figures from records and from training curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qreg_yolo.cli import comparing
+
+HEATMAP_EXAMPLES = """\b
+Examples:
+  qreg-yolo plot heatmap records.csv --out squares.pdf
+  qreg-yolo plot heatmap records.csv --severities 3 --palette orange-blue --out squares.png"""
+SEVERITY_EXAMPLES = """\b
+Examples:
+  qreg-yolo plot severity records.csv --out severity.pdf
+  qreg-yolo plot severity records.csv --corruption fog --out fog.png"""
+CURVES_EXAMPLES = """\b
+Examples:
+  qreg-yolo plot curves runs/yolov5n-fp32-s0 runs/yolov5n-lsq-w4a4-s0 --out loss.pdf
+  qreg-yolo plot curves fp32=a/results.csv fp32=b/results.csv 4-bit=c/results.csv --out loss.png"""
+LEGEND_EXAMPLES = """\b
+Examples:
+  qreg-yolo plot legend --out legend.pdf
+  qreg-yolo plot legend --layout layout.yaml --out legend.png"""
+
+Out = Annotated[Path, typer.Option(help="Figure to write: .png, .svg or .pdf.")]
+Layout = Annotated[Path | None, typer.Option(help="YAML: rows of cell names. [default: 4 x 5, clean first]")]
+
+app = typer.Typer(
+    help="Draw squares, curves and their legend.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
+)
+
+
+@app.callback()
+def _plot() -> None:
+    """Draw squares, curves and their legend."""
+
+
+@app.command("heatmap", epilog=HEATMAP_EXAMPLES, short_help="Squares of 20 cells: quantized - fp32.")
+def heatmap(
+    records: comparing.Records,
+    out: Out,
+    layout: Layout = None,
+    palette: Annotated[str, typer.Option(help="red-green | orange-blue (colour-blind safe).")] = "red-green",
+    metric: comparing.Metric = "map50_95",
+    severities: comparing.Severities = None,
+    runs: comparing.Runs = None,
+    baseline: comparing.Baseline = None,
+    data: comparing.Data = None,
+    split: comparing.Split = None,
+    preset: comparing.Preset = None,
+    per_image: comparing.PerImage = None,
+    no_intervals: comparing.NoIntervals = False,
+) -> None:
+    """Draw what quantization changes in each of the 20 cells: one square, or a grid of methods by bits."""
+    asked = comparing.request(
+        records, metric, severities, runs, baseline, data, split, preset, per_image, no_intervals
+    )  # fmt: skip
+    from qreg_yolo.analysis import report
+
+    print(report.heatmap(asked, out, layout=layout, palette=palette))
+
+
+@app.command("severity", epilog=SEVERITY_EXAMPLES, short_help="Accuracy against severity, per model.")
+def severity(
+    records: comparing.Records,
+    out: Out,
+    corruption: Annotated[str | None, typer.Option(help="One of the 19. [default: their mean]")] = None,
+    metric: comparing.Metric = "map50_95",
+    severities: comparing.Severities = None,
+    runs: comparing.Runs = None,
+    baseline: comparing.Baseline = None,
+    data: comparing.Data = None,
+    split: comparing.Split = None,
+    preset: comparing.Preset = None,
+    per_image: comparing.PerImage = None,
+    no_intervals: comparing.NoIntervals = False,
+) -> None:
+    """Draw the metric of each model and its twin against the severity."""
+    asked = comparing.request(
+        records, metric, severities, runs, baseline, data, split, preset, per_image, no_intervals
+    )  # fmt: skip
+    from qreg_yolo.analysis import report
+
+    print(report.severity_curves(asked, out, corruption=corruption))
+
+
+@app.command("curves", epilog=CURVES_EXAMPLES, short_help="Training curves from results.csv.")
+def curves(
+    sources: Annotated[list[str], typer.Argument(help="results.csv or its folder, PATH or LABEL=PATH.")],
+    out: Out,
+    column: Annotated[str, typer.Option(help="Any column of the files.")] = "val/box_loss",
+    smoothing: Annotated[float, typer.Option(help="Weight of the past, 0 to below 1; 0: off.")] = 0.0,
+) -> None:
+    """Draw one column of training runs over the epochs; runs of one label as mean and standard deviation."""
+    from qreg_yolo.analysis import report
+
+    print(report.loss_curves(sources, out, column=column, smoothing=smoothing))
+
+
+@app.command("legend", epilog=LEGEND_EXAMPLES, short_help="Which cell of a square is where.")
+def legend(out: Out, layout: Layout = None) -> None:
+    """Draw the legend square: which cell is where."""
+    from qreg_yolo.analysis import report
+
+    print(report.legend(out, layout))

@@ -1,0 +1,191 @@
+"""Figures: what stands in them, that nothing leaks, and that missing is never 0."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from qreg_yolo.analysis.cells import CELLS
+from qreg_yolo.analysis.comparison import Estimate
+from qreg_yolo.analysis.plots import (
+    PALETTES,
+    draw_grid,
+    draw_legend,
+    draw_loss_curves,
+    draw_severity_curves,
+    draw_square,
+    save,
+)
+from qreg_yolo.analysis.plots.curves import aligned
+from qreg_yolo.analysis.results_csv import Curve, read_curves, smoothed
+from qreg_yolo.strict_yaml import ConfigError
+
+SQUARE = {cell: Estimate(number - 9.5, lo=number - 11.5, hi=number - 7.5) for number, cell in enumerate(CELLS)}
+
+
+def texts(ax: Axes) -> list[str]:
+    return [text.get_text() for text in ax.texts]
+
+
+def cells(ax: Axes) -> list[Rectangle]:
+    return [patch for patch in ax.patches if isinstance(patch, Rectangle)]
+
+
+def test_a_square_shows_every_value_name_and_open_sign() -> None:
+    figure, ax = draw_square(SQUARE)
+    assert texts(ax)[:4] == ["−9.5", "clean", "−8.5", "gaussian\nnoise"]
+    assert len(texts(ax)) == 40
+    assert len(ax.lines) == 4, "0 lies within 2 of -1.5, -0.5, 0.5 and 1.5"
+    assert ax.get_xlabel() == "○ 95 % interval contains 0"
+    assert len(figure.axes) == 2, "the square and its scale"
+
+
+def test_missing_cells_are_hatched_without_a_number_and_said() -> None:
+    square = {**SQUARE, "fog": Estimate(math.nan)}
+    del square["snow"]
+    _, ax = draw_square(square)
+    assert len(texts(ax)) == 38
+    hatched = [patch for patch in cells(ax) if patch.get_hatch()]
+    assert len(hatched) == 2
+    assert all(patch.get_facecolor() == to_rgba("white") for patch in hatched)
+    assert "hatched: not measured" in ax.get_xlabel()
+
+
+def test_the_scale_of_a_single_low_row_says_all_it_has_to() -> None:
+    figure, _ = draw_grid(
+        {("lsq", f"{bits}-bit"): SQUARE for bits in (8, 4, 2)}, label="map50_95\nquantized − fp32 [points]"
+    )
+    figure.draw_without_rendering()
+    words = figure.axes[-1].yaxis.label.get_window_extent()
+    assert figure.bbox.y0 <= words.y0 < words.y1 <= figure.bbox.y1
+
+
+def test_a_grid_has_one_symmetric_scale() -> None:
+    small = {"clean": Estimate(-1.0), "fog": Estimate(2.0)}
+    figure, axes = draw_grid({("lsq", "8-bit"): small, ("lsq", "4-bit"): SQUARE, ("pact", "8-bit"): {}})
+    assert axes.shape == (2, 2)
+    assert [ax.get_title() for ax in axes[0]] == ["8-bit", "4-bit"]
+    assert [row[0].get_ylabel() for row in axes] == ["lsq", "pact"]
+    assert len(figure.axes) == 5, "four squares, one scale"
+    assert figure.axes[-1].get_ylim() == (-9.5, 9.5)
+    expected = PALETTES["red-green"]((2.0 + 9.5) / 19)
+    assert cells(axes[0, 0])[CELLS.index("fog")].get_facecolor() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("palette", PALETTES)
+def test_palettes_run_from_worse_to_better_and_are_neutral_at_0(palette: str) -> None:
+    low, middle, high = (PALETTES[palette](x) for x in (0.0, 0.5, 1.0))
+    assert min(middle[:3]) > 0.95
+    worse, better = (0, 1) if palette == "red-green" else (0, 2)
+    assert np.argmax(low[:3]) == worse
+    assert np.argmax(high[:3]) == better
+    assert sum(low[:3]) == pytest.approx(sum(high[:3]), abs=0.4), "equally far from 0, about equally dark"
+
+
+def test_a_layout_of_ones_own_and_nothing_measured() -> None:
+    _, ax = draw_square({}, layout=(("clean", "fog"),))
+    assert texts(ax) == ["clean", "fog"]
+
+
+def test_the_legend_with_and_without_pictures() -> None:
+    _, ax = draw_legend()
+    assert texts(ax)[:2] == ["clean", "gaussian\nnoise"]
+    picture = np.zeros((50, 90, 3), np.uint8)
+    _, ax = draw_legend(thumbnails={"clean": picture, "fog": picture.transpose(1, 0, 2)})
+    assert len(ax.images) == 2
+    assert ax.get_xlim() == (0, 5)
+
+
+def test_loss_curves_have_a_band_for_seeds_and_no_smoothing() -> None:
+    epochs = np.arange(1.0, 4.0)
+    seeds = [Curve(epochs, np.array([3.0, 2.0, 1.0])), Curve(epochs[:2], np.array([5.0, 4.0]))]
+    _, ax = draw_loss_curves({"fp32": seeds, "lsq": [Curve(epochs, np.array([1.0, 9.0, 1.0]))]})
+    assert ax.lines[0].get_xydata().tolist() == [[1, 4], [2, 3]]  # type: ignore[union-attr]
+    assert ax.lines[1].get_ydata().tolist() == [1, 9, 1]  # type: ignore[union-attr]
+    assert len(ax.collections) == 1
+    ends = ax.collections[0].get_datalim(ax.transData)
+    assert (ends.y0, ends.y1) == pytest.approx((3 - math.sqrt(2), 4 + math.sqrt(2)))
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["fp32 (n = 2)", "lsq"]  # type: ignore[union-attr]
+
+
+def test_epochs_are_aligned_by_their_number() -> None:
+    first = Curve(np.array([1.0, 2, 3]), np.array([1.0, 2, 3]))
+    later = Curve(np.array([2.0, 3, 4]), np.array([20.0, 30, 40]))
+    epochs, values = aligned([first, later])
+    assert epochs.tolist() == [2, 3]
+    assert values.tolist() == [[2, 3], [20, 30]]
+
+
+def test_smoothing() -> None:
+    values = np.array([4.0, 1.0, 7.0])
+    assert smoothed(values, 0).tolist() == values.tolist()
+    assert smoothed(np.full(9, 5.0), 0.9) == pytest.approx(np.full(9, 5.0))
+    assert smoothed(np.array([2.0, np.nan, 4.0]), 0.5) == pytest.approx(
+        [2, np.nan, (0.25 * 2 + 0.5 * 4) / 0.75], nan_ok=True
+    )
+    with pytest.raises(ConfigError, match="smoothing=1"):
+        smoothed(values, 1)
+
+
+def test_severity_curves_leave_out_what_was_not_measured() -> None:
+    points = {0: Estimate(60.0), 1: Estimate(50.0, lo=45.0, hi=52.0), 2: Estimate(math.nan)}
+    _, ax = draw_severity_curves({"fp32": points})
+    assert ax.lines[0].get_xydata().tolist() == [[0, 60], [1, 50]]  # type: ignore[union-attr]
+    assert ax.get_title(loc="left") == "bars: 95 % interval over images"
+    _, ax = draw_severity_curves({"fp32": {0: Estimate(60.0, sd=1.0, n=3)}})
+    assert ax.get_title(loc="left") == "bars: standard deviation over seeds"
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf", "PNG"])
+def test_files_by_suffix_the_same_each_time(tmp_path: Path, suffix: str) -> None:
+    start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix.lower()]
+    save(draw_square(SQUARE)[0], tmp_path / f"a.{suffix}")
+    assert (tmp_path / f"a.{suffix}").read_bytes().startswith(start)
+    assert [file.name for file in tmp_path.iterdir()] == [f"a.{suffix}"]
+
+
+def test_other_suffixes_and_folders_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'.jpg' is no format of figures"):
+        save(Figure(), tmp_path / "a.jpg")
+    with pytest.raises(FileNotFoundError, match="is no folder"):
+        save(Figure(), tmp_path / "nowhere" / "a.png")
+    with pytest.raises(ConfigError, match="Did you mean 'red-green'"):
+        draw_square(SQUARE, palette="red-gren")
+
+
+def test_given_axes_are_drawn_into_and_pyplot_knows_nothing() -> None:
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    assert draw_square(SQUARE, left) == (figure, left)
+    assert draw_loss_curves({"a": [Curve(np.ones(1), np.ones(1))]}, right) == (figure, right)
+    if "matplotlib.pyplot" in sys.modules:
+        assert sys.modules["matplotlib.pyplot"].get_fignums() == []
+
+
+def test_results_of_runs_that_differ_in_their_seed_go_together(tmp_path: Path) -> None:
+    for name in ("net-fp32-s0", "net-fp32-s1", "net-lsq-s0"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.csv").write_text("   epoch,  val/box_loss\n 1, 2.5\n 2, nan\n 2, 1.5\n")
+    found = read_curves([str(tmp_path / name) for name in ("net-fp32-s0", "net-fp32-s1")], "val/box_loss")
+    assert {label: len(curves) for label, curves in found.items()} == {"net-fp32": 2}
+    assert found["net-fp32"][0].values.tolist() == [2.5, 1.5]
+    named = read_curves([f"4-bit={tmp_path / 'net-lsq-s0' / 'results.csv'}"], "val/box_loss")
+    assert list(named) == ["4-bit"]
+
+
+def test_wide_grids_keep_values_within_their_cells() -> None:
+    square = {"clean": Estimate(-9.94), "fog": Estimate(-9.96), "snow": Estimate(23.4)}
+    figure, axes = draw_grid({("lsq", f"{bits}-bit"): square for bits in (8, 6, 5, 4, 3, 2)})
+    assert sorted(texts(axes[0, 0])) == ["+23", "−10", "−9.9"]
+    figure.draw_without_rendering()
+    cell = axes[0, 0].get_window_extent().width / 5
+    assert all(text.get_window_extent().width < cell for text in axes[0, 0].texts)
+    assert min(text.get_fontsize() for text in axes[0, 0].texts) >= 4.5

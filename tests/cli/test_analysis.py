@@ -1,0 +1,115 @@
+"""``table`` and ``plot``: what they write, and one clear message for what cannot be used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.analysis.kit import record, square, write, write_study
+
+from .conftest import ROOT, assert_refused, qreg_yolo
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the records of fp32 and 4 bits on two severities, with per-image files."""
+    return write_study(tmp_path_factory.mktemp("study"), bits=(32, 8, 4), severities=(1, 3), n_images=12)
+
+
+def test_tables(study: Path, tmp_path: Path) -> None:
+    outcome = qreg_yolo("table", study)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "lsq 4" in outcome.out
+    assert "95 % interval" in outcome.out
+    assert "severities 1, 3" in outcome.out
+    out = tmp_path / "table.csv"
+    arguments = ["--kind", "severity", "--severities", "3", "--format", "csv", "--no-intervals", "--out", out]
+    outcome = qreg_yolo("table", study, *arguments)
+    assert out.read_text() == outcome.out
+    assert outcome.out.startswith("model,data,method,seeds,severity 3,severity 3 sd")
+
+
+def test_figures(study: Path, tmp_path: Path) -> None:
+    for words in (["heatmap", study], ["severity", study, "--corruption", "fog"], ["legend"]):
+        out = tmp_path / f"{words[0]}.svg"
+        outcome = qreg_yolo("plot", *words, "--out", out)
+        assert (outcome.code, outcome.err) == (0, "")
+        assert outcome.out.startswith(str(out))
+        assert out.stat().st_size > 1000
+
+
+def test_curves(tmp_path: Path) -> None:
+    (tmp_path / "results.csv").write_text("epoch,val/box_loss\n1,2.0\n2,1.0\n")
+    outcome = qreg_yolo("plot", "curves", f"fp32={tmp_path}", "--out", tmp_path / "a.pdf")
+    assert (outcome.code, outcome.out) == (0, f"{tmp_path / 'a.pdf'}: val/box_loss of fp32 (1 run).\n")
+
+
+def test_warnings_and_missing_cells_are_printed(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.csv", [*square(), *square(bits=4, precision="bf16", cells=("clean", "fog"))])
+    for command in (["table", path], ["plot", "heatmap", path, "--out", tmp_path / "a.png"]):
+        outcome = qreg_yolo(*command)
+        assert outcome.code == 0, outcome.err
+        assert "Different arithmetic: yolov5n-lsq-w4-s0 was measured in bf16" in outcome.out
+        assert "Not measured, left empty: yolov5n-lsq-w4-s0: gaussian_noise-3" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["table", "nowhere.csv"], ["nowhere.csv does not exist"]),
+        (["table", "RECORDS", "--kind", "table2"], ["kind='table2'", "Did you mean 'table1'"]),
+        (["table", "RECORDS", "--format", "tex"], ["format='tex'", "latex"]),
+        (["table", "RECORDS", "--out", "nowhere/t.tex"], ["nowhere is no folder"]),
+        (["table", "RECORDS", "--severities", "6"], ["severities='6'", "1-5"]),
+        (["table", "RECORDS", "--severities", "3-1"], ["severities='3-1'"]),
+        (["table", "RECORDS", "--metric", "map5"], ["metric='map5'", "map50_95"]),
+        (["table", "RECORDS", "--baseline", "x"], ["baseline='x'", "yolov5n-fp32-w32-s0"]),
+        (["table", "RECORDS", "--per-image", "nowhere"], ["nowhere is no folder"]),
+        (["plot", "heatmap", "RECORDS", "--out", "a.jpg"], ["'.jpg'", ".png, .svg, .pdf"]),
+        (["plot", "heatmap", "RECORDS", "--out", "nowhere/a.png"], ["nowhere is no folder"]),
+        (["plot", "heatmap", "RECORDS", "--out", "a.png", "--palette", "rainbow"], ["palette='rainbow'", "red-green"]),
+        (["plot", "heatmap", "RECORDS", "--out", "a.png", "--layout", "no.yaml"], ["no.yaml does not exist"]),
+        (["plot", "severity", "RECORDS", "--out", "a.png", "--corruption", "fogg"], ["Did you mean 'fog'"]),
+        (["plot", "curves", "nowhere.csv", "--out", "a.png"], ["nowhere.csv does not exist"]),
+        (["plot", "curves", "results.csv", "--out", "a.png", "--smoothing", "1"], ["smoothing=1.0"]),
+        (
+            ["plot", "curves", "results.csv", "--out", "a.png", "--column", "val/bx_loss"],
+            ["Did you mean 'val/box_loss'"],
+        ),
+    ],
+)
+def test_wrong_usage(study: Path, arguments: list[str], words: list[str]) -> None:
+    Path("results.csv").write_text("epoch,val/box_loss\n1,2.0\n")
+    assert_refused(qreg_yolo(*[study if word == "RECORDS" else word for word in arguments]), 2, *words)
+    assert [file.name for file in Path.cwd().iterdir()] == ["results.csv"]
+
+
+def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+    text = tmp_path / "text.csv"
+    text.write_text("a,b\n1,2\n")
+    assert_refused(qreg_yolo("table", text), 1, "lacks the columns")
+    assert_refused(qreg_yolo("plot", "curves", text, "--out", "a.png"), 1, "no column 'epoch'")
+    text.write_bytes(b"\xff\xfe\x00")
+    assert_refused(qreg_yolo("plot", "curves", text, "--out", "a.png"), 1, "is not text")
+    text.write_text("epoch,val/box_loss\n")
+    assert_refused(qreg_yolo("plot", "curves", text, "--out", "a.png"), 1, "holds no epoch yet")
+    text.write_text("epoch,val/box_loss\nx,y\n1,2\n")
+    assert_refused(qreg_yolo("plot", "curves", text, "--out", "a.png"), 1, "line 2 is no row of numbers")
+    alone = write(tmp_path / "alone.csv", square(bits=4))
+    assert_refused(qreg_yolo("table", alone), 1, "yolov5n-lsq-w4-s0 has no fp32 twin", "seed=0")
+    wrong = write(tmp_path / "wrong.csv", [record("fog", 6)])
+    assert_refused(qreg_yolo("table", wrong), 1, "severity=6 does not exist")
+
+
+@pytest.mark.parametrize("tool", ["map_delta_heatmap", "plot_val_loss", "table1"])
+def test_the_tools_are_the_subcommands(tool: str) -> None:
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / f"{tool}.py"), "--help"],
+        capture_output=True, text=True, timeout=120, env={"PYTHONPATH": str(ROOT), "PATH": ""},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    command = {"map_delta_heatmap": "plot heatmap", "plot_val_loss": "plot curves", "table1": "table"}[tool]
+    assert f"Usage: qreg-yolo {command} " in run.stdout
