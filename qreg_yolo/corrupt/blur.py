@@ -203,8 +203,8 @@ def zoom_blur(image: Image, factors: tuple[float, ...], rng: Draws) -> Image:
 class ZoomAxis(NamedTuple):
     """How one axis is zoomed by `cv2.resize` with SciPy's geometry, which puts end samples on end samples.
 
-    `source` is scaled by `scale` to `length` px, which are read from `first` on. `last_lost`: SciPy's rounding puts the last sample beyond
-    the source, where it reads 0 (an accident of the originals that is kept).
+    `source` is scaled by `scale` to `length` px, which are read from `first` on. `last_lost`: SciPy's rounding puts the
+    last sample beyond the source, where it reads 0 (an accident of the originals that is kept).
     """
 
     source: slice
