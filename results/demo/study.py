@@ -116,7 +116,8 @@ def main() -> None:
         jobs = [pool.submit(run_one, project, cell, seed, arguments.threads) for seed in SEEDS for cell in cells]
         folders = [job.result() for job in jobs]
     frame = pl.concat([records.read(folder / "records.csv") for folder in folders])
-    frame.write_csv(HERE / "records.csv")
+    shown = pl.col("command").str.replace_all(str(project), arguments.project.name, literal=True)
+    frame.with_columns(shown).write_csv(HERE / "records.csv")
     for table in TABLES:
         text = markdown(table, frame)
         (HERE / f"{table.name}.md").write_text(text + "\n", encoding="utf-8")
