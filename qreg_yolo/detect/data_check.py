@@ -87,6 +87,10 @@ def _description(yaml: Path, splits: tuple[str, ...]) -> dict[str, Any]:
     for split in splits:
         if not isinstance(data[split], (str, list)):
             raise DataError(f"{yaml}: {split} is {data[split]!r:.80}, not a folder. Give a folder, or a list of them.")
+    if not isinstance(data.get("path"), (str, type(None))):
+        raise DataError(
+            f"{yaml}: path is {data['path']!r:.80}, not a folder. Give the data set's folder, or drop path:."
+        )
     names = data["names"]
     if not isinstance(names, (list, dict)):
         raise DataError(f"{yaml}: names is {names!r:.80}, not a list or a mapping of classes.")

@@ -15,6 +15,7 @@ from qreg_yolo.detect import outputs
 from qreg_yolo.detect.artefact import SUFFIX, save_safetensors
 from qreg_yolo.detect.checkpoint import ClassicWeights, load_start, load_weights, quantization_warning
 from qreg_yolo.detect.data_check import CheckedData, check_data, find_data
+from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.facade import QuantYOLO
 from qreg_yolo.detect.guard import RunLock, how_to_go_on, refuse_if_running, terminable
 from qreg_yolo.detect.precision import amp_hint, resolve_amp
@@ -58,7 +59,7 @@ def train(config: RunConfig) -> RunResult:
     if (hint := amp_hint(amp, config.train.get("device"))) is not None:
         LOGGER.info(hint)
     check_model(config.run.model)
-    facade = QuantYOLO(config.run.model)
+    facade = _built(config.run.model)
     if config.run.weights is not None:
         start = load_start(Path(config.run.weights))
         if isinstance(start, ClassicWeights):
@@ -82,6 +83,22 @@ def train(config: RunConfig) -> RunResult:
     if arguments.get("exist_ok"):
         refuse_if_running(Path(project) / str(arguments["name"]))
     return _run(facade, arguments, data, config)
+
+
+def _built(model: str) -> QuantYOLO:
+    """Returns the facade of a model YAML that has passed `check_model`.
+
+    Raises:
+        ModelError: The host cannot build it.
+    """
+    try:
+        return QuantYOLO(model)
+    except ModelError:
+        raise
+    except Exception as error:  # whatever the host's parser raises on values that it does not expect
+        raise ModelError(
+            f"The model YAML '{model}' cannot be built ({type(error).__name__}: {error}). Compare it with yolov5n.yaml."
+        ) from error
 
 
 def resume(checkpoint: Path, arguments: dict[str, Any], request: dict[str, Any], threads: int | None) -> RunResult:

@@ -47,6 +47,7 @@ def test_the_copy_is_sound(own_data: Path) -> None:
         ("train: images/train", "train: labels/train", ["train ('labels/train') has no images"]),
         ("val: images/val", "", ["has no 'val'"]),
         ("names:", "nmaes:", ["has no 'names'"]),
+        ("path:", "path: 5\nold:", ["path is 5", "not a folder"]),
         ("names:", "nc: 9\nnames:", ["nc is 9", "5 classes"]),
         ("  0: ", "  7: ", ["class ids", "from 0"]),
         ("names:", "names: [", ["line "]),
@@ -138,6 +139,17 @@ def test_models_that_are_no_detectors(hyp: Path, data: Path, tmp_path: Path) -> 
     assert_refused(train(hyp, data, "--model", data), 1, data.name, "'backbone'")
     (tmp_path / "broken.yaml").write_text("{a: [")
     assert_refused(train(hyp, data, "--model", tmp_path / "broken.yaml"), 1, "broken.yaml")
+
+
+def test_a_model_that_cannot_be_built(hyp: Path, data: Path, tmp_path: Path) -> None:
+    import yaml
+    from ultralytics.nn.tasks import yaml_model_load
+
+    description = yaml_model_load("yolov5n.yaml")
+    description["scales"] = {"n": True}
+    model = tmp_path / "yolov5n-odd.yaml"
+    model.write_text(yaml.safe_dump(description))
+    assert_refused(train(hyp, data, "--model", model), 1, model.name, "cannot be built", "TypeError", "yolov5n.yaml")
 
 
 @pytest.mark.parametrize("command", ["train", "val", "predict"])
