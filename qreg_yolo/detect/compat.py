@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer,
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-THREADS_VARIABLE = "QREG_YOLO_THREADS"
-"""Environment variable with the number of CPU threads; unset: all cores. Child processes inherit it."""
+from qreg_yolo.training.environment import requested_threads
 
 _HOOKS: dict[type, tuple[str, ...]] = {
     DetectionModel: ("_apply", "_predict_once", "fuse", "info", "is_fused", "load"),
@@ -46,17 +44,6 @@ def check_host() -> None:
                     f"Ultralytics {host_version} has no {cls.__name__}.{name}, which qreg-yolo builds on. "
                     "Run: pip install ultralytics==8.4.190"
                 )
-
-
-def requested_threads() -> int:
-    """Returns the CPU threads to use: `THREADS_VARIABLE`, else every core this process may run on."""
-    text = os.environ.get(THREADS_VARIABLE, "")
-    if text:
-        if not text.isdecimal() or int(text) < 1:
-            raise ValueError(f"{THREADS_VARIABLE}={text!r} is not a whole number of at least 1.")
-        return int(text)
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def restore_threads() -> None:

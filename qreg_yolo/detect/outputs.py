@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,8 @@ import torch
 
 from qreg_yolo import files, records
 from qreg_yolo.config import RunConfig, dump
-from qreg_yolo.detect.compat import requested_threads
 from qreg_yolo.detect.section import KEY, Section
+from qreg_yolo.training.environment import environment
 
 RECORDS = "records.csv"
 _METRICS = {
@@ -29,21 +27,8 @@ _METRICS = {
 def write_description(save_dir: Path, config: RunConfig, model_yaml: dict[str, Any], device: torch.device) -> None:
     """Writes ``config.yaml``, ``environment.json`` and ``qreg.json`` (the model's resolved section)."""
     files.write_text(save_dir / "config.yaml", dump(config))
-    environment = {
-        **records.provenance(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}: {_cpu()}",
-        "threads": requested_threads(),
-        "platform": platform.platform(),
-    }
-    files.write_text(save_dir / "environment.json", json.dumps(environment, indent=2) + "\n")
+    files.write_text(save_dir / "environment.json", json.dumps(environment(device), indent=2) + "\n")
     files.write_text(save_dir / "qreg.json", json.dumps(model_yaml.get(KEY), indent=2) + "\n")
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
 def last_epoch(results_csv: Path) -> dict[str, float]:

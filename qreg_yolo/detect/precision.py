@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qreg_yolo.detect.section import KEY
-
-FP32, BF16, FP16 = "fp32", "bf16", "fp16"
-"""Values of a section's ``precision``."""
-_FLAGS = re.compile(r"\b(avx512_bf16|amx_bf16)\b")
-
-
-def cpu_has_bf16() -> bool:
-    """Returns whether this CPU multiplies bfloat16 in hardware (AVX512-BF16, AMX); elsewhere it is emulated, slowly."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        return _FLAGS.search(info.read_text(encoding="utf-8", errors="replace")) is not None
-    asks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(ask is not None and ask() for ask in asks)
+from qreg_yolo.training.precision import BF16, FP16, FP32, cpu_has_bf16
 
 
 def on_cpu(device: object) -> bool:

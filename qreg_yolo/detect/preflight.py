@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,32 +9,16 @@ from typing import Any
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import guess_model_task, yaml_model_load
 
-from qreg_yolo.detect.compat import THREADS_VARIABLE, requested_threads
 from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.model_yaml import check_model_yaml
 from qreg_yolo.detect.section import KEY, Section
 from qreg_yolo.strict_yaml import ConfigError
 
-DEFAULT_PROJECT = "runs"
 RESUMABLE: tuple[str, ...] = (
     "batch", "cache", "channels_last", "close_mosaic", "device", "freeze", "imgsz", "patience", "plots", "save_period",
     "time", "val", "workers",
 )  # fmt: skip
 """Ultralytics' arguments that may differ when a run is resumed; the host ignores the others."""
-
-
-def use_threads(threads: int | None) -> None:
-    """Sets the CPU threads of this process and its children; None leaves the default, all cores.
-
-    Raises:
-        ConfigError: The environment variable of that name is no number.
-    """
-    if threads is not None:
-        os.environ[THREADS_VARIABLE] = str(threads)
-    try:
-        requested_threads()
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
@@ -119,21 +101,3 @@ def check_resumption(
                 f"'{checkpoint}' was trained with {name}={old}, this command asks for {new}. Drop the option to "
                 "resume, or start a new run with --weights."
             )
-
-
-def writable_project(project: object) -> str:
-    """Returns the project folder as an absolute path (the host would put a relative one elsewhere), made if absent.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    folder = Path(str(project or DEFAULT_PROJECT)).absolute()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(
-            f"The project folder '{folder}' cannot be written: {error.strerror}. Give another project=."
-        ) from error
-    return str(folder)

@@ -10,7 +10,6 @@ takes the old one's place after that, so that a kill at any moment leaves a pair
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import random
@@ -25,6 +24,7 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils.torch_utils import unwrap_model
 
 from qreg_yolo import files
+from qreg_yolo.training.randomness import epoch_seed
 
 VERSION = 1
 NAME = "last.resume.pt"
@@ -39,7 +39,7 @@ def begin_epoch(trainer: BaseTrainer) -> None:
     So an epoch is the same whether the run came there straight or was resumed. With worker processes
     (``workers`` > 0) the order of the data and the augmentation are the workers' own, and this holds for the rest.
     """
-    seed = _epoch_seed(trainer.args.seed, trainer.epoch)
+    seed = epoch_seed(trainer.args.seed, trainer.epoch)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - the host draws from it
     torch.manual_seed(seed)  # albumentations follows: the host seeds it anew when torch's seed changes
@@ -62,12 +62,6 @@ def preserved_random_state() -> Iterator[None]:
         torch.set_rng_state(states[2])
         if device_state is not None:
             torch.cuda.set_rng_state(device_state)
-
-
-def _epoch_seed(seed: int, epoch: int) -> int:
-    """Returns 63 bits; those of neighbouring seeds and epochs have nothing in common."""
-    digest = hashlib.sha256(f"qreg-yolo {seed} {epoch}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def capture(trainer: BaseTrainer, batches_since_step: int) -> dict[str, Any]:

@@ -17,15 +17,18 @@ from qreg_yolo.detect.checkpoint import ClassicWeights, load_start, load_weights
 from qreg_yolo.detect.data_check import CheckedData, check_data, find_data
 from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.facade import QuantYOLO
-from qreg_yolo.detect.guard import RunLock, how_to_go_on, refuse_if_running, terminable
+from qreg_yolo.detect.guard import RunLock, how_to_go_on
 from qreg_yolo.detect.precision import amp_hint, resolve_amp
-from qreg_yolo.detect.preflight import check_arguments, check_model, check_resumption, use_threads, writable_project
+from qreg_yolo.detect.preflight import check_arguments, check_model, check_resumption
 from qreg_yolo.detect.safe_load import check_file
 from qreg_yolo.detect.section import KEY, Section
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from qreg_yolo.quant.report import model_size
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
+from qreg_yolo.training.environment import use_threads
+from qreg_yolo.training.folders import writable_project
+from qreg_yolo.training.guard import refuse_if_running, terminable
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 _DEFAULTS: dict[str, Any] = {"optimizer": "SGD"}

@@ -21,7 +21,6 @@ from qreg_yolo import files
 from qreg_yolo.detect import resume
 from qreg_yolo.detect.checkpoint import Start, description_of, load_start, strip_checkpoint
 from qreg_yolo.detect.compat import check_host, refuse_host_quantization, restore_threads
-from qreg_yolo.detect.finite import NonFiniteError, all_finite, gradients_are_finite, where_it_begins
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.policy import clipping_warning
 from qreg_yolo.detect.precision import precision_of
@@ -30,6 +29,7 @@ from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.quant.calibration import calibrate, uninitialized_quantizers
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
 from qreg_yolo.quant.spec import QuantSpec
+from qreg_yolo.training.finite import NonFiniteError, all_finite, gradients_are_finite, where_it_begins
 
 CALIBRATION_IMAGES = 64
 """Training images (augmented as in training) that set the input ranges; at least one batch."""
@@ -198,7 +198,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         scaled = self.scaler.is_enabled()  # the scaler of half precision meets infinite gradients and skips them
         model = unwrap_model(self.model)
         if not all_finite(self.tloss.values()) or (not scaled and not gradients_are_finite(model)):
-            raise NonFiniteError(self._diagnosis(where_it_begins(model, self._batch)))
+            raise NonFiniteError(self._diagnosis(where_it_begins(model, self._batch["img"])))
         super().optimizer_step()
         self._batches_since_step = self._first_step_offset = 0
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
-from qreg_yolo.detect.finite import NonFiniteError, gradients_are_finite, where_it_begins
 from qreg_yolo.files import sha256
+from qreg_yolo.training.finite import NonFiniteError, gradients_are_finite, where_it_begins
 
 from .conftest import SETTINGS
 
-IMAGES = {"img": torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))}
+IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_gradient_and_the_loss_are_named(model: QuantDetectionModel) -> None:
     weight.grad = torch.full_like(weight, torch.inf)
     assert not gradients_are_finite(model)
     assert where_it_begins(model, IMAGES).startswith("the gradient of 'model.2.cv2.conv.weight'")
-    assert where_it_begins(model, {"img": torch.tensor([torch.nan])}) == "the images of the batch"
+    assert where_it_begins(model, torch.tensor([torch.nan])) == "the images of the batch"
 
 
 def test_a_run_stops_and_keeps_its_last_checkpoint(tiny_data: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from qreg_yolo.detect import QuantDetectionModel, QuantYOLO, precision
 from qreg_yolo.detect.checkpoint import load_weights
 from qreg_yolo.detect.section import Section
 from qreg_yolo.quant import quantized_layers
+from qreg_yolo.training import precision as hardware
 
 from .conftest import SETTINGS
 from .test_model import calibrated
@@ -92,9 +93,9 @@ def test_a_run_in_bf16_says_so_wherever_it_is_recorded(tiny_data: Path, tmp_path
 
 @pytest.mark.parametrize(("flags", "has"), [("avx2 avx512f", False), ("avx512_bf16 x", True), ("amx_bf16", True)])
 def test_auto_and_the_hint_follow_the_hardware(flags: str, has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision.Path, "is_file", lambda self: True)
-    monkeypatch.setattr(precision.Path, "read_text", lambda self, **_: f"flags : {flags}\n")
-    assert precision.cpu_has_bf16() is has
+    monkeypatch.setattr(hardware.Path, "is_file", lambda self: True)
+    monkeypatch.setattr(hardware.Path, "read_text", lambda self, **_: f"flags : {flags}\n")
+    assert hardware.cpu_has_bf16() is has
     assert precision.resolve_amp("auto", "cpu") == ("bf16" if has else False)
     assert precision.resolve_amp(False, "cpu") is False
     assert ("--amp bf16" in (precision.amp_hint(False, "cpu") or "")) is has

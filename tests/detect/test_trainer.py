@@ -12,9 +12,10 @@ import torch
 from ultralytics.utils import DEFAULT_CFG
 
 from qreg_yolo.detect import QuantDetectionModel, QuantDetectionTrainer, QuantYOLO
-from qreg_yolo.detect.compat import check_host, requested_threads
+from qreg_yolo.detect.compat import check_host
 from qreg_yolo.detect.resume import preserved_random_state
 from qreg_yolo.quant import Quantizer, quantized_layers
+from qreg_yolo.training.environment import requested_threads
 
 from .conftest import SETTINGS, Trained, train_tiny
 from .test_model import calibrated

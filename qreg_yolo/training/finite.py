@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -25,21 +24,22 @@ def gradients_are_finite(model: nn.Module) -> bool:
     return not gradients or all_finite([torch.nn.utils.get_total_norm(gradients)])
 
 
-def where_it_begins(model: nn.Module, batch: dict[str, Any]) -> str:
+def where_it_begins(model: nn.Module, images: Tensor, forward: Callable[[Tensor], object] | None = None) -> str:
     """Returns what is not finite first: a parameter, a layer's output, else the loss or its gradient.
 
     Args:
         model: As it was when the loss or gradient was computed; it is run once more, without gradients.
-        batch: The preprocessed batch.
+        images: The preprocessed batch.
+        forward: How it is run, for example ``model.forward`` where the model is compiled; None: ``model(images)``.
     """
-    if not all_finite([batch["img"]]):
+    if not all_finite([images]):
         return "the images of the batch"
     for name, parameter in model.named_parameters():
         if not all_finite([parameter]):
             return f"the parameter '{name}'"
     found: list[str] = []
     with torch.no_grad(), _watch(model, found):
-        model(batch["img"])
+        (forward or model)(images)
     if found:
         return found[0]
     for name, parameter in model.named_parameters():

@@ -1,0 +1,57 @@
+"""What a run runs on: CPU threads, device, platform, versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from qreg_yolo import records
+from qreg_yolo.strict_yaml import ConfigError
+
+THREADS_VARIABLE = "QREG_YOLO_THREADS"
+"""Environment variable with the number of CPU threads; unset: all cores. Child processes inherit it."""
+
+
+def requested_threads() -> int:
+    """Returns the CPU threads to use: `THREADS_VARIABLE`, else every core this process may run on."""
+    text = os.environ.get(THREADS_VARIABLE, "")
+    if text:
+        if not text.isdecimal() or int(text) < 1:
+            raise ValueError(f"{THREADS_VARIABLE}={text!r} is not a whole number of at least 1.")
+        return int(text)
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def use_threads(threads: int | None) -> None:
+    """Sets the CPU threads of this process and its children; None leaves the default, all cores.
+
+    Raises:
+        ConfigError: The environment variable of that name is no number.
+    """
+    if threads is not None:
+        os.environ[THREADS_VARIABLE] = str(threads)
+    try:
+        requested_threads()
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def environment(device: torch.device) -> dict[str, object]:
+    """Returns what ``environment.json`` holds: commit, command, versions, time, device, threads and platform."""
+    return {
+        **records.provenance(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}: {_cpu()}",
+        "threads": requested_threads(),
+        "platform": platform.platform(),
+    }
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"

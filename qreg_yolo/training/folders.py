@@ -1,0 +1,35 @@
+"""Where a run's files go."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+DEFAULT_PROJECT = "runs"
+
+
+def writable_project(project: object) -> str:
+    """Returns the project folder as an absolute path (Ultralytics would put a relative one elsewhere), made if absent.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    folder = Path(str(project or DEFAULT_PROJECT)).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"The project folder '{folder}' cannot be written: {error.strerror}. Give another project=."
+        ) from error
+    return str(folder)
+
+
+def free_folder(project: Path, name: str) -> Path:
+    """Returns ``project/name``, or the first of ``name-2``, ``name-3``, ... that does not exist yet."""
+    folder, number = project / name, 1
+    while folder.exists():
+        number += 1
+        folder = project / f"{name}-{number}"
+    return folder
