@@ -67,10 +67,10 @@ class RunOptions:
             value = getattr(self, name)
             if not (isinstance(value, str) and value) and not (name == "weights" and value is None):
                 raise TypeError(f"{name}={value!r} is not a name or a path. Give a text.")
-        _check_choice("activation", self.activation, ACTIVATIONS)
-        _check_count("seed", self.seed, minimum=0)
+        check_choice("activation", self.activation, ACTIVATIONS)
+        check_count("seed", self.seed, minimum=0)
         if self.threads is not None:
-            _check_count("threads", self.threads, minimum=1)
+            check_count("threads", self.threads, minimum=1)
         if not isinstance(self.online, bool):
             raise TypeError(f"online={self.online!r} is not true or false.")
 
@@ -87,7 +87,7 @@ class HeadConfig:
     """`anchor_free`: Ultralytics' own head (box, class and distribution focal loss)."""
 
     def __post_init__(self) -> None:
-        _check_choice("kind", self.kind, HEADS)
+        check_choice("kind", self.kind, HEADS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,11 +156,11 @@ def from_mapping(data: Mapping[str, Any], source: str) -> RunConfig:
     """
     sections = _check_sections(data, source)
     check_train(sections["train"], f"{source}, section 'train'")
-    with _named(f"{source}, section 'run'"):
+    with named(f"{source}, section 'run'"):
         run = RunOptions(**sections["run"])
-    with _named(f"{source}, section 'quant'"):
+    with named(f"{source}, section 'quant'"):
         quant = QuantSpec.from_options(sections["quant"])
-    with _named(f"{source}, section 'head'"):
+    with named(f"{source}, section 'head'"):
         head = HeadConfig(**sections["head"])
     return RunConfig(run=run, quant=quant, head=head, train=sections["train"])
 
@@ -214,7 +214,7 @@ def resolve(recipe: Path | None, options: Mapping[str, Any], overrides: Mapping[
     check_train(train, COMMAND_LINE)
     merged = {
         "run": {**sections["run"], **run},
-        "quant": _merge_quant(sections["quant"], quant),
+        "quant": merge_quant(sections["quant"], quant),
         "head": sections["head"],
         "train": {**sections["train"], **train},
     }
@@ -262,7 +262,7 @@ def _home(key: str) -> str:
 
 
 @contextmanager
-def _named(source: str) -> Iterator[None]:
+def named(source: str) -> Iterator[None]:
     """Puts ``source`` in front of the text of a wrong value."""
     try:
         yield
@@ -279,7 +279,7 @@ def _split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     return run, {key: value for key, value in options.items() if key not in run}
 
 
-def _merge_quant(recipe: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+def merge_quant(recipe: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the recipe's section with the options on top; a new width drops the recipe's widths that it replaces."""
     dropped = {"weight_bits", "act_bits"} if "bits" in options else set()
     if "act_bits" in options:
@@ -289,11 +289,11 @@ def _merge_quant(recipe: Mapping[str, Any], options: Mapping[str, Any]) -> dict[
     return {**{key: value for key, value in recipe.items() if key not in dropped}, **options}
 
 
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name}={value!r} is not one of: {', '.join(choices)}.{did_you_mean(str(value), choices)}")
 
 
-def _check_count(name: str, value: object, *, minimum: int) -> None:
+def check_count(name: str, value: object, *, minimum: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ValueError(f"{name}={value!r} is not a whole number of at least {minimum}.")

@@ -23,7 +23,7 @@ from qreg_yolo.detect.preflight import check_arguments, check_model, check_resum
 from qreg_yolo.detect.safe_load import check_file
 from qreg_yolo.detect.section import KEY, Section
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
-from qreg_yolo.quant.report import model_size
+from qreg_yolo.quant.report import model_size, plan_summary
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 from qreg_yolo.training.environment import use_threads
@@ -205,26 +205,8 @@ def _image_counts(trainer: QuantDetectionTrainer, data: CheckedData) -> dict[str
 def summary(model_yaml: dict[str, Any]) -> str:
     """Returns a few lines on what is quantized, from a model's YAML dictionary."""
     section = Section.read(model_yaml)
-    if section is None or not section.layers:
-        return "Quantized: nothing (full precision)"
-    kinds: dict[str, int] = {}
-    for plan in section.layers.values():
-        sides = [
-            f"{side[0].upper()}{q.bits} {q.method}" if q else f"{side[0].upper()}32"
-            for side, q in (("weights", plan.weight), ("activations", plan.input))
-        ]
-        kinds[" ".join(sides)] = kinds.get(" ".join(sides), 0) + 1
-    inputs = [plan.input for plan in section.layers.values() if plan.input]
-    signs = [("with an offset" if q.method == "lsq+" else "signed" if q.signed else "unsigned") for q in inputs]
-    lines = [
-        f"Quantized: {len(section.layers)} convolutions ("
-        + ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
-        + ")"
-    ]
-    if signs:
-        lines.append("Inputs: " + ", ".join(f"{signs.count(sign)} {sign}" for sign in sorted(set(signs))))
-    lines += [f"Full precision: {name} ({reason})" for name, reason in section.skipped.items()]
-    return "\n".join(lines)
+    layers, skipped = (section.layers or {}, section.skipped) if section else ({}, {})
+    return plan_summary(layers, skipped, noun="convolutions")
 
 
 def validate(weights: Path, data: str | None, arguments: dict[str, Any], threads: int | None) -> RunResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ from qreg_yolo.quant.base import Quantizer
 from qreg_yolo.quant.calibration import quantizers_off
 from qreg_yolo.quant.convert import candidate_layers
 from qreg_yolo.quant.layers import QuantLayer
-from qreg_yolo.quant.spec import FLOAT_BITS
+from qreg_yolo.quant.noise import best_scale, level_distance
+from qreg_yolo.quant.spec import FLOAT_BITS, LayerPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,27 +106,16 @@ def _report(name: str, layer: nn.Module, macs: int | None) -> LayerReport:
         macs=macs,
         weight_method=quantizer.spec.method if quantizer else None,
         weight_bits=quantizer.bits if quantizer else FLOAT_BITS,
-        weight_step=_mean_step(quantizer) if quantizer else None,
+        weight_step=level_distance(quantizer) if quantizer else None,
         weight_codes_used=int(torch.unique(quantizer.to_int(weight)).numel()) if quantizer else None,
         weight_clipped=float(quantizer.clipped(weight).double().mean()) if quantizer else None,
         weight_sqnr_db=_sqnr_db(quantizer, weight.detach()) if quantizer else None,
         input_method=act.spec.method if act else None,
         input_bits=act.bits if act else FLOAT_BITS,
         input_signed=act.spec.signed if act else None,
-        input_step=_mean_step(act) if act else None,
+        input_step=level_distance(act) if act else None,
         input_offset=_offset(act) if act else None,
     )
-
-
-def _mean_step(quantizer: Quantizer) -> float | None:
-    """Returns the distance of neighbouring levels (mean over channels), or None where it follows the tensor."""
-    parameters = dict(quantizer.named_parameters(recurse=False))
-    if "step_size" in parameters:
-        return float(parameters["step_size"].detach().mean())
-    low, high = quantizer.grid()
-    if "clip_value" in parameters:
-        return float(parameters["clip_value"].detach()) / (high - low)
-    return None
 
 
 def _offset(quantizer: Quantizer) -> float | None:
@@ -138,9 +128,7 @@ def _sqnr_db(quantizer: Quantizer, weight: Tensor) -> float:
     with torch.no_grad():
         quantized = quantizer(weight).double()
     weight = weight.double()
-    scale = 1.0
-    if quantizer.spec.method not in ("lsq", "lsq+"):
-        scale = float((weight * quantized).sum() / quantized.square().sum().clamp_min(1e-300))
+    scale = 1.0 if quantizer.spec.method in ("lsq", "lsq+") else best_scale(weight, quantized)
     noise = float((weight - scale * quantized).square().sum())
     signal = float(weight.square().sum())
     return math.inf if noise == 0 else 10 * math.log10(max(signal, 1e-300) / noise)
@@ -193,3 +181,31 @@ def model_size(model: nn.Module) -> ModelSize:
     bits = sum(t.numel() * widths.get(id(t), FLOAT_BITS) for t in tensors)
     float_bits = sum(t.numel() * FLOAT_BITS for t in tensors if id(t) not in quantizers)
     return ModelSize(quantized_mb=bits / 8e6, float_mb=float_bits / 8e6)
+
+
+def plan_summary(layers: Mapping[str, LayerPlan], skipped: Mapping[str, str], *, noun: str = "layers") -> str:
+    """Returns a few lines on what is quantized and what is not, with the reasons.
+
+    Args:
+        layers: The plans by full name, with the signedness that calibration chose.
+        skipped: The other layers, with the reason.
+        noun: What a quantized layer is called.
+    """
+    if not layers:
+        return "Quantized: nothing (full precision)"
+    kinds: dict[str, int] = {}
+    for plan in layers.values():
+        sides = [
+            f"{side[0].upper()}{q.bits} {q.method}" if q else f"{side[0].upper()}32"
+            for side, q in (("weights", plan.weight), ("activations", plan.input))
+        ]
+        kinds[" ".join(sides)] = kinds.get(" ".join(sides), 0) + 1
+    inputs = [plan.input for plan in layers.values() if plan.input]
+    signs = [("with an offset" if q.method == "lsq+" else "signed" if q.signed else "unsigned") for q in inputs]
+    lines = [
+        f"Quantized: {len(layers)} {noun} (" + ", ".join(f"{count} x {kind}" for kind, count in kinds.items()) + ")"
+    ]
+    if signs:
+        lines.append("Inputs: " + ", ".join(f"{signs.count(sign)} {sign}" for sign in sorted(set(signs))))
+    lines += [f"Full precision: {name} ({reason})" for name, reason in skipped.items()]
+    return "\n".join(lines)

@@ -26,10 +26,13 @@ def writable_project(project: object) -> str:
     return str(folder)
 
 
-def free_folder(project: Path, name: str) -> Path:
-    """Returns ``project/name``, or the first of ``name-2``, ``name-3``, ... that does not exist yet."""
+def new_folder(project: Path, name: str) -> Path:
+    """Makes ``project/name``, or the first of ``name-2``, ``name-3``, ... that does not exist yet; returns it."""
     folder, number = project / name, 1
-    while folder.exists():
-        number += 1
-        folder = project / f"{name}-{number}"
-    return folder
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = project / f"{name}-{number}"

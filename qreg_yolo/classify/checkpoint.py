@@ -1,0 +1,203 @@
+"""A classifier as one ``.safetensors`` file: tensors, and a JSON description in the header. No pickle is involved.
+
+The checkpoint of a run that goes on also holds the optimizer's state and the epochs so far, so that one rename replaces
+all of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from qreg_yolo import __version__, files
+from qreg_yolo.classify.models import build_model, is_import_path
+from qreg_yolo.quant.convert import apply_plan, quantized_layers
+from qreg_yolo.quant.spec import LayerPlan, QuantSpec
+from qreg_yolo.strict_yaml import ConfigError
+
+SUFFIX = ".safetensors"
+HEADER = "qreg_yolo_classifier"
+"""Key of the description in the file's metadata; the only one, so that equal content is equal bytes."""
+VERSION = 1
+_OPTIMIZER = "optimizer/"
+"""What the names of the optimizer's tensors begin with."""
+
+
+class WeightsError(ValueError):
+    """A file that is no usable checkpoint of a classifier."""
+
+
+@dataclass(kw_only=True)
+class Description:
+    """What a classifier is and how it came to be: everything but its tensors."""
+
+    model: str
+    """Name, or ``package.module:factory``."""
+    classes: tuple[str, ...]
+    """Names by label."""
+    config: dict[str, Any]
+    """The run's configuration (sections ``run``, ``quant`` and ``train``)."""
+    precision: str
+    """`fp32` | `bf16`: arithmetic outside the quantizers."""
+    layers: dict[str, LayerPlan] = field(default_factory=dict)
+    """The plan of every quantized layer, by full name."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """The other layers, with the reason."""
+
+    @property
+    def spec(self) -> QuantSpec:
+        """What was asked for."""
+        return QuantSpec.from_options(self.config["quant"])
+
+    def resolve(self, model: nn.Module) -> None:
+        """Takes the plans from a calibrated model: signedness is decided by then."""
+        self.layers = {name: layer.plan for name, layer in quantized_layers(model).items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values that `from_dict` reads back."""
+        return {**asdict(self), "classes": list(self.classes)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Description:
+        """Returns the description that `to_dict` wrote; whatever its absence or type raises is the caller's."""
+        layers = {str(name): LayerPlan.from_dict(plan) for name, plan in data["layers"].items()}
+        texts = {name: str(data[name]) for name in ("model", "precision")}
+        config = {section: dict(data["config"][section]) for section in ("run", "quant", "train")}
+        classes = tuple(str(name) for name in data["classes"])
+        return cls(**texts, classes=classes, config=config, layers=layers, skipped=dict(data["skipped"]))
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far a run is."""
+
+    epoch: int = 0
+    """Epochs that are done."""
+    rows: list[dict[str, float]] = field(default_factory=list)
+    """``results.csv`` so far, a row per epoch."""
+    optimizer: dict[str, Any] | None = None
+    """The optimizer's state, by the number of the parameter."""
+
+
+def save_classifier(path: Path, model: nn.Module, description: Description, progress: Progress) -> None:
+    """Writes one file that `load_classifier` reads back bit by bit; atomically.
+
+    Raises:
+        OSError: It cannot be written; the old file is intact.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    resumable = progress.optimizer is not None
+    for number, state in (progress.optimizer or {}).items():
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"{_OPTIMIZER}{number}/{key}"] = value.detach().cpu().contiguous().clone()
+    header = {
+        "version": VERSION,
+        "qreg_yolo": __version__,
+        "description": description.to_dict(),
+        "epoch": progress.epoch,
+        "rows": progress.rows if resumable else None,
+    }
+    files.write_bytes(path, save(tensors, {HEADER: json.dumps(header)}))
+
+
+def load_classifier(path: Path, model: str | None = None) -> tuple[nn.Module, Description, Progress]:
+    """Returns a classifier in eval mode on the CPU, its description and how far its run is.
+
+    Args:
+        path: A file of `save_classifier`.
+        model: The user's own factory, ``package.module:factory``. A checkpoint that names one is built with it only
+            where it is given here too, because building it runs that code.
+
+    Raises:
+        FileNotFoundError: No such file.
+        WeightsError: Another kind of file, a damaged one, or one that does not fit its own description.
+        ConfigError: Another model is asked for, or a factory of the user's own is not.
+    """
+    header, tensors = _read(path)
+    try:
+        description = Description.from_dict(header["description"])
+        progress = Progress(epoch=int(header["epoch"]), rows=list(header["rows"] or []))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"The description in '{path}' is incomplete ({type(error).__name__}: {error}).") from error
+    check_same_model(path, description, model)
+    try:
+        network = build_model(description.model, len(description.classes), seed=0)
+        apply_plan(network, description.layers)
+    except ValueError as error:
+        raise WeightsError(f"'{path}' describes a model that cannot be built: {error}") from error
+    if header["rows"] is not None:
+        progress.optimizer = _optimizer_state(tensors)
+    fill(network, {name: t for name, t in tensors.items() if not name.startswith(_OPTIMIZER)}, path)
+    return network.eval(), description, progress
+
+
+def check_same_model(path: Path, description: Description, model: str | None) -> None:
+    """Raises where a command asks for another model than the checkpoint's, or does not allow its own code.
+
+    Raises:
+        ConfigError: So it is.
+    """
+    if model is not None and model != description.model:
+        raise ConfigError(f"'{path}' holds the model '{description.model}', this command asks for '{model}'.")
+    if is_import_path(description.model) and model is None:
+        raise ConfigError(
+            f"'{path}' holds a model of your own, '{description.model}'; building it runs that code. If it is yours, "
+            f"add --model {description.model}."
+        )
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Puts tensors into a model; every name, shape and type has to fit.
+
+    Raises:
+        WeightsError: One does not; the model is as it was.
+    """
+    state = model.state_dict()
+    for fault, names in (("lacks", state.keys() - tensors.keys()), ("has too much:", tensors.keys() - state.keys())):
+        if names:
+            raise WeightsError(f"'{path}' does not fit the model: it {fault} '{min(names)[:80]}'.")
+    for name, tensor in tensors.items():
+        if (tensor.shape, tensor.dtype) != (state[name].shape, state[name].dtype):
+            raise WeightsError(
+                f"'{path}' does not fit the model: '{name[:80]}' is {tensor.dtype} {list(tensor.shape)}, the model "
+                f"has {state[name].dtype} {list(state[name].shape)}."
+            )
+    model.load_state_dict(dict(tensors))
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint '{path}'. Give the path of weights/last{SUFFIX} of a run.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise WeightsError(f"'{path}' is damaged, cut short or no safetensors file ({error}).") from error
+    if HEADER not in metadata:
+        raise WeightsError(f"'{path}' is no classifier of qreg-yolo. Give a file that 'classify train' wrote.")
+    try:
+        header = json.loads(metadata[HEADER])
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"The description in '{path}' is not JSON ({error}).") from error
+    version = header.get("version") if isinstance(header, dict) else None
+    if version != VERSION:
+        raise WeightsError(f"The description in '{path}' has version {version!r:.40}, this qreg-yolo reads {VERSION}.")
+    return header, tensors
+
+
+def _optimizer_state(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    state: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(_OPTIMIZER):
+            number, _, key = name.removeprefix(_OPTIMIZER).partition("/")
+            state.setdefault(number, {})[key] = tensor
+    return state

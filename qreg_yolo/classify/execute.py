@@ -1,0 +1,126 @@
+"""Runs the training loop and keeps its results safe: checkpoints, logs, records, and what to say when it is stopped."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from qreg_yolo import files
+from qreg_yolo.classify import outputs
+from qreg_yolo.classify.checkpoint import Description, Progress, save_classifier
+from qreg_yolo.classify.train import Run, build_optimizer, fit
+from qreg_yolo.quant.report import model_size, plan_summary
+from qreg_yolo.training.finite import NonFiniteError
+from qreg_yolo.training.guard import FolderLock, terminable
+
+LAST = "last.safetensors"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a run's files lie and what it reached."""
+
+    save_dir: Path
+    """The run's folder."""
+    accuracy: float
+    """Top-1 of the last epoch, 0..1."""
+    table: str
+    """What it reached, for a terminal."""
+
+
+def execute(run: Run, description: Description, folder: Path) -> RunResult:
+    """Trains what is left of a run and finishes it: records, the checkpoint without what only resuming needs.
+
+    Raises:
+        FolderInUseError: Another process is training into the folder.
+        NonFiniteError: The loss became infinite or NaN.
+        OSError: A checkpoint could not be written; the one before is intact.
+    """
+    last = folder / "weights" / LAST
+    lock, events = FolderLock(), outputs.tensorboard(folder) if run.processes.is_first else None
+    line = outputs.ProgressLine(run.batch, quiet=not run.processes.is_first)
+    optimizer = build_optimizer(run.config, run.model)
+    _restore(optimizer, run.progress)
+    if run.config.train.compile:
+        run.model.compile(dynamic=False)
+
+    def on_epoch(row: dict[str, float]) -> None:
+        run.progress.optimizer = optimizer.state_dict()["state"]
+        _save(last, run, description)
+        outputs.write_results(folder, run.progress.rows)
+        print(outputs.epoch_line(row, run.config.train.epochs, line.rate), flush=True)
+        if events is not None:
+            events(row)
+
+    if run.processes.is_first:
+        lock.take(folder)
+        print(plan_summary(description.layers, description.skipped), flush=True)
+    try:
+        with terminable(), _resumable(last):
+            fit(run, optimizer, on_epoch=on_epoch, on_step=line)
+            return _finish(run, description, folder)
+    finally:
+        lock.release()
+
+
+def _restore(optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Puts the optimizer's state back, where a run goes on."""
+    if progress.optimizer is not None:
+        state = {int(number): values for number, values in progress.optimizer.items()}
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _save(last: Path, run: Run, description: Description) -> None:
+    try:
+        last.parent.mkdir(parents=True, exist_ok=True)
+        save_classifier(last, run.model, description, run.progress)
+    except OSError as error:
+        raise OSError(
+            f"The checkpoint of epoch {run.progress.epoch} could not be written to '{last.parent}': {error.strerror}. "
+            f"Make room there. {_kept(last)}"
+        ) from error
+
+
+def _finish(run: Run, description: Description, folder: Path) -> RunResult:
+    """Records what the last epoch reached and drops the optimizer; may be repeated after a kill at any moment."""
+    last, final = folder / "weights" / LAST, folder / "weights" / f".{LAST}.tmp"
+    if not run.processes.is_first:
+        return RunResult(save_dir=folder, accuracy=float("nan"), table="")
+    rows = run.progress.rows
+    save_classifier(final, run.model, description, Progress(epoch=run.progress.epoch))
+    measured = outputs.measured_in(rows[-1], run.train, run.val)
+    outputs.append_records(folder / outputs.RECORDS, final, last.stem, description, measured)
+    files.replace(final, last)
+    size = model_size(run.model)
+    table = (
+        f"{outputs.final_table(rows, folder)}\n"
+        f"Size: {size.quantized_mb:.3f} MB at its bit widths, {size.float_mb:.3f} MB in fp32"
+    )
+    return RunResult(save_dir=folder, accuracy=rows[-1]["metrics/accuracy_top1"], table=table)
+
+
+@contextmanager
+def _resumable(last: Path) -> Iterator[None]:
+    """Says how to go on where a run is stopped inside the block, and what is left where its numbers fail."""
+    try:
+        yield
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{error} {_kept(last)}") from error
+    except (KeyboardInterrupt, SystemExit):
+        command = f"qreg-yolo classify train --resume {shlex.quote(str(last))}"
+        print(
+            f"Interrupted. Go on with: {command}" if last.is_file() else
+            "Interrupted before the first checkpoint: start again.",
+            file=sys.stderr,
+        )  # fmt: skip
+        raise
+
+
+def _kept(last: Path) -> str:
+    return f"The last good checkpoint is '{last}'." if last.is_file() else "No epoch was finished."

@@ -1,0 +1,86 @@
+"""A float network becomes a quantized one: which layers are its edges, and calibration on the first training images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from qreg_yolo.classify.data import ImageSet, training_batches
+from qreg_yolo.classify.options import ClassifyConfig
+from qreg_yolo.quant.calibration import calibrate
+from qreg_yolo.quant.convert import ConversionReport, candidate_layers, quantize_model
+from qreg_yolo.quant.spec import QuantSpec
+from qreg_yolo.strict_yaml import ConfigError
+
+CALIBRATION_IMAGES = 64
+"""Training images (augmented as in training) that set the input ranges; at least one batch."""
+
+
+def quantize_network(model: nn.Module, spec: QuantSpec, *, pretrained: bool) -> ConversionReport:
+    """Quantizes a network in place by ``spec``, its first and last layer as the spec's edges.
+
+    Raises:
+        ConfigError: A pattern of the spec that matches no layer (the nearest is named).
+    """
+    if spec.is_float:
+        return ConversionReport(skipped={name: "32 bits" for name, _, _, _ in candidate_layers(model)})
+    try:
+        return quantize_model(model, spec, edge_layers=edge_layers(model), pretrained=pretrained)
+    except ValueError as error:
+        raise ConfigError(f"section 'quant': {error}") from error
+
+
+def edge_layers(model: nn.Module) -> list[str]:
+    """Returns the full names of the first and the last convolution or linear layer to run, on a black image."""
+    ran: list[str] = []
+
+    def noting(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, inputs: ran.append(name)
+
+    handles = [layer.register_forward_pre_hook(noting(name)) for name, _, _, layer in candidate_layers(model)]
+    try:
+        probe(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(dict.fromkeys([ran[0], ran[-1]])) if ran else []
+
+
+def probe(model: nn.Module) -> Tensor:
+    """Returns the logits of two black images of 32 pixels; the model is as it was afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    place = next(model.parameters()).device
+    try:
+        with torch.no_grad():
+            logits: Tensor = model.eval()(torch.zeros(2, 3, 32, 32, device=place))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return logits
+
+
+def check_output(model: nn.Module, name: str, num_classes: int) -> None:
+    """Raises unless a network gives one logit per class for images of 32 pixels.
+
+    Raises:
+        ConfigError: It gives something else.
+    """
+    logits = probe(model)
+    if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
+        found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ConfigError(
+            f"model={name!r} gives {found} for two images, not {[2, num_classes]}. A factory takes the number of "
+            "classes and returns a module from (n, 3, 32, 32) to logits (n, classes)."
+        )
+
+
+def calibrate_network(model: nn.Module, data: ImageSet, config: ClassifyConfig, batch: int) -> int:
+    """Initialises the quantizers on the first batches of the first epoch, in float32; returns how many that were.
+
+    The images are those that training begins with. Nothing is drawn: random states stay as they are.
+    """
+    batches = training_batches(data, batch=batch, seed=config.run.seed, epoch=0, augment=config.train.aug != "none")
+    count = max(CALIBRATION_IMAGES // batch, 1)
+    return calibrate(model, (images for (images, _), _ in zip(batches, range(count), strict=False)))

@@ -1,0 +1,155 @@
+"""What a run leaves behind: description, ``results.csv``, TensorBoard's events, records, and what it prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+
+from qreg_yolo import files, records
+from qreg_yolo.classify.checkpoint import Description
+from qreg_yolo.classify.config import dump
+from qreg_yolo.classify.data import ImageSet
+from qreg_yolo.classify.options import ClassifyConfig
+from qreg_yolo.training.environment import environment
+
+RECORDS = "records.csv"
+RESULTS = "results.csv"
+Measured = Mapping[str, tuple[str, int, float]]
+"""Metric -> (split, number of images, value)."""
+
+
+def write_description(folder: Path, config: ClassifyConfig, description: Description, device: torch.device) -> None:
+    """Writes ``config.yaml``, ``environment.json`` and ``qreg.json`` (how each layer is quantized)."""
+    files.write_text(folder / "config.yaml", dump(config))
+    files.write_text(folder / "environment.json", json.dumps(environment(device), indent=2) + "\n")
+    files.write_text(folder / "qreg.json", json.dumps(description.to_dict(), indent=2) + "\n")
+
+
+def write_results(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Writes the table of all epochs, as it is at the checkpoint: atomically."""
+    lines = [",".join(rows[0])] + [",".join(f"{value:.6g}" for value in row.values()) for row in rows]
+    files.write_text(folder / RESULTS, "\n".join(lines) + "\n")
+
+
+def tensorboard(folder: Path) -> Callable[[Mapping[str, float]], None]:
+    """Returns what writes an epoch's row as TensorBoard's events; it does nothing where TensorBoard is missing."""
+    if find_spec("tensorboard") is None:
+        return lambda row: None
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder))
+
+    def write(row: Mapping[str, float]) -> None:
+        for name, value in row.items():
+            if name not in ("epoch", "time"):
+                writer.add_scalar(name, value, int(row["epoch"]))
+        writer.flush()
+
+    return write
+
+
+def append_records(
+    path: Path, weights: Path, name: str, description: Description, measured: Measured, *, data: str | None = None
+) -> None:
+    """Appends one row per number measured on ``weights``, unless the table has the run already.
+
+    Args:
+        path: The table.
+        weights: The checkpoint.
+        name: What the run's id calls it, such as ``last``.
+        description: What it is.
+        measured: The numbers; accuracies are fractions, the others losses.
+        data: The data set, where that is not the one it was trained on.
+    """
+    run, spec = description.config["run"], description.spec
+    digest = files.sha256(weights)
+    model = description.model.rpartition(":")[2]
+    data = data or str(run["data"])
+    run_id = f"{model}-{data}-{spec.label}-s{run['seed']}-{name}-{digest[:8]}"
+    common: dict[str, Any] = {
+        "run_id": run_id, "track": "classify", "model": description.model,
+        "method": "fp32" if spec.is_float else spec.method, "weight_bits": spec.weight_bits, "act_bits": spec.act_bits,
+        "precision": description.precision, "seed": run["seed"], "weights_sha256": digest, "data": data,
+        **records.provenance(),
+    }  # fmt: skip
+    rows = [
+        records.Record(
+            **common, split=split, n_images=n, metric=metric, value=value,
+            unit="fraction" if metric.startswith("accuracy") else "loss",
+        )
+        for metric, (split, n, value) in measured.items()
+    ]  # fmt: skip
+    known = set(records.read(path)["run_id"].to_list()) if path.is_file() else set()
+    if run_id not in known:
+        records.append(path, rows)
+
+
+def measured_in(row: Mapping[str, float], train: ImageSet, val: ImageSet) -> Measured:
+    """Returns what `append_records` takes of an epoch's row."""
+    return {
+        "accuracy_top1": (val.split, len(val), row["metrics/accuracy_top1"]),
+        "loss": (val.split, len(val), row["val/loss"]),
+        "train_loss": (train.split, len(train), row["train/loss"]),
+    }
+
+
+def epoch_line(row: Mapping[str, float], epochs: int, images_per_s: float) -> str:
+    """Returns an epoch in one line, for a terminal."""
+    return (
+        f"epoch {int(row['epoch']):>3}/{epochs}  train loss {row['train/loss']:.4f}  "
+        f"top-1 {row['train/accuracy_top1']:.4f}  |  val loss {row['val/loss']:.4f}  "
+        f"top-1 {row['metrics/accuracy_top1']:.4f}  |  lr {row['lr/pg0']:.3g}  {images_per_s:,.0f} img/s"
+    )
+
+
+def final_table(rows: Sequence[Mapping[str, float]], folder: Path) -> str:
+    """Returns what a run reached, for a terminal."""
+    last, best = rows[-1], max(rows, key=lambda row: row["metrics/accuracy_top1"])
+    lines = [f"{'':28}{'top-1':>8}{'val loss':>10}{'train loss':>12}"]
+    for label, row in (("last epoch (reported)", last), (f"best epoch ({int(best['epoch'])})", best)):
+        cells = f"{row['metrics/accuracy_top1']:>8.4f}{row['val/loss']:>10.4f}{row['train/loss']:>12.4f}"
+        lines.append(f"{label:28}{cells}")
+    return "\n".join([*lines, f"Results: {folder} (weights/last.safetensors, {RESULTS}, {RECORDS}, config.yaml)"])
+
+
+def seeds_table(accuracies: Mapping[int, float]) -> str:
+    """Returns mean, standard deviation (n - 1) and number of the last epochs' accuracies of several seeds.
+
+    >>> print(seeds_table({0: 0.9, 1: 0.92}))
+    top-1 of the last epoch, seeds 0, 1: 0.9100 ± 0.0141 (mean ± sd, n = 2)
+    """
+    values = list(accuracies.values())
+    spread = f"± {stdev(values):.4f} (mean ± sd, n = {len(values)})" if len(values) > 1 else "(n = 1)"
+    return f"top-1 of the last epoch, seeds {', '.join(map(str, accuracies))}: {fmean(values):.4f} {spread}"
+
+
+class ProgressLine:
+    """A bar on stderr with images per second, redrawn a few times a second; nothing where that is no terminal."""
+
+    def __init__(self, images_per_step: int, *, quiet: bool = False) -> None:
+        self._images = images_per_step
+        self._shown = sys.stderr.isatty() and not quiet
+        self._start = self._last = time.perf_counter()
+        self.rate = 0.0
+        """Images per second of the present epoch, its first step left out."""
+
+    def __call__(self, epoch: int, step: int, steps: int) -> None:
+        now = time.perf_counter()
+        if step == 1:  # the first step of all warms up, or compiles
+            self._start = self._last = now
+            return
+        self.rate = self._images * (step - 1) / max(now - self._start, 1e-9)
+        if self._shown and (now - self._last > 0.2 or step == steps):
+            self._last = now
+            filled = 24 * step // steps
+            bar = "=" * filled + " " * (24 - filled)
+            end = "\r" if step < steps else "\r\033[K"
+            print(f"epoch {epoch} [{bar}] {step}/{steps}  {self.rate:,.0f} img/s", end=end, file=sys.stderr, flush=True)

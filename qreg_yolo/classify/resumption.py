@@ -1,0 +1,69 @@
+"""What a run that goes on may change, and what it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from qreg_yolo.classify.checkpoint import Description, Progress
+from qreg_yolo.classify.config import from_mapping
+from qreg_yolo.classify.options import ClassifyConfig, as_milestones
+from qreg_yolo.quant.spec import FLOAT_BITS, QuantSpec
+from qreg_yolo.strict_yaml import ConfigError
+
+RESUMABLE: tuple[str, ...] = ("compile", "data_dir", "device", "threads", "verify")
+"""Options that may differ when a run is resumed."""
+
+
+def resumed_config(
+    checkpoint: Path, description: Description, progress: Progress, given: Mapping[str, Any]
+) -> ClassifyConfig:
+    """Returns the configuration of a run that goes on: its own, with what may differ as ``given``.
+
+    Args:
+        checkpoint: Its path, for the error text.
+        description: Of the checkpoint.
+        progress: Likewise.
+        given: Options of the command line, flat.
+
+    Raises:
+        ConfigError: A finished run, a checkpoint that was moved, or an option that cannot change.
+    """
+    if progress.optimizer is None:
+        raise ConfigError(
+            f"'{checkpoint}' is of a finished run: nothing is left to resume. Use --weights to go on from it."
+        )
+    if checkpoint.absolute().parent.name != "weights":
+        raise ConfigError(
+            f"'{checkpoint}' does not lie in its run's folder (RUN/weights/{checkpoint.name}), where the run would go "
+            "on. Put it back there, or use --weights to start from it."
+        )
+    sections = {name: dict(values) for name, values in description.config.items()}
+    for name, value in _spelled_out(given).items():
+        section = next(s for s, keys in sections.items() if name in keys)
+        if name in RESUMABLE:
+            sections[section][name] = value
+        elif sections[section][name] != value:
+            raise ConfigError(
+                f"'{checkpoint}' was trained with {name}={sections[section][name]}, this command asks for {value}. "
+                f"What can change when a run is resumed: {', '.join(RESUMABLE)}. Drop the option, or start a new run."
+            )
+    return from_mapping(sections, f"the configuration in '{checkpoint}'")
+
+
+def _spelled_out(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options as a configuration holds them: both widths for ``bits``, lists for milestones."""
+    options = dict(given)
+    quant = {name: options.pop(name) for name in ("bits", "weight_only") if name in options}
+    own = {f.name for f in fields(QuantSpec)} & options.keys()
+    if quant.get("weight_only"):
+        options["act_bits"] = FLOAT_BITS
+    if "bits" in quant:
+        options.setdefault("weight_bits", quant["bits"])
+        options.setdefault("act_bits", quant["bits"])
+    QuantSpec.from_options({name: options[name] for name in own})  # a wrong value is an error of its own
+    if "milestones" in options:
+        options["milestones"] = list(as_milestones(options["milestones"]))
+    return options

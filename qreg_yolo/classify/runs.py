@@ -1,0 +1,166 @@
+"""One function per subcommand: train, resume, validate. Everything that can be refused is refused before the work."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qreg_yolo.classify import outputs
+from qreg_yolo.classify.checkpoint import Progress, load_classifier
+from qreg_yolo.classify.datasets import load_split, load_training, splits
+from qreg_yolo.classify.evaluate import evaluate
+from qreg_yolo.classify.execute import RunResult, execute
+from qreg_yolo.classify.network import calibrate_network
+from qreg_yolo.classify.options import ClassifyConfig
+from qreg_yolo.classify.processes import Processes, joined, say
+from qreg_yolo.classify.resumption import resumed_config
+from qreg_yolo.classify.setup import built, check_batch, placed, precision_on, prepare
+from qreg_yolo.classify.train import Run
+from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.training.folders import new_folder, writable_project
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """What `validate` is asked for; None: as the checkpoint was trained."""
+
+    data: str | None = None
+    data_dir: str | None = None
+    verify: bool = True
+    split: str | None = None
+    model: str | None = None
+    threads: int | None = None
+    device: str | None = None
+    project: str | None = None
+
+
+def train(config: ClassifyConfig, seeds: Sequence[int] = ()) -> str:
+    """Trains what ``config`` says, once for each of ``seeds`` (none: once, its own); returns the final table.
+
+    Raises:
+        ConfigError: Something asked for that does not exist or does not go together.
+        FileNotFoundError: Data or weights that do not exist.
+        DataError, WeightsError: They exist, but cannot be used.
+        OSError: The project folder cannot be written.
+        FolderInUseError: Another process is training into the run's folder.
+        NonFiniteError: The loss became infinite or NaN.
+    """
+    device = prepare(config.run.threads, config.run.device)
+    with joined(device) as processes:
+        if not seeds:
+            return _trained(config, device, processes).table
+        results: dict[int, RunResult] = {}
+        for number, seed in enumerate(seeds):
+            try:
+                results[seed] = _trained(_with_seed(config, seed), device, processes)
+            except (KeyboardInterrupt, SystemExit):
+                if processes.is_first and (left := seeds[number + 1 :]):
+                    print(f"Not begun yet: --seeds {','.join(map(str, left))}", file=sys.stderr)
+                raise
+    accuracies = {seed: result.accuracy for seed, result in results.items()}
+    return "\n".join([*(result.table for result in results.values()), outputs.seeds_table(accuracies)])
+
+
+def _with_seed(config: ClassifyConfig, seed: int) -> ClassifyConfig:
+    name = config.train.name and f"{config.train.name}-s{seed}"
+    return replace(config, run=replace(config.run, seed=seed), train=replace(config.train, name=name))
+
+
+def _trained(config: ClassifyConfig, device: torch.device, processes: Processes) -> RunResult:
+    train_set, val_set = load_training(config.run)
+    model, description = built(config, train_set.classes, device)
+    run = Run(
+        config=config, model=model, train=train_set.to(device), val=val_set.to(device),
+        precision=description.precision, processes=processes, progress=Progress(),
+    )  # fmt: skip
+    check_batch(run)
+    project = Path(writable_project(config.train.project))
+    count = calibrate_network(model, run.train, config, run.batch)
+    if count:
+        say(f"Calibrated {count} quantizers on the first training images")
+    processes.share(model)
+    description.resolve(model)
+    folder = Path(processes.same_text(str(new_folder(project, run_name(config))) if processes.is_first else ""))
+    if processes.is_first:
+        outputs.write_description(folder, config, description, device)
+    return execute(run, description, folder)
+
+
+def resume(checkpoint: Path, given: Mapping[str, Any]) -> str:
+    """Continues an interrupted run from its ``last.safetensors``; returns the final table.
+
+    Args:
+        checkpoint: ``weights/last.safetensors`` of the run.
+        given: Options on the command line, flat; only those of `resumption.RESUMABLE` may differ from the run's. A
+            model of the user's own has to be among them.
+
+    Raises:
+        ConfigError: A finished run, or an option that cannot change.
+        FileNotFoundError, WeightsError: No readable checkpoint.
+        As `train` beside.
+    """
+    network, description, progress = load_classifier(checkpoint, given.get("model"))
+    config = resumed_config(checkpoint, description, progress, given)
+    device = prepare(config.run.threads, config.run.device)
+    if (precision := precision_on(config.train.amp, device)) != description.precision:
+        raise ConfigError(
+            f"'{checkpoint}' was trained in {description.precision}, amp={config.train.amp} is {precision} here. "
+            "Resume it on a device like the first."
+        )
+    with joined(device) as processes:
+        train_set, val_set = load_training(config.run)
+        run = Run(
+            config=config, model=placed(network, config, device), train=train_set.to(device), val=val_set.to(device),
+            precision=precision, processes=processes, progress=progress,
+        )  # fmt: skip
+        check_batch(run)
+        say(f"Resuming after epoch {progress.epoch} of {config.train.epochs}")
+        return execute(run, description, checkpoint.absolute().parent.parent).table
+
+
+def validate(weights: Path, asked: Measuring) -> str:
+    """Measures a checkpoint (default: on the set it was validated on in training), records it, and returns a line.
+
+    Raises:
+        ConfigError: Classes that the checkpoint does not know, or whatever `load_classifier` and `load_split` refuse.
+        FileNotFoundError, DataError, WeightsError, OSError: As `train`.
+    """
+    device = prepare(asked.threads, asked.device)
+    network, description, _ = load_classifier(weights, asked.model)
+    trained = description.config["run"]
+    data = asked.data or str(trained["data"])
+    split = asked.split or splits(data)[1]
+    verify = asked.verify and (asked.data is not None or bool(trained["verify"]))
+    images = load_split(data, split, asked.data_dir or trained["data_dir"], verify=verify)
+    if len(images.classes) != len(description.classes):
+        raise ConfigError(
+            f"'{weights}' tells the {len(description.classes)} classes of {trained['data']} apart, {data} has "
+            f"{len(images.classes)}. Give its own data set."
+        )
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    reached = evaluate(network, images.to(device), precision=description.precision)
+    folder = new_folder(Path(writable_project(asked.project)), "val")
+    counts = (split, len(images))
+    measured = {"accuracy_top1": (*counts, reached.accuracy), "loss": (*counts, reached.loss)}
+    outputs.append_records(folder / outputs.RECORDS, weights, weights.stem, description, measured, data=data)
+    return (
+        f"{weights}: top-1 {reached.accuracy:.4f}, loss {reached.loss:.4f} on {len(images)} images "
+        f"({data}, {split}, {description.precision})\nResults: {folder}"
+    )
+
+
+def run_name(config: ClassifyConfig) -> str:
+    """Returns the name of a run's folder: the one asked for, or model, data, widths and seed.
+
+    >>> run_name(ClassifyConfig())
+    'resnet20-demo-lsq-w4a4-s0'
+    """
+    if config.train.name is not None:
+        return config.train.name
+    model = config.run.model.rpartition(":")[2]
+    return f"{model}-{config.run.data}-{config.quant.label}-s{config.run.seed}"

@@ -1,0 +1,76 @@
+"""What a run begins with: threads, device, precision, and the network with its initial weights in place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from qreg_yolo.classify.checkpoint import Description, fill, load_classifier
+from qreg_yolo.classify.models import build_model
+from qreg_yolo.classify.network import check_output, quantize_network
+from qreg_yolo.classify.options import ClassifyConfig
+from qreg_yolo.classify.processes import device_of
+from qreg_yolo.classify.train import Run
+from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.training.environment import requested_threads, use_threads
+from qreg_yolo.training.precision import BF16, FP32, cpu_has_bf16
+
+
+def prepare(threads: int | None, device: str | None) -> torch.device:
+    """Sets the CPU threads and returns the device to compute on.
+
+    Raises:
+        ConfigError: No such device.
+    """
+    use_threads(threads)
+    torch.set_num_threads(requested_threads())
+    torch.backends.cudnn.benchmark = True  # every batch has the same shape
+    return device_of(device)
+
+
+def precision_on(amp: str, device: torch.device) -> str:
+    """Returns `fp32` or `bf16` for what was asked: ``auto`` is bf16 where the hardware has it."""
+    if amp == "auto":
+        return BF16 if (cpu_has_bf16() if device.type == "cpu" else torch.cuda.is_bf16_supported()) else FP32
+    return BF16 if amp == "bf16" else FP32
+
+
+def built(config: ClassifyConfig, classes: tuple[str, ...], device: torch.device) -> tuple[nn.Module, Description]:
+    """Returns the quantized network with its initial weights on its device, not calibrated, and its description.
+
+    Raises:
+        ConfigError, FileNotFoundError, WeightsError: A model, a layer pattern or weights that cannot be used.
+    """
+    model = build_model(config.run.model, len(classes), config.run.seed)
+    check_output(model, config.run.model, len(classes))
+    if config.run.weights is not None:
+        start, _, _ = load_classifier(Path(config.run.weights), config.run.model)
+        names = model.state_dict().keys()
+        fill(model, {n: t for n, t in start.state_dict().items() if n in names}, Path(config.run.weights))
+    report = quantize_network(model, config.quant, pretrained=config.run.weights is not None)
+    description = Description(
+        model=config.run.model, classes=classes, config=config.to_dict(),
+        precision=precision_on(config.train.amp, device), skipped=dict(report.skipped),
+    )  # fmt: skip
+    return placed(model, config, device), description
+
+
+def placed(model: nn.Module, config: ClassifyConfig, device: torch.device) -> nn.Module:
+    """Returns the network on its device, in the run's memory format."""
+    memory = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    return model.to(device=device, memory_format=memory)  # type: ignore[call-overload, no-any-return]
+
+
+def check_batch(run: Run) -> None:
+    """Raises unless every process gets the same part of a batch.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    if run.batch % run.processes.size:
+        raise ConfigError(
+            f"batch={run.batch} cannot be split among {run.processes.size} processes. Give a multiple of "
+            f"{run.processes.size}."
+        )

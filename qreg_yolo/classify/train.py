@@ -1,0 +1,155 @@
+"""The training loop: one network, one set of images, stochastic gradient descent with milestones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qreg_yolo.classify.checkpoint import Progress
+from qreg_yolo.classify.data import ImageSet, batch_size, training_batches
+from qreg_yolo.classify.evaluate import evaluate, in_precision
+from qreg_yolo.classify.options import ClassifyConfig
+from qreg_yolo.classify.processes import Processes
+from qreg_yolo.quant.noise import layer_noise
+from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
+from qreg_yolo.training.finite import NonFiniteError, where_it_begins
+from qreg_yolo.training.randomness import epoch_seed
+
+Step = Callable[[int, int, int], None]
+"""Told after each step: epoch (from 1), steps done, steps of the epoch."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """Everything that the loop works on."""
+
+    config: ClassifyConfig
+    model: nn.Module
+    """On its device, quantized and calibrated."""
+    train: ImageSet
+    """On the same device."""
+    val: ImageSet
+    precision: str
+    """`fp32` | `bf16`."""
+    processes: Processes
+    progress: Progress
+
+    @property
+    def batch(self) -> int:
+        """Images per step, of all processes together."""
+        return batch_size(self.train, self.config.train.batch)
+
+
+def build_optimizer(config: ClassifyConfig, model: nn.Module) -> torch.optim.SGD:
+    """Returns SGD with the quantizers' parameters in groups of their own; everything else is decayed."""
+    options = config.train
+    common = {"lr": options.lr0, "momentum": options.momentum, "nesterov": options.nesterov}
+    network = split_quantizer_parameters(model, model.parameters())
+    own = quantizer_parameter_groups(
+        model, weight_decay=options.weight_decay, clip_decay=config.quant.clip_decay, **common
+    )
+    groups = [{"params": network, **common, "weight_decay": options.weight_decay, "param_group": "network"}, *own]
+    optimizer = torch.optim.SGD(groups, lr=options.lr0)
+    StepSizeRule(model, relative=config.quant.relative_steps).attach(optimizer)
+    return optimizer
+
+
+def fit(run: Run, optimizer: torch.optim.SGD, *, on_epoch: Callable[[dict[str, float]], None], on_step: Step) -> None:
+    """Trains the epochs that are left.
+
+    Args:
+        run: What to train; its progress moves on.
+        optimizer: From `build_optimizer`.
+        on_epoch: Told each epoch's row, after validation, in the first process alone: it logs and saves.
+        on_step: Told after each step.
+
+    Raises:
+        NonFiniteError: The loss or a gradient is not finite; nothing of it has reached the weights.
+    """
+    options = run.config.train
+    before = run.progress.rows[-1]["time"] if run.progress.rows else 0.0
+    start = time.perf_counter()
+    for epoch in range(run.progress.epoch, options.epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate(epoch)
+        loss, accuracy = train_epoch(run, optimizer, epoch, on_step)
+        run.processes.average_statistics(run.model)
+        run.progress.epoch = epoch + 1
+        if run.processes.is_first:
+            reached = evaluate(run.model, run.val, precision=run.precision)
+            row = {
+                "epoch": epoch + 1,
+                "time": before + time.perf_counter() - start,
+                "train/loss": loss,
+                "train/accuracy_top1": accuracy,
+                "val/loss": reached.loss,
+                "metrics/accuracy_top1": reached.accuracy,
+                "lr/pg0": options.learning_rate(epoch),
+                **noise_columns(run.model),
+            }
+            run.progress.rows.append(row)
+            on_epoch(row)
+
+
+def train_epoch(run: Run, optimizer: torch.optim.SGD, epoch: int, on_step: Step) -> tuple[float, float]:
+    """Trains one epoch (counted from 0); returns the mean loss and accuracy on its batches as they were seen."""
+    processes, config, batch = run.processes, run.config, run.batch
+    torch.manual_seed(epoch_seed(config.run.seed, epoch) + processes.rank)  # for networks that draw (dropout)
+    batches = training_batches(
+        run.train, batch=batch, seed=config.run.seed, epoch=epoch, augment=config.train.aug != "none",
+        rank=processes.rank, world_size=processes.size,
+    )  # fmt: skip
+    steps = len(run.train) // batch
+    total = torch.zeros(2, device=run.train.images.device, dtype=torch.float64)  # sums of loss and of hits
+    run.model.train()
+    for step, (images, labels) in enumerate(batches, 1):
+        if not config.train.channels_last:
+            images = images.contiguous()
+        with in_precision(images.device, run.precision):
+            logits = run.model(images)
+        loss = F.cross_entropy(logits.float(), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        processes.average_gradients(run.model)
+        _stop_unless_finite(run, images, loss, epoch)
+        optimizer.step()
+        total += torch.stack([loss.detach() * len(images), (logits.detach().argmax(1) == labels).sum()])
+        on_step(epoch + 1, step, steps)
+    processes.average([total])
+    loss_sum, hits = (total * processes.size / (steps * batch)).tolist()
+    return loss_sum, hits
+
+
+def _stop_unless_finite(run: Run, images: Tensor, loss: Tensor, epoch: int) -> None:
+    """Raises before the optimizer's step where the loss or a gradient is not finite; one look at the device."""
+    gradients = [p.grad for p in run.model.parameters() if p.grad is not None]
+    if bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients) + loss.detach())):
+        return
+
+    def forward(batch: Tensor) -> object:
+        with in_precision(batch.device, run.precision):
+            return run.model.forward(batch)  # not compiled: the hooks have to run
+
+    raise NonFiniteError(
+        f"Training stopped in epoch {epoch + 1}: the loss or a gradient is not finite. It begins at "
+        f"{where_it_begins(run.model, images, forward)}. Lower lr0 (now {run.config.train.lr0:g}) or use more bits."
+    )
+
+
+def noise_columns(model: nn.Module) -> dict[str, float]:
+    """Returns columns of ``results.csv``: steps, the variance of the weight noise, and that over the weight's own."""
+    columns: dict[str, float] = {}
+    for name, layer in layer_noise(model).items():
+        found = {
+            f"step/{name}.weight": layer.weight_step,
+            f"step/{name}.input": layer.input_step,
+            f"noise/{name}": layer.variance,
+            f"noise_ratio/{name}": layer.relative,
+        }
+        columns |= {column: value for column, value in found.items() if value is not None}
+    return columns

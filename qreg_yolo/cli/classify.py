@@ -1,0 +1,222 @@
+"""``qreg-yolo classify``: the classification track (CIFAR-10, CIFAR-100)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qreg_yolo.cli.offline import prepare_host
+from qreg_yolo.resources import recipe_path
+from qreg_yolo.strict_yaml import ConfigError
+
+TRAIN_EXAMPLES = """\b
+Examples:
+  qreg-yolo classify train --bits 4 --method lsq
+  qreg-yolo classify train --model resnet20 --data cifar10 --data-dir DIR --bits 32
+  qreg-yolo classify train --data cifar10 --data-dir DIR --bits 2 --epochs 8 --amp bf16 --seeds 0,1,2
+  qreg-yolo classify train --resume runs/resnet20-cifar10-lsq-w4a4-s0/weights/last.safetensors"""
+VAL_EXAMPLES = """\b
+Examples:
+  qreg-yolo classify val runs/resnet20-demo-lsq-w4a4-s0/weights/last.safetensors
+  qreg-yolo classify val last.safetensors --data cifar10 --data-dir DIR"""
+_NEW_RUN = ("weights", "hyp", "seeds")
+"""Options that begin a run: a resumed one has its own."""
+
+Data = Annotated[str | None, typer.Option(help="demo | cifar10 | cifar100. [default: demo, or the checkpoint's]")]
+DataDir = Annotated[str | None, typer.Option(help="Folder with cifar-10-batches-py or cifar-100-python.")]
+NoVerify = Annotated[bool, typer.Option("--no-verify", help="Take data files that are not the official ones.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch the official archive (over the network).")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: all cores]")]
+Device = Annotated[str | None, typer.Option(help="cpu | cuda | cuda:1. [default: a GPU where there is one]")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="resnet20 | resnet18 | resnet50 | mobilenetv1 | package.module:factory. [default: resnet20]"),
+]
+
+app = typer.Typer(
+    help="Train and measure quantized classifiers.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
+)
+
+
+@app.callback()
+def _classify() -> None:
+    """Train and measure quantized classifiers."""
+
+
+@app.command("train", epilog=TRAIN_EXAMPLES, short_help="Train a quantized classifier.")
+def train(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Any option of the recipe, such as lr0=0.05.")
+    ] = None,
+    model: Model = None,
+    data: Data = None,
+    data_dir: DataDir = None,
+    no_verify: NoVerify = False,
+    download: Download = False,
+    bits: Annotated[
+        int | None, typer.Option(help="Width of weights and activations: 1..8, 32 = off. [default: 4]")
+    ] = None,
+    weight_bits: Annotated[int | None, typer.Option(help="Width of the weights alone.")] = None,
+    act_bits: Annotated[int | None, typer.Option(help="Width of the activations alone.")] = None,
+    method: Annotated[str | None, typer.Option(help="lsq | lsq+ | pact | dorefa. [default: lsq]")] = None,
+    weight_only: Annotated[bool | None, typer.Option("--weight-only", help="Full-precision activations.")] = None,
+    per_channel: Annotated[
+        bool | None, typer.Option("--per-channel", help="One weight step per output channel.")
+    ] = None,
+    edge_bits: Annotated[
+        str | None, typer.Option(help="First and last layer: 8 | 32 | same. [default: lsq, lsq+ 8; else 32]")
+    ] = None,
+    signed: Annotated[str | None, typer.Option(help="LSQ inputs: auto | signed | unsigned. [default: auto]")] = None,
+    weights: Annotated[str | None, typer.Option(help="Checkpoint to start from. [default: from scratch]")] = None,
+    hyp: Annotated[str | None, typer.Option(help="Recipe: a name or a YAML file. [default: by data]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the set; the milestones scale with it.")] = None,
+    milestones: Annotated[str | None, typer.Option(help="Epochs where the rate falls, such as 50,90,130,180.")] = None,
+    gamma: Annotated[float | None, typer.Option(help="Factor of the rate at a milestone.")] = None,
+    lr0: Annotated[float | None, typer.Option(help="Learning rate at the start.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Momentum of SGD.")] = None,
+    nesterov: Annotated[bool | None, typer.Option("--nesterov", help="Nesterov's momentum.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="L2 coefficient of the network's parameters.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images per step, all processes together.")] = None,
+    aug: Annotated[str | None, typer.Option(help="crop-flip | none.")] = None,
+    amp: Annotated[str | None, typer.Option(help="Mixed precision: off | bf16 | auto. [default: off]")] = None,
+    compile_: Annotated[bool | None, typer.Option("--compile", help="Compile the network (minutes).")] = None,
+    seed: Annotated[int | None, typer.Option(help="0 or more. [default: 0]")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Several runs, such as 0,1,2; mean and deviation.")] = None,
+    threads: Threads = None,
+    device: Device = None,
+    project: Annotated[str | None, typer.Option(help="Folder of the run's folder. [default: runs]")] = None,
+    name: Annotated[str | None, typer.Option(help="The run's folder. [default: model, data, widths, seed]")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue an interrupted run from its last.safetensors.")] = None,
+) -> None:
+    """Train a quantized classifier (by default ResNet20 at 4 bits with LSQ, on the built-in demo set)."""
+    given = {
+        "model": model, "data": data, "data_dir": data_dir, "verify": False if no_verify else None, "bits": bits,
+        "weight_bits": weight_bits, "act_bits": act_bits, "method": method, "weight_only": weight_only,
+        "per_channel": per_channel, "edge_bits": _edge(edge_bits), "signed": signed, "weights": weights,
+        "epochs": epochs, "milestones": milestones, "gamma": gamma, "lr0": lr0, "momentum": momentum,
+        "nesterov": nesterov, "weight_decay": weight_decay, "batch": batch, "aug": aug, "amp": amp,
+        "compile": compile_, "seed": seed, "threads": threads, "device": device, "project": project, "name": name,
+    }  # fmt: skip
+    from qreg_yolo.config import parse_overrides
+
+    options = {key: value for key, value in given.items() if value is not None}
+    arguments = parse_overrides(overrides or [])
+    prepare_host(online=download, checkpoints=False)
+    if resume is not None:
+        _resume(resume, {**options, "hyp": hyp, "seeds": seeds}, arguments)
+    else:
+        _train(options, arguments, hyp, seeds, download)
+
+
+def _train(
+    options: dict[str, Any], arguments: dict[str, Any], hyp: str | None, seeds: str | None, download: bool
+) -> None:
+    from qreg_yolo.classify.config import resolve
+
+    config, notices = resolve(_recipe(hyp, options, arguments), options, arguments)
+    several = parse_seeds(seeds)
+    if several and "seed" in {*options, *arguments}:
+        raise ConfigError(f"--seeds {seeds} and a seed do not go together. Give one of them.")
+    _fetch(config.run.data, config.run.data_dir, download)
+    _own_code(config.run.model)
+    from qreg_yolo.classify import runs
+    from qreg_yolo.classify.processes import say
+
+    for notice in notices:
+        say(notice)
+    if config.run.data == "demo":
+        say("Training on the built-in demo set. For CIFAR: --data cifar10 --data-dir DIR.")
+    say(runs.train(config, several))
+
+
+def _resume(checkpoint: Path, options: dict[str, Any], arguments: dict[str, Any]) -> None:
+    from qreg_yolo.classify.config import together
+
+    options = {key: value for key, value in options.items() if value is not None}
+    clash = [name for name in _NEW_RUN if name in options]
+    if clash:
+        raise ConfigError(f"--{clash[0]} does not go with --resume: a resumed run keeps its own. Drop one of them.")
+    given = together(options, arguments)
+    _own_code(given.get("model", ""))
+    from qreg_yolo.classify import runs
+    from qreg_yolo.classify.processes import say
+
+    say(runs.resume(checkpoint, given))
+
+
+@app.command("val", epilog=VAL_EXAMPLES, short_help="Measure a classifier.")
+def val(
+    weights: Annotated[Path, typer.Argument(help="Checkpoint, such as weights/last.safetensors.")],
+    data: Data = None,
+    data_dir: DataDir = None,
+    no_verify: NoVerify = False,
+    download: Download = False,
+    split: Annotated[str | None, typer.Option(help="train, or the held-out one: val (demo), test (CIFAR).")] = None,
+    model: Annotated[str | None, typer.Option(help="The checkpoint's own package.module:factory.")] = None,
+    threads: Threads = None,
+    device: Device = None,
+    project: Annotated[str | None, typer.Option(help="Folder of the results. [default: runs]")] = None,
+) -> None:
+    """Measure a checkpoint: accuracy and loss on the held-out images."""
+    prepare_host(online=download, checkpoints=False)
+    _fetch(data or "demo", data_dir, download)
+    _own_code(model or "")
+    from qreg_yolo.classify import runs
+
+    asked = runs.Measuring(
+        data=data, data_dir=data_dir, verify=not no_verify, split=split, model=model, threads=threads, device=device,
+        project=project,
+    )  # fmt: skip
+    print(runs.validate(weights, asked))
+
+
+def parse_seeds(text: str | None) -> tuple[int, ...]:
+    """Returns the seeds in ``0,1,2``; none for None.
+
+    Raises:
+        ConfigError: Something else, or a seed twice.
+
+    >>> parse_seeds("0,3")
+    (0, 3)
+    """
+    if text is None:
+        return ()
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts) or len({int(part) for part in parts}) < len(parts):
+        raise ConfigError(f"seeds={text!r} is no list of different whole numbers. Write 0,1,2.")
+    return tuple(int(part) for part in parts)
+
+
+def _recipe(hyp: str | None, options: dict[str, Any], arguments: dict[str, Any]) -> Path | None:
+    """Returns the recipe file: the one asked for, else the data set's own."""
+    if hyp is None:
+        data = str(options.get("data") or arguments.get("data", "demo"))
+        return recipe_path("cifar_demo" if data == "demo" else "cifar_paper")
+    try:
+        return recipe_path(hyp)
+    except FileNotFoundError as error:
+        raise ConfigError(f"--hyp: {error}") from None
+
+
+def _fetch(data: str, data_dir: str | None, download: bool) -> None:
+    if not download:
+        return
+    if data == "demo" or data_dir is None:
+        raise ConfigError("--download fetches CIFAR: give --data cifar10 or cifar100, and --data-dir, where to put it.")
+    from qreg_yolo.classify.cifar import download_cifar
+
+    download_cifar(data, Path(data_dir))
+
+
+def _own_code(model: str) -> None:
+    """Lets ``package.module:factory`` be found from the working folder, as ``python -m`` does."""
+    if ":" in model and (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)
+
+
+def _edge(text: str | None) -> int | str | None:
+    return int(text) if text in ("8", "32") else text
