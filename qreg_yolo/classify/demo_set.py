@@ -17,7 +17,7 @@ CLASSES = tuple(f"{fill} {shape}" for shape in SHAPES for fill in ("plain", "str
 N_TRAIN, N_VAL = 2560, 640
 """Number of images."""
 SIZE = 32
-NOISE = 40.0
+NOISE = 25.0
 """Standard deviation of the noise, of 255."""
 _SEEDS = {"train": 20220615, "val": 20220616}
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

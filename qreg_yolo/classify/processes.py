@@ -111,6 +111,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Processes(distributed.get_rank(), distributed.get_world_size())
+        distributed.barrier()  # a process that leaves early takes the others' connections with it
     finally:
         if mine:
             distributed.destroy_process_group()

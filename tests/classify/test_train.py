@@ -1,0 +1,201 @@
+"""The training loop: twins, optimizer groups, learning rates, what is logged, and numbers that are not finite."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from qreg_yolo.classify import train as loop
+from qreg_yolo.classify.data import training_batches
+from qreg_yolo.classify.evaluate import evaluate
+from qreg_yolo.classify.models import MODELS, build_model
+from qreg_yolo.quant import Quantizer, quantized_layers
+from qreg_yolo.quant.noise import layer_noise
+from qreg_yolo.training.finite import NonFiniteError
+
+from .kit import prepared, train
+from .networks import DROPOUT, NORMED
+
+
+def no_step(*_: int) -> None:
+    """Nothing to show."""
+
+
+def test_one_epoch_is_that_of_a_plain_loop(cifar10: Path) -> None:
+    """The loop in fp32 against the same few lines of PyTorch, bit for bit."""
+    run = prepared(cifar10, bits=32, epochs=8, weight_decay=0.01)
+    twin = prepared(cifar10, bits=32, epochs=8)
+    loss, accuracy = loop.train_epoch(run, loop.build_optimizer(run.config, run.model), 0, no_step)
+    optimizer = torch.optim.SGD(twin.model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    losses, hits = [], 0
+    for images, labels in training_batches(twin.train, batch=16, seed=0, epoch=0, augment=True):
+        logits = twin.model(images)
+        optimizer.zero_grad()
+        F.cross_entropy(logits, labels).backward()
+        optimizer.step()
+        losses.append(float(F.cross_entropy(logits.detach(), labels)))
+        hits += int((logits.argmax(1) == labels).sum())
+    for name, tensor in run.model.state_dict().items():
+        assert torch.equal(tensor, twin.model.state_dict()[name]), name
+    assert loss == pytest.approx(sum(losses) / len(losses), rel=1e-6)
+    assert accuracy == hits / 80
+
+
+def test_twins_share_initial_weights_and_data(cifar10: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[int, list[torch.Tensor]] = {}
+    start: dict[int, dict[str, torch.Tensor]] = {}
+    for bits in (32, 4):
+        run = prepared(cifar10, model=DROPOUT, bits=bits, seed=5)
+        start[bits] = {name: p.detach().clone() for name, p in run.model.named_parameters()}
+        images: list[torch.Tensor] = []
+        run.model.register_forward_pre_hook(lambda _, inputs, images=images: images.append(inputs[0]))
+        loop.train_epoch(run, loop.build_optimizer(run.config, run.model), 0, no_step)
+        seen[bits] = images
+        start[bits]["draws"] = torch.rand(3)  # dropout has drawn as much
+    assert all(torch.equal(start[4][name], tensor) for name, tensor in start[32].items())
+    assert all(torch.equal(a, b) for a, b in zip(seen[32], seen[4], strict=True))
+
+
+def test_calibration_draws_nothing_and_sees_the_first_images(cifar10: Path) -> None:
+    torch.manual_seed(11)
+    before = torch.rand(1)
+    torch.manual_seed(11)
+    run = prepared(cifar10, bits=4)
+    torch.manual_seed(11)
+    first = next(iter(training_batches(run.train, batch=16, seed=0, epoch=0, augment=True)))[0]
+    assert torch.equal(torch.rand(1), before)
+    layer = quantized_layers(run.model)["first"]
+    assert layer.input_fake_quant.spec.signed, "normalised images have both signs"
+    batches = list(training_batches(run.train, batch=16, seed=0, epoch=0, augment=True))[:4]
+    expected = sum(2 * images.abs().mean() / 127**0.5 for images, _ in batches) / 4
+    assert torch.allclose(layer.input_fake_quant.step_size, expected)
+    assert first.shape == (16, 3, 32, 32)
+
+
+def test_quantizers_have_groups_of_their_own(cifar10: Path) -> None:
+    run = prepared(cifar10, bits=4, method="pact", edge_bits="same", weight_decay=0.02)
+    optimizer = loop.build_optimizer(run.config, run.model)
+    decays = {group["param_group"]: group["weight_decay"] for group in optimizer.param_groups}
+    assert decays == {"network": 0.02, "quant_clip": 0.02}
+    run = prepared(cifar10, bits=4, weight_decay=0.02)
+    optimizer = loop.build_optimizer(run.config, run.model)
+    decays = {group["param_group"]: group["weight_decay"] for group in optimizer.param_groups}
+    assert decays == {"network": 0.02, "quant_step": 0.0}
+    grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in run.model.parameters())
+    steps = {id(p) for m in run.model.modules() if isinstance(m, Quantizer) for p in m.parameters()}
+    assert {id(p) for p in optimizer.param_groups[1]["params"]} == steps
+    assert all(group["momentum"] == 0.9 and not group["nesterov"] for group in optimizer.param_groups)
+
+
+def test_the_rate_falls_at_the_milestones(cifar10: Path, tmp_path: Path) -> None:
+    folder = train(cifar10, tmp_path, epochs=5, milestones="2,4", gamma=0.5, lr0=0.2)
+    assert column(folder, "lr/pg0") == [0.2, 0.2, 0.1, 0.1, 0.05]
+
+
+def column(folder: Path, name: str) -> list[float]:
+    with (folder / "results.csv").open(newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file)]
+
+
+def test_what_is_logged_each_epoch(cifar10: Path, tmp_path: Path) -> None:
+    folder = train(cifar10, tmp_path, epochs=2)
+    header = (folder / "results.csv").read_text().splitlines()[0].split(",")
+    assert header[:7] == [
+        "epoch", "time", "train/loss", "train/accuracy_top1", "val/loss", "metrics/accuracy_top1", "lr/pg0",
+    ]  # fmt: skip
+    expected = [f"{kind}{layer}" for layer in ("first", "second", "head") for kind in ("noise/", "noise_ratio/")]
+    expected += [f"step/{layer}.{side}" for layer in ("first", "second", "head") for side in ("weight", "input")]
+    assert sorted(header[7:]) == sorted(expected)
+    assert column(folder, "epoch") == [1, 2]
+    assert column(folder, "time")[0] < column(folder, "time")[1]
+    plain = train(cifar10, tmp_path / "fp32", epochs=1, bits=32)
+    assert len((plain / "results.csv").read_text().splitlines()[0].split(",")) == 7
+
+
+@pytest.mark.parametrize("method", ["lsq", "lsq+", "dorefa", "pact"])
+def test_the_noise_is_that_of_the_fake_quantized_weights(method: str, cifar10: Path) -> None:
+    run = prepared(cifar10, bits=3, method=method, edge_bits="same")
+    found = layer_noise(run.model)["second"]
+    layer = quantized_layers(run.model)["second"]
+    plain = layer.weight.detach().double()
+    quantized = layer.weight_fake_quant(layer.weight).detach().double()
+    scale = 1.0 if method.startswith("lsq") else float((plain * quantized).sum() / (quantized**2).sum())
+    error = scale * quantized - plain
+    assert found.variance == pytest.approx(float(((error - error.mean()) ** 2).mean()))
+    assert found.relative == pytest.approx(found.variance / float(((plain - plain.mean()) ** 2).mean()))
+
+
+def test_a_fine_grid_has_the_uniform_noise_of_its_step(cifar10: Path) -> None:
+    run = prepared(cifar10, model="resnet18", bits=8, edge_bits="same")
+    for name, noise in layer_noise(run.model).items():
+        if name.startswith("blocks") and "conv" in name:
+            assert noise.variance == pytest.approx(noise.weight_step**2 / 12, rel=0.02)
+
+
+def test_a_run_that_is_not_finite_stops_and_names_the_layer(cifar10: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    original = loop.train_epoch
+
+    def poisoned(run: loop.Run, optimizer: torch.optim.SGD, epoch: int, on_step: loop.Step) -> tuple[float, float]:
+        if epoch == 1:
+            with torch.no_grad():
+                run.model.second.weight.fill_(torch.finfo(torch.float32).max)
+        return original(run, optimizer, epoch, on_step)
+
+    monkeypatch.setattr(loop, "train_epoch", poisoned)
+    with pytest.raises(NonFiniteError, match=r"in epoch 2.*layer 'second' \(Conv2d\).*last good checkpoint is .*last"):
+        train(cifar10, tmp_path, bits=32)
+    assert column(tmp_path / "run", "epoch") == [1]
+
+
+def test_a_checkpoint_gives_the_numbers_of_its_run(cifar10: Path, tmp_path: Path) -> None:
+    from qreg_yolo.classify import load_classifier
+    from qreg_yolo.classify.datasets import load_split
+
+    folder = train(cifar10, tmp_path, epochs=2, amp="bf16")
+    model, description, _ = load_classifier(folder / "weights" / "last.safetensors", NORMED)
+    test = load_split("cifar10", "test", str(cifar10), verify=False)
+    reached = evaluate(model, test, precision=description.precision)
+    assert description.precision == "bf16"
+    assert column(folder, "val/loss")[-1] == float(f"{reached.loss:.6g}")
+    assert column(folder, "metrics/accuracy_top1")[-1] == float(f"{reached.accuracy:.6g}")
+    assert not model.training
+
+
+def test_bf16_keeps_quantizers_and_loss_in_fp32(cifar10: Path) -> None:
+    run = prepared(cifar10, bits=4, amp="bf16")
+    seen: list[torch.dtype] = []
+    run.model.second.register_forward_hook(lambda *args: seen.append(args[2].dtype))
+    loop.train_epoch(run, loop.build_optimizer(run.config, run.model), 0, no_step)
+    assert set(seen) == {torch.bfloat16}
+    assert {p.dtype for p in run.model.parameters()} == {torch.float32}
+    assert {p.grad.dtype for p in run.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("data", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("bits", [32, 4])
+@pytest.mark.parametrize("name", ["resnet20", *(pytest.param(n, marks=pytest.mark.slow) for n in list(MODELS)[1:])])
+def test_a_few_steps_of_every_network(name: str, bits: int, data: str, request: Any) -> None:
+    run = prepared(request.getfixturevalue(data), model=name, data=data, bits=bits, batch=8)
+    before = build_model(name, len(run.train.classes), 0).state_dict()
+    loss, _ = loop.train_epoch(run, loop.build_optimizer(run.config, run.model), 0, no_step)
+    assert 0 < loss < 20
+    layers = quantized_layers(run.model)
+    assert bool(layers) == (bits == 4)
+    if bits == 4:
+        widths = {fqn: (layer.plan.weight.bits, layer.plan.input.bits) for fqn, layer in layers.items()}
+        assert {fqn for fqn, width in widths.items() if width == (8, 8)} == {"conv", "fc"}
+        assert {width for fqn, width in widths.items() if fqn not in ("conv", "fc")} == {(4, 4)}
+    changed = [n for n, p in run.model.named_parameters() if n in before and not torch.equal(p.detach(), before[n])]
+    assert len(changed) == sum(1 for n, _ in run.model.named_parameters() if n in before)
+
+
+def test_the_network_learns_the_tiny_set(cifar10: Path, tmp_path: Path) -> None:
+    folder = train(cifar10, tmp_path, epochs=12, lr0=0.02, aug="none")
+    losses = column(folder, "train/loss")
+    assert losses[-1] < losses[0]
