@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qreg_yolo.classify.models import build_model
 from qreg_yolo.quant import QuantSpec, calibrate, quantize_model, quantized_layers
 
 SEED = 0
@@ -75,47 +76,8 @@ def calibrated_ranges(task: Task) -> dict[str, tuple[Range, Range]]:
 # ---------------------------------------------------------------------------------------------- ResNet20
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; the shortcut subsamples and pads with zero channels (option A, arXiv 1512.03385)."""
-
-    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(c_out)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(c_out)
-        self.stride, self.pad = stride, (c_out - c_in) // 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x
-        if self.stride != 1:
-            shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
-        out = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(out)) + shortcut)
-
-
-class ResNet20(nn.Module):
-    """ResNet20 for 32x32 images and 10 classes: 269 722 parameters, 19 convolutions (arXiv 1512.03385, section 4.2)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(16)
-        widths = [16] * 4 + [32] * 3 + [64] * 3
-        strides = [1, 1, 1, 2, 1, 1, 2, 1, 1]
-        blocks = [BasicBlock(*widths[i : i + 2], stride) for i, stride in enumerate(strides)]
-        self.blocks = nn.Sequential(*blocks)
-        self.fc = nn.Linear(64, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.blocks(F.relu(self.bn(self.conv(x))))
-        out: Tensor = self.fc(x.mean((2, 3)))
-        return out
-
-
 def _resnet20() -> nn.Module:
-    torch.manual_seed(SEED)
-    return ResNet20().train()
+    return build_model("resnet20", 10, SEED).train()
 
 
 def _resnet20_loss(model: nn.Module, batch: Tensor) -> Tensor:

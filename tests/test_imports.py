@@ -30,6 +30,8 @@ def heavy_modules_loaded_by(statement: str, root: Path = ROOT) -> list[str]:
         "import qreg_yolo.config as c; c.resolve(None, {'bits': 4}, {'epochs': 1})",
         "import qreg_yolo.records as r; r.provenance()",
         "import qreg_yolo.files, qreg_yolo.resources, qreg_yolo.quant.spec",
+        "import qreg_yolo.classify as c; dir(c)",
+        "import qreg_yolo.classify.config as c; c.resolve(None, {'bits': 4, 'epochs': 8}, {})",
         "import qreg_yolo.corrupt as c; dir(c); c.NAMES; c.constants('fog', 3)",
         "import qreg_yolo.detect.voc, qreg_yolo.detect.voc_download",
         "from qreg_yolo.cli.offline import prepare_host; prepare_host(online=False, checkpoints=False); "
@@ -43,6 +45,11 @@ def test_nothing_heavy_is_loaded(statement: str) -> None:
 def test_the_corruptions_load_nothing_but_numpy_and_opencv() -> None:
     loaded = heavy_modules_loaded_by("from qreg_yolo.corrupt import corrupt")
     assert sorted(loaded) == ["cv2", "numpy"]
+
+
+def test_classification_needs_neither_the_host_nor_opencv() -> None:
+    loaded = heavy_modules_loaded_by("import qreg_yolo.classify.runs")
+    assert sorted(loaded) == ["numpy", "torch"]
 
 
 def test_the_analysis_needs_neither_torch_nor_the_host_nor_pyplot() -> None:

@@ -50,8 +50,9 @@ def test_an_installed_wheel_finds_its_recipes_from_an_empty_folder(wheel: Path, 
     with ZipFile(wheel) as archive:
         archive.extractall(installed)
     code = (
-        "import qreg_yolo, qreg_yolo.config as c, qreg_yolo.resources as r; print(qreg_yolo.__file__);"
-        "[c.load(r.recipe_path(n)) for n in r.recipe_names()];"
+        "import qreg_yolo, qreg_yolo.config as c, qreg_yolo.classify.config as k, qreg_yolo.resources as r;"
+        "print(qreg_yolo.__file__);"
+        "[(k if n.startswith('cifar') else c).load(r.recipe_path(n)) for n in r.recipe_names()];"
         "print(r.recipe_path('voc_scratch')); print(r.data_path('voc'))"
     )
     run = subprocess.run(

@@ -131,7 +131,7 @@ def load_classifier(path: Path, model: str | None = None) -> tuple[nn.Module, De
     try:
         network = build_model(description.model, len(description.classes), seed=0)
         apply_plan(network, description.layers)
-    except ValueError as error:
+    except Exception as error:  # whatever a description that is well formed and wrong makes them raise
         raise WeightsError(f"'{path}' describes a model that cannot be built: {error}") from error
     if header["rows"] is not None:
         progress.optimizer = _optimizer_state(tensors)

@@ -14,6 +14,7 @@ import torch
 from qreg_yolo import files
 from qreg_yolo.classify import outputs
 from qreg_yolo.classify.checkpoint import Description, Progress, save_classifier
+from qreg_yolo.classify.models import is_import_path
 from qreg_yolo.classify.train import Run, build_optimizer, fit
 from qreg_yolo.quant.report import model_size, plan_summary
 from qreg_yolo.training.finite import NonFiniteError
@@ -52,8 +53,10 @@ def execute(run: Run, description: Description, folder: Path) -> RunResult:
 
     def on_epoch(row: dict[str, float]) -> None:
         run.progress.optimizer = optimizer.state_dict()["state"]
-        _save(last, run, description)
-        outputs.write_results(folder, run.progress.rows)
+        with _writing(f"The checkpoint of epoch {run.progress.epoch}", last):
+            last.parent.mkdir(parents=True, exist_ok=True)
+            save_classifier(last, run.model, description, run.progress)
+            outputs.write_results(folder, run.progress.rows)
         print(outputs.epoch_line(row, run.config.train.epochs, line.rate), flush=True)
         if events is not None:
             events(row)
@@ -62,7 +65,7 @@ def execute(run: Run, description: Description, folder: Path) -> RunResult:
         lock.take(folder)
         print(plan_summary(description.layers, description.skipped), flush=True)
     try:
-        with terminable(), _resumable(last):
+        with terminable(), _resumable(last, description.model, quiet=not run.processes.is_first):
             fit(run, optimizer, on_epoch=on_epoch, on_step=line)
             return _finish(run, description, folder)
     finally:
@@ -76,14 +79,14 @@ def _restore(optimizer: torch.optim.Optimizer, progress: Progress) -> None:
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def _save(last: Path, run: Run, description: Description) -> None:
+@contextmanager
+def _writing(what: str, last: Path) -> Iterator[None]:
+    """Says what could not be written inside the block, and what is left."""
     try:
-        last.parent.mkdir(parents=True, exist_ok=True)
-        save_classifier(last, run.model, description, run.progress)
+        yield
     except OSError as error:
         raise OSError(
-            f"The checkpoint of epoch {run.progress.epoch} could not be written to '{last.parent}': {error.strerror}. "
-            f"Make room there. {_kept(last)}"
+            f"{what} could not be written to '{last.parent}': {error.strerror or error}. Make room there. {_kept(last)}"
         ) from error
 
 
@@ -93,10 +96,11 @@ def _finish(run: Run, description: Description, folder: Path) -> RunResult:
     if not run.processes.is_first:
         return RunResult(save_dir=folder, accuracy=float("nan"), table="")
     rows = run.progress.rows
-    save_classifier(final, run.model, description, Progress(epoch=run.progress.epoch))
     measured = outputs.measured_in(rows[-1], run.train, run.val)
-    outputs.append_records(folder / outputs.RECORDS, final, last.stem, description, measured)
-    files.replace(final, last)
+    with _writing("The results of the last epoch", last):
+        save_classifier(final, run.model, description, Progress(epoch=run.progress.epoch))
+        outputs.append_records(folder / outputs.RECORDS, final, last.stem, description, measured)
+        files.replace(final, last)
     size = model_size(run.model)
     table = (
         f"{outputs.final_table(rows, folder)}\n"
@@ -106,19 +110,18 @@ def _finish(run: Run, description: Description, folder: Path) -> RunResult:
 
 
 @contextmanager
-def _resumable(last: Path) -> Iterator[None]:
+def _resumable(last: Path, model: str, *, quiet: bool) -> Iterator[None]:
     """Says how to go on where a run is stopped inside the block, and what is left where its numbers fail."""
     try:
         yield
     except NonFiniteError as error:
         raise NonFiniteError(f"{error} {_kept(last)}") from error
     except (KeyboardInterrupt, SystemExit):
-        command = f"qreg-yolo classify train --resume {shlex.quote(str(last))}"
-        print(
-            f"Interrupted. Go on with: {command}" if last.is_file() else
-            "Interrupted before the first checkpoint: start again.",
-            file=sys.stderr,
-        )  # fmt: skip
+        own = f" --model {shlex.quote(model)}" if is_import_path(model) else ""
+        command = f"qreg-yolo classify train --resume {shlex.quote(str(last))}{own}"
+        if not quiet:
+            how = f"Go on with: {command}" if last.is_file() else "No epoch was finished: start again."
+            print(f"Interrupted. {how}", file=sys.stderr)
         raise
 
 

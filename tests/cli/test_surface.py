@@ -19,6 +19,7 @@ COMPARING = [
     "--metric", "--severities", "--runs", "--baseline", "--data", "--split", "--preset", "--per-image",
     "--no-intervals",
 ]  # fmt: skip
+CLASSIFY_DATA = ["--data", "--data-dir", "--no-verify", "--download"]
 SURFACE = {
     "train": {
         "arguments": ["overrides"],
@@ -36,6 +37,19 @@ SURFACE = {
     "plot severity": {"arguments": ["records"], "options": ["--out", "--corruption", *COMPARING]},
     "plot curves": {"arguments": ["sources"], "options": ["--out", "--column", "--smoothing"]},
     "plot legend": {"arguments": [], "options": ["--out", "--layout"]},
+    "classify train": {
+        "arguments": ["overrides"],
+        "options": [
+            "--model", *CLASSIFY_DATA, "--bits", "--weight-bits", "--act-bits", "--method", "--weight-only",
+            "--per-channel", "--edge-bits", "--signed", "--weights", "--hyp", "--epochs", "--milestones", "--gamma",
+            "--lr0", "--momentum", "--nesterov", "--weight-decay", "--batch", "--aug", "--amp", "--compile", "--seed",
+            "--seeds", "--threads", "--device", "--project", "--name", "--resume",
+        ],
+    },
+    "classify val": {
+        "arguments": ["weights"],
+        "options": [*CLASSIFY_DATA, "--split", "--model", "--threads", "--device", "--project"],
+    },
     "data voc": {
         "arguments": [],
         "options": ["--devkit", "--out", "--keep-difficult", "--skip-bad", "--download"],
@@ -48,7 +62,7 @@ def test_the_subcommands_and_their_options() -> None:
     group = typer.main.get_command(app)
     found = {}
     commands = dict(group.commands)  # type: ignore[attr-defined]
-    for group_name in ("data", "plot"):
+    for group_name in ("classify", "data", "plot"):
         commands |= {f"{group_name} {name}": command for name, command in commands.pop(group_name).commands.items()}
     for name, command in commands.items():
         arguments = [p.name for p in command.params if p.param_type_name == "argument"]
