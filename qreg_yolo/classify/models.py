@@ -4,7 +4,7 @@
 |---|---|--:|
 | `resnet20` | He et al., arXiv 1512.03385, section 4.2 and table 6: option-A shortcuts | 269,722 / 275,572 |
 | `resnet18`, `resnet50` | arXiv 1512.03385, table 1, with a 3x3 stem of stride 1 and no max-pool | 11,173,962 / 11,220,132, 23,520,842 / 23,705,252 |
-| `mobilenetv1` | Howard et al., arXiv 1704.04861, table 1, with the first and the second downsampling left out | 3,217,226 / 3,309,476 |
+| `mobilenetv1` | Howard et al., arXiv 1704.04861, table 1, with a stem of stride 1 | 3,217,226 / 3,309,476 |
 
 Every network takes `(n, 3, 32, 32)` and returns logits `(n, num_classes)`; any other size from 32 up works too.
 """  # noqa: E501 - a table's row is one line
