@@ -6,7 +6,7 @@ Normalisation constants are the training set's own mean and standard deviation o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ def _read_batch(path: Path, md5: str | None, files: CifarFiles) -> tuple[NDArray
     images, labels = content.get("data"), content.get(files.label_key)
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != (3 * SIZE * SIZE,):
         raise DataError(f"'{path}' has no 'data' of bytes with 3072 columns. Give a file of the official format.")
-    if not isinstance(labels, list) or len(labels) != len(images) or not _are_labels(labels, files.classes):
+    if not isinstance(labels, (list, np.ndarray)) or len(labels) != len(images) or not _fit(labels, files.classes):
         raise DataError(
             f"'{path}' has no '{files.label_key}' with one label of 0 to {files.classes - 1} for each of its "
             f"{len(images)} images. Give a file of the official format."
@@ -120,8 +120,8 @@ def _read_batch(path: Path, md5: str | None, files: CifarFiles) -> tuple[NDArray
     return images, np.array(labels, dtype=np.int64)
 
 
-def _are_labels(values: list[Any], classes: int) -> bool:
-    return all(type(value) is int and 0 <= value < classes for value in values)
+def _fit(labels: Iterable[Any], classes: int) -> bool:
+    return all(isinstance(label, (int, np.integer)) and 0 <= label < classes for label in labels)
 
 
 def _class_names(path: Path, md5: str | None, files: CifarFiles) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from qreg_yolo.classify.data import ImageSet, training_batches
 from qreg_yolo.classify.options import ClassifyConfig
-from qreg_yolo.quant.calibration import calibrate
-from qreg_yolo.quant.convert import ConversionReport, candidate_layers, quantize_model
+from qreg_yolo.quant.calibration import batch_statistics, calibrate, quantizers_off
+from qreg_yolo.quant.convert import ConversionReport, candidate_layers, quantize_model, quantized_layers
 from qreg_yolo.quant.spec import QuantSpec
 from qreg_yolo.strict_yaml import ConfigError
 
@@ -67,13 +67,54 @@ def check_output(model: nn.Module, name: str, num_classes: int) -> None:
     Raises:
         ConfigError: It gives something else.
     """
-    logits = probe(model)
+    try:
+        logits = probe(model)
+    except Exception as error:  # whatever the user's own network raises
+        raise ConfigError(
+            f"model={name!r} cannot take two images of 32 pixels ({type(error).__name__}: {error}). A factory "
+            "takes the number of classes and returns a module from (n, 3, 32, 32) to logits (n, classes)."
+        ) from error
     if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
         found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ConfigError(
             f"model={name!r} gives {found} for two images, not {[2, num_classes]}. A factory takes the number of "
             "classes and returns a module from (n, 3, 32, 32) to logits (n, classes)."
         )
+
+
+def clipping_warning(model: nn.Module, images: Tensor) -> str | None:
+    """Returns what is lost where one-sided input quantizers meet negative inputs, or None where nothing is.
+
+    Args:
+        model: Quantized; it is run once in full precision and is as it was afterwards.
+        images: Normalised, as in training.
+    """
+    one_sided = {
+        name: layer
+        for name, layer in quantized_layers(model).items()
+        if layer.input_fake_quant is not None and layer.input_fake_quant.spec.method in ("pact", "dorefa")
+    }
+    negative: set[str] = set()
+
+    def watching(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, inputs: negative.add(name) if bool((inputs[0] < 0).any()) else None
+
+    if not one_sided:
+        return None
+    handles = [layer.register_forward_pre_hook(watching(name)) for name, layer in one_sided.items()]
+    try:
+        with torch.no_grad(), batch_statistics(model), quantizers_off(model):
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not negative:
+        return None
+    names = ", ".join(name for name in one_sided if name in negative)
+    return (
+        f"WARNING: the activations of these layers are clipped at 0, but their inputs are negative too: {names}. Use "
+        "--method lsq, --weight-only, or leave the first layer in full precision (the default)."
+    )
 
 
 def calibrate_network(model: nn.Module, data: ImageSet, config: ClassifyConfig, batch: int) -> int:

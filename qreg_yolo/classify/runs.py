@@ -15,7 +15,7 @@ from qreg_yolo.classify.checkpoint import Progress, load_classifier
 from qreg_yolo.classify.datasets import load_split, load_training, splits
 from qreg_yolo.classify.evaluate import evaluate
 from qreg_yolo.classify.execute import RunResult, execute
-from qreg_yolo.classify.network import calibrate_network
+from qreg_yolo.classify.network import calibrate_network, clipping_warning
 from qreg_yolo.classify.options import ClassifyConfig
 from qreg_yolo.classify.processes import Processes, joined, say
 from qreg_yolo.classify.resumption import resumed_config
@@ -83,6 +83,8 @@ def _trained(config: ClassifyConfig, device: torch.device, processes: Processes)
     count = calibrate_network(model, run.train, config, run.batch)
     if count:
         say(f"Calibrated {count} quantizers on the first training images")
+    first_images = run.train.normalised(run.train.images[: run.batch])
+    say(clipping_warning(model, first_images) or "")
     processes.share(model)
     description.resolve(model)
     folder = Path(processes.same_text(str(new_folder(project, run_name(config))) if processes.is_first else ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -14,18 +15,20 @@ from qreg_yolo.classify.options import ClassifyConfig
 from qreg_yolo.classify.processes import device_of
 from qreg_yolo.classify.train import Run
 from qreg_yolo.strict_yaml import ConfigError
-from qreg_yolo.training.environment import requested_threads, use_threads
+from qreg_yolo.training.environment import THREADS_VARIABLE, requested_threads, use_threads
 from qreg_yolo.training.precision import BF16, FP32, cpu_has_bf16
 
 
 def prepare(threads: int | None, device: str | None) -> torch.device:
-    """Sets the CPU threads and returns the device to compute on.
+    """Sets the CPU threads (all cores, shared among the processes here) and returns the device to compute on.
 
     Raises:
         ConfigError: No such device.
     """
     use_threads(threads)
-    torch.set_num_threads(requested_threads())
+    own = threads is not None or bool(os.environ.get(THREADS_VARIABLE))
+    sharers = 1 if own else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's, for processes on one machine
+    torch.set_num_threads(max(requested_threads() // sharers, 1))
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
     return device_of(device)
 

@@ -107,3 +107,8 @@ def test_a_model_of_other_classes_is_refused() -> None:
     name = PLAIN.replace("plain", "of_ten")
     with pytest.raises(ConfigError, match=r"gives \[2, 10\] for two images, not \[2, 100\]"):
         check_output(build_model(name, 100, seed=0), name, 100)
+
+
+def test_a_model_for_other_images_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model='mine' cannot take two images of 32 pixels \(RuntimeError"):
+        check_output(nn.Linear(5, 10), "mine", 10)

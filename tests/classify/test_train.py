@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +200,40 @@ def test_the_network_learns_the_tiny_set(cifar10: Path, tmp_path: Path) -> None:
     folder = train(cifar10, tmp_path, epochs=12, lr0=0.02, aug="none")
     losses = column(folder, "train/loss")
     assert losses[-1] < losses[0]
+
+
+def test_one_sided_quantizers_on_signed_images_are_warned_about(
+    cifar10: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(cifar10, tmp_path / "a", epochs=1, method="pact", edge_bits="same")
+    assert "WARNING: the activations of these layers are clipped at 0" in (said := capsys.readouterr().out)
+    assert "negative too: first. " in said
+    for number, options in enumerate(({"method": "pact"}, {"method": "lsq"})):
+        train(cifar10, tmp_path / str(number), epochs=1, **options)
+        assert "WARNING" not in capsys.readouterr().out
+
+
+def test_tensorboard_gets_every_column_where_it_is_installed(
+    cifar10: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import types
+
+    from qreg_yolo.classify import outputs
+
+    written: list[tuple[str, float, int]] = []
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            assert folder == str(tmp_path / "run")
+
+        def add_scalar(self, name: str, value: float, epoch: int) -> None:
+            written.append((name, value, epoch))
+
+        def flush(self) -> None:
+            pass
+
+    monkeypatch.setattr(outputs, "find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer))
+    folder = train(cifar10, tmp_path, epochs=2)
+    header = (folder / "results.csv").read_text().splitlines()[0].split(",")
+    assert [name for name, _, epoch in written if epoch == 2] == header[2:]
