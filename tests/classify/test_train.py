@@ -181,8 +181,8 @@ def test_bf16_keeps_quantizers_and_loss_in_fp32(cifar10: Path) -> None:
 @pytest.mark.parametrize("data", ["cifar10", "cifar100"])
 @pytest.mark.parametrize("bits", [32, 4])
 @pytest.mark.parametrize("name", ["resnet20", *(pytest.param(n, marks=pytest.mark.slow) for n in list(MODELS)[1:])])
-def test_a_few_steps_of_every_network(name: str, bits: int, data: str, request: Any) -> None:
-    run = prepared(request.getfixturevalue(data), model=name, data=data, bits=bits, batch=8)
+def test_twenty_steps_of_every_network(name: str, bits: int, data: str, request: Any) -> None:
+    run = prepared(request.getfixturevalue(data), model=name, data=data, bits=bits, batch=4, lr0=0.01)
     before = build_model(name, len(run.train.classes), 0).state_dict()
     loss, _ = loop.train_epoch(run, loop.build_optimizer(run.config, run.model), 0, no_step)
     assert 0 < loss < 20
