@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qreg_yolo.detect.progress import Progress, no_progress
+from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.detect.voc_annotations import Fault, read_annotation
 
 MISSING_IMAGE = "missing image"

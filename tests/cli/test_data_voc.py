@@ -92,7 +92,7 @@ def test_interrupted(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(voc_output, "_place", interrupt)
+        patch.setattr(voc_output.files, "link_or_copy", interrupt)
         outcome = convert(kit, tmp_path / "VOC")
     assert (outcome.code, "Interrupted." in outcome.err) == (130, True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["VOCdevkit", "work"]
