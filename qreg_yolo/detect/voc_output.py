@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from qreg_yolo import files, strict_yaml
-from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.detect.voc_devkit import Split, VocError
+from qreg_yolo.progress import Progress, no_progress
 
 YAML, MANIFEST, PROBLEMS = "voc.yaml", "manifest.json", "problems.txt"
 VERSION = 1

@@ -57,7 +57,7 @@ def decode(path: Path, channels: int = 3) -> Image:
     if found is None:
         raise PictureError("it cannot be decoded")
     if found.dtype == np.uint16:
-        found = (found >> 8).astype(np.uint8)
+        found = np.right_shift(found, 8).astype(np.uint8)
     if found.dtype != np.uint8:
         raise PictureError(f"it holds {found.dtype}, not 8 or 16 bits")
     return np.ascontiguousarray(found[..., ::-1] if channels == 3 else found)

@@ -7,8 +7,9 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.connection import wait
@@ -18,6 +19,12 @@ import cv2
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+
+class PoolError(ValueError):
+    """A worker process that was killed."""
+
+
 MAX_WORKERS = 8
 """Of the default: more compete for the disk."""
 
@@ -28,7 +35,9 @@ def default_workers() -> int:
     return min(cores, MAX_WORKERS)
 
 
-def run_ordered(function: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
+def run_ordered(
+    function: Callable[[Task], Result], tasks: Iterable[Task], workers: int
+) -> Generator[Result, None, None]:
     """Yields the result of each task, in order; an exception of a task is raised here.
 
     Tasks are drawn a few ahead of the results, so that neither fills the memory.
@@ -52,6 +61,11 @@ def run_ordered(function: Callable[[Task], Result], tasks: Iterable[Task], worke
             result = pending.popleft().result()
             pending.extend(pool.submit(function, task) for task in islice(remaining, 1))
             yield result
+    except BrokenProcessPool as error:
+        raise PoolError(
+            "A worker process was killed, perhaps for want of memory. Run the same command again with fewer --workers "
+            f"than {workers}: it goes on from here."
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

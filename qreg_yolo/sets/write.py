@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def write_sets(
     try:
         request.out.mkdir(parents=True, exist_ok=True)
         with manifest.only_writer(request.out):
-            _clear(request.out / SCRATCH)
+            clear(request.out / SCRATCH)
             manifest.write_settings(request.out, settings, records.provenance())
             entries = _write_images(tasks, request, known | bad, progress)
             yamls = _finish(source, request, {place: entries[place] for place in places})
@@ -163,10 +163,11 @@ def _check_strangers(request: Request, images: Mapping[str, Any]) -> None:
                 raise SetsError(f"'{path}' does not belong to the set. Remove it, or give another folder.")
 
 
-def _clear(scratch: Path) -> None:
-    """Makes the folder of unfinished files, without those of a run that was killed."""
+def clear(scratch: Path) -> Path:
+    """Returns the folder of unfinished files, made anew without those of a run that was killed."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
+    return scratch
 
 
 def _write_images(
@@ -177,28 +178,22 @@ def _write_images(
     with (
         (request.out / FILES).open("ab", buffering=0) as journal,
         progress("Writing", len(tasks) * per_image) as advance,
+        closing(run_ordered(corrupt_image, tasks, request.workers)) as results,
     ):
-        if journal.tell():
-            _drop_torn_line(request.out / FILES)
-        try:
-            for task, entry in zip(tasks, run_ordered(corrupt_image, tasks, request.workers), strict=True):
-                if entry.fault is not None and not request.skip_bad:
-                    raise SetsError(_refusal({entry.image: entry}, len(tasks)))
-                if entry != entries.get(entry.image):
-                    manifest.append_entry(journal, entry)
-                entries[entry.image] = entry
-                advance(per_image)
-        except BrokenProcessPool as error:
-            raise SetsError(
-                "A worker process was killed, perhaps for want of memory. Run the same command again with fewer "
-                f"--workers than {request.workers}: it goes on from here."
-            ) from error
+        _drop_torn_line(request.out / FILES)
+        for entry in results:
+            if entry.fault is not None and not request.skip_bad:
+                raise SetsError(_refusal({entry.image: entry}, len(tasks)))
+            if entry != entries.get(entry.image):
+                manifest.append_entry(journal, entry)
+            entries[entry.image] = entry
+            advance(per_image)
     return entries
 
 
 def _drop_torn_line(path: Path) -> None:
     data = path.read_bytes()
-    if not data.endswith(b"\n"):
+    if data and not data.endswith(b"\n"):
         os.truncate(path, data.rfind(b"\n") + 1)
 
 
@@ -226,8 +221,10 @@ def _order(name: str) -> tuple[int, str]:
 def _description(source: ImageSource, entries: Mapping[str, Entry]) -> dict[str, Any]:
     """Returns the content of a set's YAML. Without ``path`` it is the folder that the YAML lies in."""
     splits = dict.fromkeys(("train", "val", "test"), "images")  # the host wants all of them to be there
-    classes: dict[str, Any] = {"names": source.names} if source.names else {"nc": _count_classes(source, entries)}
-    return {**splits, "channels": source.channels, "nc": len(source.names), **classes}
+    classes: dict[str, Any] = (
+        {"nc": len(source.names), "names": source.names} if source.names else {"nc": _count_classes(source, entries)}
+    )
+    return {**splits, "channels": source.channels, **classes}
 
 
 def _count_classes(source: ImageSource, entries: Mapping[str, Entry]) -> int:
