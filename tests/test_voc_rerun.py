@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from qreg_yolo import files
 from qreg_yolo.detect.voc import convert_voc
 from qreg_yolo.detect.voc_devkit import VocError
 

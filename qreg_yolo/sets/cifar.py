@@ -27,6 +27,7 @@ from qreg_yolo.sets import manifest
 from qreg_yolo.sets.manifest import SCRATCH, Entry, SetsError
 from qreg_yolo.sets.pool import run_ordered
 from qreg_yolo.sets.request import Request, check_apart, settings_of
+from qreg_yolo.sets.sources import select_keys
 from qreg_yolo.sets.write import Approve, clear
 
 _TEST_FILES = {"test_batch": b"labels", "test": b"fine_labels"}
@@ -125,8 +126,9 @@ def _test_file(folder: Path) -> Path | None:
 
 
 def _limited(test: CifarTest, limit: int | None) -> CifarTest:
-    """Returns the first images: the layout has no names, so that their order is all that tells them apart."""
-    return CifarTest(test.images[:limit], test.labels[:limit], test.keys[:limit])
+    """Returns a fixed random subset, in the data set's order: what `select_keys` chooses."""
+    chosen = select_keys(test.keys, limit)
+    return CifarTest(test.images[chosen], test.labels[chosen], tuple(test.keys[i] for i in chosen))
 
 
 def _is_whole(out: Path, entry: Entry | None, source: str) -> bool:

@@ -63,7 +63,7 @@ def decode(path: Path, channels: int = 3) -> Image:
     return np.ascontiguousarray(found[..., ::-1] if channels == 3 else found)
 
 
-def _colour_tiff(data: Image) -> np.ndarray | None:  # type: ignore[type-arg]
+def _colour_tiff(data: Image) -> np.ndarray | None:
     """Returns the first page's first three channels, BGR; None where it is grey: OpenCV's usual decoder takes it."""
     fine, pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED)
     return pages[0][..., :3] if fine and pages[0].ndim == 3 else None

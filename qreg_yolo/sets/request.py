@@ -103,7 +103,7 @@ def settings_of(source: Path, split: str | None, places: list[str], request: Req
         "split": split,
         "limit": request.limit,
         "images": len(places),
-        "image_list_sha256": hashlib.sha256("\n".join(places).encode("utf-8", "surrogateescape")).hexdigest(),
+        "image_list_sha256": hashlib.sha256("\n".join(places).encode("utf-8", "surrogateescape")).hexdigest()[:16],
         "preset": request.preset,
         "seed": request.seed,
         "format": request.format,

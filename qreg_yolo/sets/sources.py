@@ -114,12 +114,20 @@ def select_images(images: Sequence[SourceImage], limit: int | None) -> tuple[Sou
     Raises:
         ValueError: Less than 1.
     """
+    return tuple(images[i] for i in select_keys([image.key for image in images], limit))
+
+
+def select_keys(keys: Sequence[str], limit: int | None) -> list[int]:
+    """Returns where in ``keys`` the subset of `select_images` stands, ascending; of equal keys the first comes first.
+
+    Raises:
+        ValueError: Less than 1.
+    """
     if limit is None:
-        return tuple(images)
+        return list(range(len(keys)))
     if limit < 1:
         raise ValueError(f"limit={limit}: use 1 or more images.")
-    chosen = sorted(range(len(images)), key=lambda i: (_hash(images[i].key), images[i].place))[:limit]
-    return tuple(images[i] for i in sorted(chosen))
+    return sorted(sorted(range(len(keys)), key=lambda i: (_hash(keys[i]), i))[:limit])
 
 
 def label_path(image: Path) -> Path:

@@ -220,11 +220,10 @@ def _order(name: str) -> tuple[int, str]:
 
 def _description(source: ImageSource, entries: Mapping[str, Entry]) -> dict[str, Any]:
     """Returns the content of a set's YAML. Without ``path`` it is the folder that the YAML lies in."""
-    splits = dict.fromkeys(("train", "val", "test"), "images")  # the host wants all of them to be there
-    classes: dict[str, Any] = (
-        {"nc": len(source.names), "names": source.names} if source.names else {"nc": _count_classes(source, entries)}
-    )
-    return {**splits, "channels": source.channels, **classes}
+    splits = dict.fromkeys(("train", "val", "test"), "images")  # the host wants train and val to be there
+    number = len(source.names) or _count_classes(source, entries)
+    names = {"names": source.names} if source.names else {}
+    return {**splits, "channels": source.channels, "nc": number, **names}
 
 
 def _count_classes(source: ImageSource, entries: Mapping[str, Entry]) -> int:
