@@ -92,7 +92,7 @@ def write_cifar(
     """
     if request.severities != SEVERITIES:
         raise SetsError(f"severities={request.severities}: CIFAR's published layout has all five. Leave them out.")
-    check_apart(request.out, [folder], [folder])
+    check_apart(request.out, folder)
     test = _limited(read_cifar(folder), request.limit)
     settings = settings_of(folder.absolute(), "test", list(test.keys), request) | {"format": "npy"}
     manifest.check_settings(request.out, settings)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
@@ -113,22 +112,24 @@ def settings_of(source: Path, split: str | None, places: list[str], request: Req
     }
 
 
-def check_apart(out: Path, inputs: list[Path], folders: list[Path]) -> None:
+def check_apart(out: Path, source: Path, images: Collection[SourceImage] = ()) -> None:
     """Raises where sets would be written into their source, or around it.
 
     Args:
         out: Folder of the sets.
-        inputs: Files and folders that are read.
-        folders: Those of them that may not hold ``out``.
+        source: The data YAML or folder that is read.
+        images: Its images; neither their folders nor those of their labels may hold ``out``.
 
     Raises:
         SetsError: One of the two.
     """
-    target = out.resolve()
-    for folder in folders:
+    target, read = out.resolve(), {image.folder for image in images}
+    homes = {next((home for home in folder.parents if home.name == "images"), folder) for folder in read}
+    labels = {image.label.parent for image in images if image.label.parent.is_dir()}
+    for folder in sorted({*read, *homes, *labels, *([source] if source.is_dir() else [])}):
         if target.is_relative_to(folder.resolve()):
             raise SetsError(f"'{out}' lies in the source's folder '{folder}'. Give a folder outside it.")
-    for path in inputs:
+    for path in (source, *sorted(read)):
         if path.resolve().is_relative_to(target):
             raise SetsError(f"The source '{path}' lies in '{out}', where the sets would go. Give another folder.")
 
@@ -153,8 +154,3 @@ def _versions() -> Mapping[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def label_folders(images: Mapping[str, SourceImage]) -> list[Path]:
-    """Returns the folders that the labels of the images lie in."""
-    return sorted({Path(os.path.dirname(image.label)) for image in images.values()})

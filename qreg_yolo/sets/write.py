@@ -24,7 +24,7 @@ from qreg_yolo.sets.images import Task, corrupt_image, file_name, picture
 from qreg_yolo.sets.manifest import FILES, SCRATCH, Entry, SetsError
 from qreg_yolo.sets.pictures import look
 from qreg_yolo.sets.pool import run_ordered
-from qreg_yolo.sets.request import Request, check_apart, choose_images, label_folders, settings_of
+from qreg_yolo.sets.request import Request, check_apart, choose_images, settings_of
 from qreg_yolo.sets.sources import IMAGE_SUFFIXES, ImageSource
 
 SHOWN = 10
@@ -73,8 +73,7 @@ def write_sets(
             other settings, or that cannot be written.
     """
     images = choose_images(source, request)
-    folders = sorted({image.folder for image in images.values()})
-    check_apart(request.out, [source.path, *folders], [*folders, *_real_label_folders(images)])
+    check_apart(request.out, source.path, images.values())
     places = [image.place for image in images.values()]
     settings = settings_of(source.path, source.split, places, request)
     manifest.check_settings(request.out, settings)
@@ -100,10 +99,6 @@ def write_sets(
         ) from error
     skipped = {place: entries[place] for place in places if entries[place].fault is not None}
     return Written(request.out, yamls, len(places) - len(skipped), tuple(_faults(skipped)))
-
-
-def _real_label_folders(images: Mapping[str, Any]) -> list[Path]:
-    return [folder for folder in label_folders(images) if folder.is_dir()]
 
 
 def _look_at(tasks: list[Task], skip_bad: bool, progress: Progress) -> tuple[dict[str, Entry], dict[str, int]]:
