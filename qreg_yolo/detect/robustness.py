@@ -167,7 +167,7 @@ class _Measurement:
         return RunResult(save_dir=self.out, table=table)
 
     def _agree(self) -> fingerprint.Fingerprint:
-        """Returns what images and labels are; raises where this call does not go with what the folder was begun with."""
+        """Returns what images and labels are; raises where this call does not go with the folder it adds to."""
         request, images = self.request, self.images
         frost = load_overlays(request.frost_dir).source if "frost" in request.corruptions else None
         models = {one.run_id: {"sha256": one.identity["weights_sha256"], "imgsz": one.imgsz} for one in self.candidates}

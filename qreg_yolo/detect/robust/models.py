@@ -103,6 +103,8 @@ def check_classes(candidate: Candidate, images: ImageSet) -> None:
         WeightsError: Another number, or other names.
     """
     names = {int(number): str(name) for number, name in candidate.model.names.items()}
+    if (outputs := getattr(candidate.model.model[-1], "nc", len(names))) != len(names):
+        raise WeightsError(f"'{candidate.weights}' names {len(names)} classes and detects {outputs}: it is damaged.")
     wanted = {0: "item"} if candidate.single_cls else images.names
     if len(names) != len(wanted):
         raise WeightsError(
