@@ -63,13 +63,8 @@ def listing(yaml: Path) -> dict[str, bytes]:
 
 
 def request(weights: list[Path], data: Path, out: Path, **more: Any) -> RobustnessRequest:
-    options = {
-        "corruptions": ("gaussian_noise", "brightness"),
-        "severities": (1,),
-        "batch": BATCH,
-        "threads": 1,
-        "workers": 0,
-    }
+    options: dict[str, Any] = {"corruptions": tuple(name for name, _ in CELLS), "severities": (1,), "batch": BATCH}
+    options |= {"threads": 1, "workers": 0}
     return RobustnessRequest(weights=weights, data=str(data), out=out, split="val", **{**options, **more})
 
 
@@ -115,16 +110,9 @@ def test_the_numbers_are_those_of_val_on_sets_on_disk(trained: Trained, fp32: Pa
                 .val(data=str(yaml), batch=BATCH, plots=False, project=str(tmp_path), name="val", imgsz=64)
                 .box
             )
-            for metric, value in (
-                ("map50_95", box.map),
-                ("map50", box.map50),
-                ("precision", box.mp),
-                ("recall", box.mr),
-            ):
-                assert found[run_id, name, severity, metric] == pytest.approx(float(value), abs=tolerance), (
-                    name,
-                    metric,
-                )
+            theirs = {"map50_95": box.map, "map50": box.map50, "precision": box.mp, "recall": box.mr}
+            for metric, value in theirs.items():
+                assert found[run_id, name, severity, metric] == pytest.approx(float(value), abs=tolerance), metric
             seen.append(float(box.map))
             cell = ("clean", 0) if name is None else (name, severity)
             statistics = image_statistics.read(image_statistics.path_of(out / "per_image", run_id, *cell))
@@ -152,7 +140,8 @@ def test_workers_sizes_and_additions_change_no_number(
     original = models.Judge.measure
     monkeypatch.setattr(models.Judge, "measure", lambda *a: passes.append(1) or original(*a))
     parts: list[tuple[list[Path], tuple[str, ...], int]] = [
-        ([trained.best], ("brightness",), 2 * 3), ([fp32, trained.best], ("gaussian_noise", "brightness"), 1 * 3 + 3 * 3),
+        ([trained.best], ("brightness",), 2 * 3),
+        ([fp32, trained.best], ("gaussian_noise", "brightness"), 1 * 3 + 3 * 3),
         ([fp32, trained.best], ("gaussian_noise", "brightness"), 0),
     ]  # fmt: skip
     for weights, corruptions, expected in parts:
