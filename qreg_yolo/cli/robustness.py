@@ -22,7 +22,7 @@ EXAMPLES = """\b
 Examples:
   qreg-yolo robustness fp32.pt w4a4.pt --data voc --severities 1-5
   qreg-yolo robustness fp32.pt w4a4.pt --data voc --corruptions fog,snow --severities 3 --limit 100 name=quick
-  qreg-yolo table runs/robustness/voc/records.csv --kind robustness"""
+  qreg-yolo robustness *.pt --data voc.yaml --corruptions 15 --out square"""
 PROJECT = "runs/robustness"
 
 
