@@ -131,7 +131,7 @@ def _images(yaml: Path, data: dict[str, Any], split: str) -> list[Path]:
 
 def _check_images(images: list[Path], split: str) -> None:
     faults = [f"{path}: {fault}" for path in images if (fault := look(path, MIN_SIDE)[0])]
-    _raise_if(faults, f"{split}: {len(faults)} of {len(images)} images cannot be read", "Repair or remove them.")
+    raise_if(faults, f"{split}: {len(faults)} of {len(images)} images cannot be read", "Repair or remove them.")
 
 
 def _check_labels(images: list[Path], split: str, n_classes: int) -> None:
@@ -142,7 +142,7 @@ def _check_labels(images: list[Path], split: str, n_classes: int) -> None:
             f"{split}: none of {len(labels)} images has a label file. The first one's is looked for at '{labels[0]}'."
         )
     faults = [f"{path}, {fault}" for path in found for fault in _label_faults(path, n_classes)]
-    _raise_if(faults, f"{split}: {len(faults)} labels are wrong", "Correct the files, or the names in the data YAML.")
+    raise_if(faults, f"{split}: {len(faults)} labels are wrong", "Correct the files, or the names in the data YAML.")
 
 
 def _label_faults(path: Path, n_classes: int) -> Iterator[str]:
@@ -188,7 +188,8 @@ def _check_caches(images: list[Path]) -> None:
             )
 
 
-def _raise_if(faults: list[str], summary: str, remedy: str) -> None:
+def raise_if(faults: list[str], summary: str, remedy: str) -> None:
+    """Raises a `DataError` with the first few faults, where there are any."""
     if faults:
         more = [f"... and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
         raise DataError("\n  ".join([f"{summary}. {remedy}", *faults[:SHOWN], *more]))

@@ -26,21 +26,21 @@ TERMINATED = 143
 
 
 class FolderInUseError(OSError):
-    """A run's folder that another process is training into."""
+    """A run's folder that another process is writing into."""
 
 
 class RunLock:
     """A callback of the trainer: takes the run's folder for this process, until it ends in whatever way.
 
     Raises:
-        FolderInUseError: Another process is training into the folder.
+        FolderInUseError: Another process is writing into the folder.
     """
 
     def __init__(self) -> None:
         self._file: IO[bytes] | None = None
 
     def __call__(self, trainer: BaseTrainer) -> None:
-        self._file = _lock(trainer.save_dir)
+        self._file = lock_folder(trainer.save_dir)
 
     def release(self) -> None:
         """Gives the folder back."""
@@ -54,18 +54,23 @@ class RunLock:
 
 
 def refuse_if_running(folder: Path) -> None:
-    """Raises where another process is training into ``folder``, before anything there is touched.
+    """Raises where another process is writing into ``folder``, before anything there is touched.
 
     Raises:
         FolderInUseError: It is.
     """
     if (folder / LOCK).exists():
-        file = _lock(folder)
+        file = lock_folder(folder)
         if file is not None:
             file.close()
 
 
-def _lock(folder: Path) -> IO[bytes] | None:
+def lock_folder(folder: Path) -> IO[bytes] | None:
+    """Returns an open file that locks a folder until it is closed, None where the platform has no such locks.
+
+    Raises:
+        FolderInUseError: Another process holds it.
+    """
     if fcntl is None:
         return None
     file = (folder / LOCK).open("wb")
@@ -74,7 +79,7 @@ def _lock(folder: Path) -> IO[bytes] | None:
     except BlockingIOError:
         file.close()
         raise FolderInUseError(
-            f"Another process is training into '{folder}'. Wait for its end, stop it, or give another name=."
+            f"Another process is writing into '{folder}'. Wait for its end, stop it, or give another name=."
         ) from None
     return file
 

@@ -38,6 +38,13 @@ SURFACE = {
             "--frost-dir", "--workers", "--skip-bad", "--yes", "--sheet",
         ],
     },
+    "robustness": {
+        "arguments": ["arguments"],
+        "options": [
+            "--data", "--corruptions", "--severities", "--split", "--limit", "--batch", "--imgsz", "--seed", "--preset",
+            "--frost-dir", "--workers", "--device", "--threads", "--skip-bad", "--coco-eval", "--out",
+        ],
+    },
     "table": {"arguments": ["records"], "options": ["--kind", "--format", "--out", *COMPARING]},
     "plot heatmap": {"arguments": ["records"], "options": ["--out", "--layout", "--palette", *COMPARING]},
     "plot severity": {"arguments": ["records"], "options": ["--out", "--corruption", *COMPARING]},
