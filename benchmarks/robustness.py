@@ -20,9 +20,8 @@ import torch
 import yaml
 from report import cpu_model, load_average
 
-from qreg_yolo.cli.comparing import parse_severities
+from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
 from qreg_yolo.cli.offline import prepare_host
-from qreg_yolo.cli.robustness import _names
 from qreg_yolo.records import provenance
 
 prepare_host(online=False)
@@ -55,7 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         request = RobustnessRequest(
-            weights=args.weights, data=args.data, out=folder / "out", corruptions=_names(args.corruptions),
+            weights=args.weights, data=args.data, out=folder / "out", corruptions=parse_corruptions(args.corruptions),
             severities=parse_severities(args.severities), limit=args.limit, batch=args.batch, workers=args.workers,
             threads=args.threads,
         )  # fmt: skip

@@ -11,10 +11,9 @@ from typing import Annotated
 
 import typer
 
-from qreg_yolo.cli.comparing import parse_severities
+from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
 from qreg_yolo.cli.offline import prepare_host
 from qreg_yolo.config import parse_overrides
-from qreg_yolo.corrupt.spec import BENCHMARK_NAMES, NAMES
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 
@@ -52,7 +51,7 @@ def robustness(
     overrides = [one for one in arguments if "=" in one and not Path(one).exists()]
     if not weights:
         raise ConfigError("There is no checkpoint among the arguments. Give one or more, such as weights/best.pt.")
-    names, levels = _names(corruptions), parse_severities(severities)
+    names, levels = parse_corruptions(corruptions), parse_severities(severities)
     folder = _folder(out, overrides, data)
     prepare_host(online=False)
     from qreg_yolo.detect.robustness import RobustnessRequest, measure
@@ -63,22 +62,6 @@ def robustness(
         threads=threads, skip_bad=skip_bad, coco_eval=coco_eval,
     )  # fmt: skip
     print(measure(request, _bar).table)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    """Returns the corruptions that ``--corruptions`` names, in canonical order."""
-    groups = {"19": NAMES, "15": BENCHMARK_NAMES}
-    if text in groups:
-        return groups[text]
-    asked = [part.strip() for part in text.split(",") if part.strip()]
-    for name in asked:
-        if name not in NAMES:
-            raise ConfigError(
-                f"corruption '{name}' is not one of the 19.{did_you_mean(name, NAMES)} Known: {', '.join(NAMES)}."
-            )
-    if not asked:
-        raise ConfigError(f"corruptions={text!r} names none. Write 19, 15 or names such as fog,snow.")
-    return tuple(name for name in NAMES if name in asked)
 
 
 def _folder(out: Path | None, overrides: list[str], data: str) -> Path:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import torch
 from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import select_device
@@ -169,11 +170,12 @@ class _Measurement:
     def _agree(self) -> fingerprint.Fingerprint:
         """Returns what images and labels are; raises where this call does not go with the folder it adds to."""
         request, images = self.request, self.images
-        frost = load_overlays(request.frost_dir).source if "frost" in request.corruptions else None
+        frost = load_overlays(request.frost_dir).identity if "frost" in request.corruptions else None
         models = {one.run_id: {"sha256": one.identity["weights_sha256"], "imgsz": one.imgsz} for one in self.candidates}
         mine = {
             "data": images.yaml.stem, "split": images.split, "limit": request.limit, "seed": request.seed,
             "preset": request.preset, "frost": frost, "batch": self.batch, "device": self.device.type,
+            "opencv": cv2.__version__, "torch": torch.__version__,
         }  # fmt: skip
         merged = settings.merged(self.out, mine, models)
         before = fingerprint.read(self.out)

@@ -107,7 +107,7 @@ def settings_of(source: Path, split: str | None, places: list[str], request: Req
         "seed": request.seed,
         "format": request.format,
         "quality": quality,
-        "frost": _frost(request.frost_dir),
+        "frost": load_overlays(request.frost_dir).identity,
         "versions": _versions(),
     }
 
@@ -136,13 +136,6 @@ def check_apart(out: Path, source: Path, images: Collection[SourceImage] = ()) -
 
 def _bare(place: str) -> str:
     return str(PurePosixPath(place).with_suffix(""))
-
-
-def _frost(folder: Path | None) -> str:
-    """Returns where the overlays come from, and what they are."""
-    overlays = load_overlays(folder)
-    digest = hashlib.sha256(b"".join(picture.tobytes() for picture in overlays.images)).hexdigest()
-    return f"{overlays.source}, sha256 {digest[:16]}"
 
 
 def _versions() -> Mapping[str, str]:

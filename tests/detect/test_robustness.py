@@ -19,12 +19,16 @@ import pytest
 from qreg_yolo import records
 from qreg_yolo.analysis import image_statistics, report
 from qreg_yolo.analysis.average_precision import mean_average_precision
-from qreg_yolo.corrupt import corrupt
 from qreg_yolo.detect import QuantYOLO
 from qreg_yolo.detect.data_check import DataError
 from qreg_yolo.detect.errors import WeightsError
 from qreg_yolo.detect.robust import models
+from qreg_yolo.detect.robust.coco import coco_map
+from qreg_yolo.detect.robust.images import read_images
 from qreg_yolo.detect.robustness import RobustnessRequest, measure
+from qreg_yolo.sets.request import Request
+from qreg_yolo.sets.sources import read_source
+from qreg_yolo.sets.write import write_sets
 from qreg_yolo.strict_yaml import ConfigError
 
 from .conftest import Trained, train_tiny
@@ -36,8 +40,8 @@ BATCH = 3
 
 @pytest.fixture(scope="module")
 def fp32(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns the weights of a full-precision run (its confidences do not tie)."""
-    run = train_tiny(tiny_data, tmp_path_factory.mktemp("fp32"), {"bits": 32}, epochs=16)
+    """Returns the weights of a full-precision run of another image size; its confidences do not tie."""
+    run = train_tiny(tiny_data, tmp_path_factory.mktemp("fp32"), {"bits": 32}, epochs=16, imgsz=96)
     return run.best.rename(run.best.with_name("fp32.pt"))
 
 
@@ -82,17 +86,11 @@ def files_of(out: Path) -> dict[str, Any]:
     }
 
 
-def write_set(data: Path, folder: Path, name: str, severity: int) -> Path:
-    """Writes one corrupted set as PNG, as a user would, and returns its data YAML."""
-    shutil.copytree(data.parent / "labels" / "train", folder / "labels" / "train")
-    (folder / "images" / "train").mkdir(parents=True)
-    for path in sorted((data.parent / "images" / "train").iterdir()):
-        picture = cv2.imread(str(path))
-        result = corrupt(picture[..., ::-1], name, severity, key=path.name)[..., ::-1]
-        cv2.imwrite(str(folder / "images" / "train" / path.name), result)
-    yaml = folder / "data.yaml"
-    yaml.write_text(data.read_text().replace(str(data.parent), str(folder)))
-    return yaml
+def written_sets(data: Path, out: Path) -> dict[str, Path]:
+    """Writes the corrupted sets as ``qreg-yolo corrupt`` does, and returns their data YAMLs by corruption."""
+    names = tuple(name for name, _ in CELLS)
+    write_sets(read_source(data, "val"), Request(out=out, corruptions=names, severities=(1,)))
+    return {name: out / name / "1" / "data.yaml" for name in names}
 
 
 def test_the_numbers_are_those_of_val_on_sets_on_disk(trained: Trained, fp32: Path, data: Path, tmp_path: Path) -> None:
@@ -100,14 +98,14 @@ def test_the_numbers_are_those_of_val_on_sets_on_disk(trained: Trained, fp32: Pa
     measure(request([fp32, trained.best], data, out))
     assert listing(data) == before, "something was written into the data folder"
     found = numbers(out)
-    seen = []
-    for weights, tolerance in ((fp32, 1e-6), (trained.best, 5e-4)):
+    seen, sets = [], written_sets(data, tmp_path / "sets")
+    for weights, size, tolerance in ((fp32, 96, 1e-6), (trained.best, 64, 5e-4)):
         (run_id,) = {key[0] for key in found if weights.stem in key[0]}
         for name, severity in ((None, None), *CELLS):
-            yaml = data if name is None else write_set(data, tmp_path / f"{weights.stem}-{name}", name, severity)
+            yaml = data if name is None else sets[name]
             box = (
                 QuantYOLO(str(weights))
-                .val(data=str(yaml), batch=BATCH, plots=False, project=str(tmp_path), name="val", imgsz=64)
+                .val(data=str(yaml), batch=BATCH, plots=False, project=str(tmp_path), name="val", imgsz=size)
                 .box
             )
             theirs = {"map50_95": box.map, "map50": box.map50, "precision": box.mp, "recall": box.mr}
@@ -152,6 +150,7 @@ def test_workers_sizes_and_additions_change_no_number(
     assert files_of(tmp_path / "parts") == files_of(tmp_path / "all")
 
 
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 KILLER = """
 import os, signal, sys
 from pathlib import Path
@@ -162,7 +161,7 @@ original, left = models.Judge.measure, [int(sys.argv[1])]
 def measure(*arguments):
     print("pass", flush=True)
     if left[0] == 0:
-        os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+        exec(sys.argv[2])
     left[0] -= 1
     return original(*arguments)
 models.Judge.measure = measure
@@ -170,7 +169,7 @@ main(sys.argv[3:])
 """
 
 
-def killed(after: int, how: str, weights: list[Path], data: Path, out: Path) -> subprocess.CompletedProcess[str]:
+def stopped(after: int, how: str, weights: list[Path], data: Path, out: Path) -> subprocess.CompletedProcess[str]:
     options = ["--data", data, "--split", "val", "--corruptions", "gaussian_noise,brightness", "--severities", "1"]
     return subprocess.run(
         [sys.executable, "-c", KILLER, str(after), how, "robustness", *map(str, weights), *map(str, options), "--batch",
@@ -181,13 +180,13 @@ def killed(after: int, how: str, weights: list[Path], data: Path, out: Path) -> 
 
 def test_a_killed_run_goes_on_where_it_was(trained: Trained, fp32: Path, data: Path, tmp_path: Path) -> None:
     weights, out, total = [fp32, trained.best], tmp_path / "killed", 2 * 3 * 3
-    first = killed(5, "SIGKILL", weights, data, out)
+    first = stopped(5, KILL, weights, data, out)
     assert first.returncode == -signal.SIGKILL, first.stderr
     assert not (out / "records.csv").exists()
-    second = killed(4, "SIGINT", weights, data, out)
+    second = stopped(4, KILL.replace("KILL", "INT"), weights, data, out)
     assert second.returncode == 130, second.stderr
     assert "start the same command again" in second.stdout + second.stderr
-    last = killed(-1, "SIGKILL", weights, data, out)
+    last = stopped(-1, KILL, weights, data, out)
     assert last.returncode == 0, last.stderr
     assert last.stdout.count("pass\n") == total - 5 - 4
     measure(request(weights, data, tmp_path / "whole"))
@@ -293,3 +292,55 @@ def test_what_cannot_be_measured_is_refused_by_name(trained: Trained, data: Path
     assert not (tmp_path / "out").exists()
     measure(request([trained.best], data, tmp_path / "out", skip_bad=True))
     assert set(records.read(tmp_path / "out" / "records.csv")["n_images"]) == {7}
+
+
+def test_a_full_disk_keeps_what_was_written(trained: Trained, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("resource")
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))"
+    out = tmp_path / "out"
+    refused = stopped(4, full, [trained.best], data, out)
+    assert refused.returncode == 1, refused.stderr
+    assert "cannot be written" in refused.stderr
+    assert "start the same command again" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    last = stopped(-1, full, [trained.best], data, out)
+    assert last.returncode == 0, last.stderr
+    assert last.stdout.count("pass\n") == 3 * 3 - 4
+
+
+def test_an_image_that_cannot_be_read_is_named(trained: Trained, data: Path, tmp_path: Path) -> None:
+    broken = _images(data)[0]
+    broken.write_bytes(b"no image")
+    with pytest.raises(DataError, match=broken.name):
+        measure(request([trained.best], data, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_limit_is_the_one_of_the_written_sets(trained: Trained, data: Path, tmp_path: Path) -> None:
+    sets = Request(out=tmp_path / "sets", corruptions=("fog",), severities=(1,), limit=3)
+    write_sets(read_source(data, "val"), sets)
+    written = {path.stem for path in (tmp_path / "sets" / "fog" / "1" / "images").rglob("*.png")}
+    measure(request([trained.best], data, tmp_path / "out", corruptions=("fog",), limit=3))
+    (file,) = (tmp_path / "out" / "per_image").rglob("fog-1.npz")
+    assert {Path(name).stem for name in image_statistics.read(file).names} == written
+    assert len(written) == 3
+
+
+def test_pycocotools_agrees(fp32: Path, data: Path, tmp_path: Path) -> None:
+    result = measure(request([fp32], data, tmp_path / "out", corruptions=("fog",), coco_eval=True))
+    differences = [float(line.split()[-2]) for line in result.table.splitlines() if ", pycocotools " in line]
+    assert len(differences) == 2
+    assert max(map(abs, differences)) < 5, "points; a few objects: the two sample the curve differently"
+
+
+def test_perfect_detections_have_a_coco_map_of_one(data: Path) -> None:
+    images = read_images(data, "val", limit=None, min_side=32, single_cls=False, skip_bad=False)
+    rows = []
+    for number, label in enumerate(images.labels):
+        height, width = label["shape"]
+        for category, (x, y, w, h) in zip(label["cls"][:, 0], label["bboxes"], strict=True):
+            corners = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
+            rows.append((number, 0.9, int(category), 0, corners))
+    assert coco_map(np.array(rows, models.BOXED), images, len(images.names)) == pytest.approx(1.0)
+    shifted = [(n, c, k, h, tuple(v + 1000 for v in box)) for n, c, k, h, box in rows]
+    assert coco_map(np.array(shifted, models.BOXED), images, len(images.names)) == 0.0
