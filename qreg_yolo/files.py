@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import os
+import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -12,17 +14,18 @@ _CHUNK = 1 << 20
 """Bytes read at a time when hashing."""
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, *, scratch: Path | None = None) -> None:
     """Writes a file atomically: a reader, or a crash at any moment, meets the old file or the whole new one.
 
     Args:
         path: The file; its folder has to exist.
         data: The whole content.
+        scratch: Folder on the same disk for the unfinished file; None: beside it.
 
     Raises:
         OSError: The folder is missing or read-only, or the disk is full; the old file is untouched then.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    handle, name = tempfile.mkstemp(dir=scratch or path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -53,6 +56,28 @@ def replace(source: Path, target: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 text file atomically, as `write_bytes` does (line ends stay as they are)."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def link_or_copy(source: Path, target: Path) -> str:
+    """Puts a file in another place by the cheapest way that the file system has, and returns which.
+
+    Returns:
+        "symbolic link", "hard link" or "copy".
+    """
+    for name, make in (("symbolic link", os.symlink), ("hard link", os.link)):
+        with suppress(OSError, NotImplementedError):
+            make(source, target)
+            return name
+    shutil.copyfile(source, target)
+    return "copy"
+
+
+def same_file(path: Path, original: Path) -> bool:
+    """Returns whether both are one file (linked), or hold the same bytes (copied)."""
+    try:
+        return path.samefile(original) or filecmp.cmp(path, original, shallow=False)
+    except OSError:
+        return False
 
 
 def sha256(path: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qreg_yolo.detect import voc_output
+from qreg_yolo import files
 from qreg_yolo.detect.voc import convert_voc
 from qreg_yolo.detect.voc_devkit import VocError
 
@@ -157,7 +157,7 @@ from qreg_yolo import files
 from qreg_yolo.detect import voc, voc_annotations, voc_output
 
 name, number = sys.argv[3].split(":")
-homes = {"_place": voc_output, "write_text": files, "_parse": voc_annotations, "rmtree": voc_output.shutil}
+homes = {"link_or_copy": files, "write_text": files, "_parse": voc_annotations, "rmtree": voc_output.shutil}
 home = homes[name]
 original, calls = getattr(home, name), []
 
@@ -176,8 +176,8 @@ voc.convert_voc(Path(sys.argv[1]), Path(sys.argv[2]))
     "moment",
     [
         "_parse:3",
-        "_place:1",
-        "_place:5",
+        "link_or_copy:1",
+        "link_or_copy:5",
         "write_text:1",
         "write_text:2",
         "rmtree:1",
@@ -208,7 +208,7 @@ def test_after_an_interruption_nothing_is_left_and_the_next_run_completes(
     kit: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     placed: list[Path] = []
-    original = voc_output._place
+    original = files.link_or_copy
 
     def interrupt(source: Path, target: Path) -> str:
         if len(placed) == 4:
@@ -217,7 +217,7 @@ def test_after_an_interruption_nothing_is_left_and_the_next_run_completes(
         return original(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(voc_output, "_place", interrupt)
+        patch.setattr(files, "link_or_copy", interrupt)
         with pytest.raises(KeyboardInterrupt):
             convert_voc(kit, out)
     assert len(placed) == 4

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from qreg_yolo import __version__
-from qreg_yolo.cli import classify, data, inspect, plot, predict, table, train, val
+from qreg_yolo.cli import classify, corrupt, data, inspect, plot, predict, robustness, table, train, val
 from qreg_yolo.strict_yaml import ConfigError
 
 DEBUG_VARIABLE = "QREG_YOLO_DEBUG"
@@ -30,6 +30,10 @@ app.command("train", epilog=train.EXAMPLES, short_help="Train a quantized detect
 app.command("val", epilog=val.EXAMPLES)(val.val)
 app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
 app.command("inspect", epilog=inspect.EXAMPLES, short_help="Show a checkpoint's bits, size and cost.")(inspect.inspect)
+app.command("corrupt", epilog=corrupt.EXAMPLES, short_help="Write corrupted sets of a data set.")(corrupt.corrupt)
+app.command("robustness", epilog=robustness.EXAMPLES, short_help="Measure models on corrupted images.")(
+    robustness.robustness
+)
 app.command("table", epilog=table.EXAMPLES, short_help="Compare quantized runs with their fp32 twins.")(table.table)
 app.add_typer(classify.app, name="classify")
 app.add_typer(plot.app, name="plot")

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qreg_yolo.corrupt.spec import BENCHMARK_NAMES, NAMES
 from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from qreg_yolo.analysis.report import Request
@@ -48,6 +50,26 @@ def request(
         per_image=per_image,
         intervals=not no_intervals,
     )
+
+
+def parse_corruptions(text: str) -> tuple[str, ...]:
+    """Returns the corruptions in ``19`` (all), ``15`` (the benchmark's) or ``fog,snow``, in canonical order.
+
+    Raises:
+        ConfigError: A name that is none of the 19; the nearest is named.
+
+    >>> parse_corruptions("snow, gaussian_noise")
+    ('gaussian_noise', 'snow')
+    """
+    named = {"19": NAMES, "15": BENCHMARK_NAMES}.get(text.strip())
+    wanted = [word.strip() for word in text.split(",")] if named is None else named
+    for word in wanted:
+        if word not in NAMES:
+            raise ConfigError(
+                f"corruptions={text!r}: '{word}' is none of the 19.{did_you_mean(word, NAMES)} Write 19, 15, or names "
+                f"separated by commas: {', '.join(NAMES)}."
+            )
+    return tuple(name for name in NAMES if name in wanted)
 
 
 def parse_severities(text: str | None) -> tuple[int, ...]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from qreg_yolo.cli.bar import bar
 from qreg_yolo.cli.offline import prepare_host
 
 EXAMPLES = """\b
@@ -49,15 +47,5 @@ def voc(
     if download:
         from qreg_yolo.detect.voc_download import fetch_devkit
 
-        fetch_devkit(devkit, progress=_bar)
-    print(convert_voc(devkit, out, keep_difficult=keep_difficult, skip_bad=skip_bad, progress=_bar).table)
-
-
-@contextmanager
-def _bar(label: str, total: int) -> Iterator[Callable[[int], object]]:
-    """Yields the function that moves a progress bar on stderr."""
-    steps = max(1, total // 100)
-    with typer.progressbar(length=total, label=f"{label:12}", file=sys.stderr, update_min_steps=steps) as bar:
-        yield bar.update
-        bar.finish()
-        bar.render_progress()  # 100%, after the last steps too
+        fetch_devkit(devkit, progress=bar)
+    print(convert_voc(devkit, out, keep_difficult=keep_difficult, skip_bad=skip_bad, progress=bar).table)

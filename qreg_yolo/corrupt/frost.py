@@ -5,6 +5,7 @@ The photographs that the original corruption blends in came to its repository wi
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
@@ -49,6 +50,12 @@ class FrostOverlays:
     def __post_init__(self) -> None:
         if not self.images:
             raise ValueError(f"No frost overlay in {self.source}: give a folder with at least one .png or .jpg.")
+
+    @property
+    def identity(self) -> str:
+        """The source, and a hash of the pictures: equal where the same frost is drawn."""
+        digest = hashlib.sha256(b"".join(picture.tobytes() for picture in self.images)).hexdigest()
+        return f"{self.source}, sha256 {digest[:16]}"
 
     def fitted(self, index: int, height: int, width: int, scale: float | None) -> Image:
         """Returns one overlay, larger than ``height`` and ``width`` on both axes; the last few are kept in memory.

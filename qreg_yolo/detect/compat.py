@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from ultralytics import __version__ as host_version
+from ultralytics.data.dataset import YOLODataset
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
 from ultralytics.nn.tasks import DetectionModel
@@ -18,7 +19,17 @@ from qreg_yolo.training.environment import requested_threads
 _HOOKS: dict[type, tuple[str, ...]] = {
     DetectionModel: ("_apply", "_predict_once", "fuse", "info", "is_fused", "load"),
     DetectionTrainer: ("build_optimizer", "get_model", "get_validator", "preprocess_batch", "set_model_attributes"),
-    DetectionValidator: ("get_dataloader", "init_metrics"),
+    DetectionValidator: (
+        "_prepare_batch",
+        "_prepare_pred",
+        "_process_batch",
+        "get_dataloader",
+        "init_metrics",
+        "postprocess",
+        "preprocess",
+        "scale_preds",
+    ),
+    YOLODataset: ("collate_fn", "get_img_files", "get_labels", "load_image", "result_to_label", "verify_labels"),
     DetectionPredictor: ("setup_model",),
     BaseTrainer: ("check_resume", "setup_model"),
 }

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import glob
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
-from PIL import Image
 from ultralytics.data.utils import IMG_FORMATS, img2label_paths
 from ultralytics.utils import DATASETS_DIR
 
@@ -18,6 +16,7 @@ from qreg_yolo import strict_yaml
 from qreg_yolo.detect.demo_data import ensure_demo_data
 from qreg_yolo.resources import data_path
 from qreg_yolo.safe_pickle import decode
+from qreg_yolo.sets.pictures import look
 
 SHOWN = 5
 """How many faults an error lists."""
@@ -131,30 +130,8 @@ def _images(yaml: Path, data: dict[str, Any], split: str) -> list[Path]:
 
 
 def _check_images(images: list[Path], split: str) -> None:
-    faults = []
-    for path in images:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # odd metadata is no fault
-                fault = _image_fault(path)
-        except Exception as error:  # whatever a decoder raises on bytes that are no image
-            fault = str(error)
-        if fault:
-            faults.append(f"{path}: {fault}")
-    _raise_if(faults, f"{split}: {len(faults)} of {len(images)} images cannot be read", "Repair or remove them.")
-
-
-def _image_fault(path: Path) -> str | None:
-    """Returns what is wrong with an image, or None; looks at every pixel only where a JPEG lacks its end marker."""
-    with Image.open(path) as image:
-        image.verify()
-        if min(image.size) < MIN_SIDE:
-            return f"{image.size[0]} x {image.size[1]} pixels, less than {MIN_SIDE}"
-        is_jpeg = image.format == "JPEG"
-    if is_jpeg and not path.read_bytes().endswith(b"\xff\xd9"):
-        with Image.open(path) as image:
-            image.load()
-    return None
+    faults = [f"{path}: {fault}" for path in images if (fault := look(path, MIN_SIDE)[0])]
+    raise_if(faults, f"{split}: {len(faults)} of {len(images)} images cannot be read", "Repair or remove them.")
 
 
 def _check_labels(images: list[Path], split: str, n_classes: int) -> None:
@@ -165,7 +142,7 @@ def _check_labels(images: list[Path], split: str, n_classes: int) -> None:
             f"{split}: none of {len(labels)} images has a label file. The first one's is looked for at '{labels[0]}'."
         )
     faults = [f"{path}, {fault}" for path in found for fault in _label_faults(path, n_classes)]
-    _raise_if(faults, f"{split}: {len(faults)} labels are wrong", "Correct the files, or the names in the data YAML.")
+    raise_if(faults, f"{split}: {len(faults)} labels are wrong", "Correct the files, or the names in the data YAML.")
 
 
 def _label_faults(path: Path, n_classes: int) -> Iterator[str]:
@@ -211,7 +188,8 @@ def _check_caches(images: list[Path]) -> None:
             )
 
 
-def _raise_if(faults: list[str], summary: str, remedy: str) -> None:
+def raise_if(faults: list[str], summary: str, remedy: str) -> None:
+    """Raises a `DataError` with the first few faults, where there are any."""
     if faults:
         more = [f"... and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
         raise DataError("\n  ".join([f"{summary}. {remedy}", *faults[:SHOWN], *more]))

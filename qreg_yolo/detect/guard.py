@@ -13,7 +13,7 @@ class RunLock(FolderLock):
     """A callback of the trainer: takes the run's folder for this process, until it ends in whatever way.
 
     Raises:
-        FolderInUseError: Another process is training into the folder.
+        FolderInUseError: Another process is writing into the folder.
     """
 
     def __call__(self, trainer: BaseTrainer) -> None:

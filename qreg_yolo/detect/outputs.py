@@ -60,25 +60,12 @@ def append_records(
     val_split: str = "val",
 ) -> None:
     """Appends one row per accuracy and loss in ``results`` (the host's column names) measured on ``weights``."""
-    section = Section.read(model_yaml)
-    model = Path(str(model_yaml.get("yaml_file") or "unknown")).name
-    digest = files.sha256(weights)
-    label = section.spec.label if section else "fp32"
-    common: dict[str, Any] = {**records.provenance()}
+    common: dict[str, Any] = {**identity(weights, model_yaml, seed), **records.provenance()}
     rows = []
     for metric, (split, value) in measured(results).items():
         name = val_split if split == "val" else split
         rows.append(
             records.Record(
-                run_id=f"{Path(model).stem}-{label}-s{seed}-{weights.stem}-{digest[:8]}",
-                track="detect",
-                model=model,
-                method="fp32" if section is None or section.spec.is_float else section.spec.method,
-                weight_bits=section.spec.weight_bits if section else 32,
-                act_bits=section.spec.act_bits if section else 32,
-                precision=section.precision if section else "fp32",
-                seed=seed,
-                weights_sha256=digest,
                 data=data,
                 split=name,
                 n_images=n_images[name],
@@ -89,6 +76,25 @@ def append_records(
             )
         )
     records.append(path, rows)
+
+
+def identity(weights: Path, model_yaml: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Returns the fields of a record that say which run and which of its checkpoints was measured."""
+    section = Section.read(model_yaml)
+    model = Path(str(model_yaml.get("yaml_file") or "unknown")).name
+    digest = files.sha256(weights)
+    label = section.spec.label if section else "fp32"
+    return {
+        "run_id": f"{Path(model).stem}-{label}-s{seed}-{weights.stem}-{digest[:8]}",
+        "track": "detect",
+        "model": model,
+        "method": "fp32" if section is None or section.spec.is_float else section.spec.method,
+        "weight_bits": section.spec.weight_bits if section else 32,
+        "act_bits": section.spec.act_bits if section else 32,
+        "precision": section.precision if section else "fp32",
+        "seed": seed,
+        "weights_sha256": digest,
+    }
 
 
 def accuracy_table(rows: dict[str, dict[str, float]]) -> str:

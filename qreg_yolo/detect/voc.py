@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from qreg_yolo import files, strict_yaml
-from qreg_yolo.detect.progress import Progress, no_progress
 from qreg_yolo.detect.voc_devkit import Devkit, Problem, Split, VocError, read_devkit
 from qreg_yolo.detect.voc_output import PROBLEMS, VERSION, YAML, Output, find_differences, find_output, write_output
+from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.resources import data_path
 
 SHOWN = 10

@@ -18,8 +18,8 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from qreg_yolo.detect.progress import Progress, no_progress
 from qreg_yolo.detect.voc_devkit import LISTS, VocError
+from qreg_yolo.progress import Progress, no_progress
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ and ``problems.txt`` where something was left out.
 
 from __future__ import annotations
 
-import filecmp
 import json
 import os
 import shutil
@@ -23,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from qreg_yolo import files, strict_yaml
-from qreg_yolo.detect.progress import Progress, no_progress
 from qreg_yolo.detect.voc_devkit import Split, VocError
+from qreg_yolo.progress import Progress, no_progress
 
 YAML, MANIFEST, PROBLEMS = "voc.yaml", "manifest.json", "problems.txt"
 VERSION = 1
@@ -90,7 +89,7 @@ def find_differences(out: Path, output: Output) -> list[str]:
         different += [
             f"images/{split.name}/{stem}.jpg"
             for stem in split.labels
-            if not _same_file(out / "images" / split.name / f"{stem}.jpg", split.images / f"{stem}.jpg")
+            if not files.same_file(out / "images" / split.name / f"{stem}.jpg", split.images / f"{stem}.jpg")
         ]
     for kind, suffix in (("images", ".jpg"), ("labels", ".txt")):
         for split in output.splits:
@@ -145,7 +144,7 @@ def _build(folder: Path, output: Output, progress: Progress) -> Counter[str]:
             images.mkdir(parents=True)
             labels.mkdir(parents=True)
             for stem, text in split.labels.items():
-                placed[_place(split.images / f"{stem}.jpg", images / f"{stem}.jpg")] += 1
+                placed[files.link_or_copy(split.images / f"{stem}.jpg", images / f"{stem}.jpg")] += 1
                 (labels / f"{stem}.txt").write_bytes(text.encode())
                 advance(1)
     files.write_text(folder / YAML, strict_yaml.dumps(output.description))
@@ -162,26 +161,8 @@ def _build(folder: Path, output: Output, progress: Progress) -> Counter[str]:
     return placed
 
 
-def _place(source: Path, target: Path) -> str:
-    """Puts an image in its place by the cheapest way that the file system has, and returns which."""
-    for name, make in (("symbolic link", os.symlink), ("hard link", os.link)):
-        with suppress(OSError, NotImplementedError):
-            make(source, target)
-            return name
-    shutil.copyfile(source, target)
-    return "copy"
-
-
 def _text(path: Path) -> str | None:
     try:
         return path.read_bytes().decode()
     except (OSError, UnicodeDecodeError):
         return None
-
-
-def _same_file(path: Path, original: Path) -> bool:
-    """Returns whether both are one file (linked), or hold the same bytes (copied)."""
-    try:
-        return path.samefile(original) or filecmp.cmp(path, original, shallow=False)
-    except OSError:
-        return False

@@ -17,13 +17,13 @@ except ImportError:  # not on Windows: runs are not locked there
     fcntl = None
 
 LOCK = ".lock"
-"""The file in a run's folder that is locked while a process trains into it."""
+"""The file in a run's folder that is locked while a process writes into it."""
 TERMINATED = 143
 """Exit status after SIGTERM, as shells count: 128 + 15."""
 
 
 class FolderInUseError(OSError):
-    """A run's folder that another process is training into."""
+    """A run's folder that another process is writing into."""
 
 
 class FolderLock:
@@ -36,7 +36,7 @@ class FolderLock:
         """Takes ``folder``.
 
         Raises:
-            FolderInUseError: Another process is training into it.
+            FolderInUseError: Another process is writing into it.
         """
         self._file = _lock_file(folder)
 
@@ -52,7 +52,7 @@ class FolderLock:
 
 
 def refuse_if_running(folder: Path) -> None:
-    """Raises where another process is training into ``folder``, before anything there is touched.
+    """Raises where another process is writing into ``folder``, before anything there is touched.
 
     Raises:
         FolderInUseError: It is.
@@ -72,7 +72,7 @@ def _lock_file(folder: Path) -> IO[bytes] | None:
     except BlockingIOError:
         file.close()
         raise FolderInUseError(
-            f"Another process is training into '{folder}'. Wait for its end, stop it, or give another name=."
+            f"Another process is writing into '{folder}'. Wait for its end, stop it, or give another name=."
         ) from None
     return file
 

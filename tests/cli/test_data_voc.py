@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from qreg_yolo import records
+from qreg_yolo import files, records
 from qreg_yolo.cli import data as command
 from qreg_yolo.cli import offline
-from qreg_yolo.detect import voc_download, voc_output
+from qreg_yolo.detect import voc_download
 from qreg_yolo.detect.data_check import check_data
 from qreg_yolo.resources import data_path
 
@@ -92,7 +92,7 @@ def test_interrupted(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(voc_output, "_place", interrupt)
+        patch.setattr(files, "link_or_copy", interrupt)
         outcome = convert(kit, tmp_path / "VOC")
     assert (outcome.code, "Interrupted." in outcome.err) == (130, True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["VOCdevkit", "work"]

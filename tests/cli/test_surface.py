@@ -32,6 +32,20 @@ SURFACE = {
     "val": {"arguments": ["weights", "overrides"], "options": ["--data", "--threads", "--online"]},
     "predict": {"arguments": ["weights", "source", "overrides"], "options": ["--threads", "--online"]},
     "inspect": {"arguments": ["weights"], "options": ["--json"]},
+    "corrupt": {
+        "arguments": ["source", "out"],
+        "options": [
+            "--corruptions", "--severities", "--format", "--quality", "--preset", "--seed", "--split", "--limit",
+            "--frost-dir", "--workers", "--skip-bad", "--yes", "--sheet",
+        ],
+    },
+    "robustness": {
+        "arguments": ["arguments"],
+        "options": [
+            "--data", "--corruptions", "--severities", "--split", "--limit", "--batch", "--imgsz", "--seed", "--preset",
+            "--frost-dir", "--workers", "--device", "--threads", "--skip-bad", "--coco-eval", "--out",
+        ],
+    },
     "table": {"arguments": ["records"], "options": ["--kind", "--format", "--out", *COMPARING]},
     "plot heatmap": {"arguments": ["records"], "options": ["--out", "--layout", "--palette", *COMPARING]},
     "plot severity": {"arguments": ["records"], "options": ["--out", "--corruption", *COMPARING]},

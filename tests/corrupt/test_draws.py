@@ -84,7 +84,7 @@ def test_a_key_may_hold_any_file_name():
 
 @pytest.mark.parametrize(("low", "high"), [(-45.0, 45.0), (0.0, 1.0)])
 def test_uniform_numbers_are_uniform(low, high):
-    values = Draws(np.random.SFC64(0)).uniform(low, high, (200_000,))
+    values = Draws(lambda: np.random.SFC64(0)).uniform(low, high, (200_000,))
     counts, _ = np.histogram(values, 20, (low, high))
     assert values.min() >= low
     assert values.max() <= high
@@ -92,7 +92,7 @@ def test_uniform_numbers_are_uniform(low, high):
 
 
 def test_below_reaches_every_value_equally():
-    rng = Draws(np.random.SFC64(0))
+    rng = Draws(lambda: np.random.SFC64(0))
     counts = np.bincount([rng.below(5) for _ in range(5000)])
     assert len(counts) == 5
     assert abs(counts / 1000 - 1).max() < 0.13

@@ -1,0 +1,132 @@
+"""Times `qreg-yolo robustness` against forward and NMS alone, and against writing the sets and running stock val.
+
+    python benchmarks/robustness.py W1.pt W2.pt --data voc.yaml --limit 100 --severities 1-5
+    python benchmarks/robustness.py W.pt --data voc.yaml --limit 20 --severities 3 --corruptions fog,snow --skip-disk
+
+(a) The same models on as many clean images that are decoded already. (b) Each set written as PNG, then the host's own
+``val`` per model and set; its caches of labels are written too, as a user's would be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import torch
+import yaml
+from report import cpu_model, load_average
+
+from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
+from qreg_yolo.cli.offline import prepare_host
+from qreg_yolo.records import provenance
+
+prepare_host(online=False)
+
+from qreg_yolo.analysis.cells import CLEAN  # noqa: E402
+from qreg_yolo.corrupt import MIN_SIDE  # noqa: E402
+from qreg_yolo.detect import QuantYOLO  # noqa: E402
+from qreg_yolo.detect.data_check import find_data  # noqa: E402
+from qreg_yolo.detect.robust.images import ImageSet, read_images  # noqa: E402
+from qreg_yolo.detect.robust.models import Judge, load_candidates  # noqa: E402
+from qreg_yolo.detect.robust.views import Cell, CorruptedBatches, Corrupting, View  # noqa: E402
+from qreg_yolo.detect.robustness import RobustnessRequest, measure  # noqa: E402
+from qreg_yolo.training.environment import use_threads  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path, nargs="+")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--limit", type=int, default=100)
+    parser.add_argument("--severities", default="1-5")
+    parser.add_argument("--corruptions", default="19")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=None, help="default: all cores")
+    parser.add_argument("--skip-disk", action="store_true", help="leave out (b)")
+    args = parser.parse_args()
+    use_threads(args.threads)
+    before = load_average()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        request = RobustnessRequest(
+            weights=args.weights, data=args.data, out=folder / "out", corruptions=parse_corruptions(args.corruptions),
+            severities=parse_severities(args.severities), limit=args.limit, batch=args.batch, workers=args.workers,
+            threads=args.threads,
+        )  # fmt: skip
+        images = read_images(
+            find_data(args.data), None, limit=args.limit, min_side=MIN_SIDE, single_cls=False, skip_bad=False
+        )
+        ours = timed(lambda: measure(request))
+        bare = forward_only(request, images, folder) * len(request.cells)
+        rows = [("qreg-yolo robustness", ours), ("(a) forward and NMS alone, decoded clean images", bare)]
+        if not args.skip_disk:
+            disk = timed(lambda: on_disk(request, images, folder))
+            rows.append(("(b) sets as PNG, then val per model and set", disk))
+    origin = provenance()
+    print(f"# {len(args.weights)} models, {len(images.images)} images, {len(request.cells)} cells\n")
+    print(f"- machine: {cpu_model()}; load average {before} at the start, {load_average()} at the end")
+    print(f"- commit {origin['commit']}; {origin['command']}; {origin['time']}; {origin['versions']}\n")
+    print("| way | s | robustness / way |\n|---|--:|--:|")
+    for label, seconds in rows:
+        print(f"| {label} | {seconds:.1f} | {ours / seconds:.2f} |")
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def forward_only(request: RobustnessRequest, images: ImageSet, folder: Path) -> float:
+    """Returns the seconds of forward and NMS of all models on all clean images once, after one batch to warm up."""
+    candidates, _ = load_candidates(list(request.weights), request.imgsz)
+    seconds = 0.0
+    with torch.inference_mode():
+        for one in candidates:
+            view = View(images, int(request.batch or 32), one.view, False)
+            batches = CorruptedBatches(images, [view], int(request.batch or 32), Corrupting(0, request.preset, None))
+            judge = Judge(one, view, images, folder, torch.device("cpu"), False)
+            ready = [judge.preprocess(batches[n, (CLEAN, 0)][1][0])["img"] for n in range(batches.n_batches)]
+            judge.postprocess(judge.backend(ready[0]))
+            for image in ready:
+                start = time.perf_counter()
+                judge.postprocess(judge.backend(image))
+                seconds += time.perf_counter() - start
+    return seconds
+
+
+def on_disk(request: RobustnessRequest, images: ImageSet, folder: Path) -> None:
+    for cell in request.cells:
+        path = write_set(images, cell, request, folder / f"{cell[0]}-{cell[1]}")
+        for weights in request.weights:
+            QuantYOLO(str(weights)).val(
+                data=str(path), batch=request.batch, plots=False, verbose=False, project=str(folder / "val")
+            )
+
+
+def write_set(images: ImageSet, cell: Cell, request: RobustnessRequest, folder: Path) -> Path:
+    from qreg_yolo.corrupt import corrupt
+
+    for image in images.images:
+        target = (folder / "images" / image.place).with_suffix(".png")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        picture = cv2.imread(str(image.path))
+        if cell[0] != CLEAN:
+            picture = corrupt(picture[..., ::-1], *cell, seed=request.seed, key=image.key)[..., ::-1]
+        cv2.imwrite(str(target), picture)
+        label = (folder / "labels" / image.place).with_suffix(".txt")
+        label.parent.mkdir(parents=True, exist_ok=True)
+        if image.label.is_file():
+            label.symlink_to(image.label)
+    path = folder / "data.yaml"
+    path.write_text(yaml.safe_dump({"path": str(folder), "train": "images", "val": "images", "names": images.names}))
+    return path
+
+
+if __name__ == "__main__":
+    main()

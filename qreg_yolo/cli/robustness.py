@@ -1,0 +1,90 @@
+"""``qreg-yolo robustness``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
+from qreg_yolo.cli.offline import prepare_host
+from qreg_yolo.config import parse_overrides
+from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.suggest import did_you_mean
+
+EXAMPLES = """\b
+Examples:
+  qreg-yolo robustness fp32.pt w4a4.pt --data voc --severities 1-5
+  qreg-yolo robustness fp32.pt w4a4.pt --data voc --corruptions fog,snow --severities 3 --limit 100 name=quick
+  qreg-yolo robustness *.pt --data voc.yaml --corruptions 15 --out square"""
+PROJECT = "runs/robustness"
+
+
+def robustness(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="WEIGHTS... [project=FOLDER] [name=NAME]", help="Checkpoints, fp32 twin too.")
+    ],
+    data: Annotated[str, typer.Option(help="Data YAML, demo or voc.")],
+    corruptions: Annotated[str, typer.Option(help="19 | 15 | names such as fog,snow.")] = "19",
+    severities: Annotated[str, typer.Option(help="Such as 3, 1-5 or 1,3.")] = "1-5",
+    split: Annotated[str | None, typer.Option(help="train | val | test. [default: test, else val]")] = None,
+    limit: Annotated[int | None, typer.Option(help="A fixed random subset of so many images.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images per batch. [default: as val]")] = None,
+    imgsz: Annotated[int | None, typer.Option(help="Image size, px. [default: each model's own]")] = None,
+    seed: Annotated[int, typer.Option(help="Of the corruptions.")] = 0,
+    preset: Annotated[str, typer.Option(help="imagenet224 | inception299 | tiny64 | cifar32.")] = "imagenet224",
+    frost_dir: Annotated[Path | None, typer.Option(help="Folder of frost pictures. [default: found or drawn]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that corrupt. [default: CPU 0, GPU 8]")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, or the number of a GPU.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: all cores]")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be used.")] = False,
+    coco_eval: Annotated[bool, typer.Option("--coco-eval", help="Compare mAP with pycocotools.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/robustness/DATA]")] = None,
+) -> None:
+    """Measure checkpoints on clean and corrupted images, in one pass; a second call goes on."""
+    weights = [Path(one) for one in arguments if "=" not in one or Path(one).exists()]
+    overrides = [one for one in arguments if "=" in one and not Path(one).exists()]
+    if not weights:
+        raise ConfigError("There is no checkpoint among the arguments. Give one or more, such as weights/best.pt.")
+    names, levels = parse_corruptions(corruptions), parse_severities(severities)
+    folder = _folder(out, overrides, data)
+    prepare_host(online=False)
+    from qreg_yolo.detect.robustness import RobustnessRequest, measure
+
+    request = RobustnessRequest(
+        weights=weights, data=data, out=folder, corruptions=names, severities=levels, split=split, limit=limit,
+        batch=batch, imgsz=imgsz, seed=seed, preset=preset, frost_dir=frost_dir, workers=workers, device=device,
+        threads=threads, skip_bad=skip_bad, coco_eval=coco_eval,
+    )  # fmt: skip
+    print(measure(request, _bar).table)
+
+
+def _folder(out: Path | None, overrides: list[str], data: str) -> Path:
+    """Returns the output folder; the same call has the same one, so that it goes on."""
+    places = parse_overrides(overrides)
+    for key in places:
+        if key not in ("project", "name"):
+            raise ConfigError(f"'{key}' cannot be set here.{did_you_mean(key, ['project', 'name'])} See --help.")
+    if out is not None and places:
+        raise ConfigError(f"--out {out} does not go with {overrides[0]}. Drop one of them.")
+    return out or Path(str(places.get("project", PROJECT))) / str(places.get("name", Path(data).stem))
+
+
+@contextmanager
+def _bar(label: str, total: int) -> Iterator[Callable[[int], object]]:
+    """Yields the function that moves a progress bar on stderr, with the images per second and the time left."""
+    start, seen = time.monotonic(), 0
+
+    def advance(count: int) -> None:
+        nonlocal seen
+        seen += count
+        bar.label = f"{label}, {seen / max(time.monotonic() - start, 1e-9):.1f} images/s"
+        bar.update(count)
+
+    with typer.progressbar(length=total, label=label, file=sys.stderr, show_pos=True) as bar:
+        yield advance

@@ -1,0 +1,250 @@
+"""Many models on clean and corrupted images in one pass: decoded once, corrupted once, nothing written beside the data.
+
+What is measured is kept batch by batch, so that a run that was killed goes on where it was, and a further model,
+corruption or severity costs only itself. The numbers are those of the host's ``val`` on the same images on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import torch
+from ultralytics.utils import LOGGER
+from ultralytics.utils.torch_utils import select_device
+
+from qreg_yolo.analysis.cells import CLEAN
+from qreg_yolo.corrupt import MIN_SIDE, NAMES, constants, load_overlays
+from qreg_yolo.detect.compat import restore_threads
+from qreg_yolo.detect.data_check import MIN_SIDE as HOST_MIN_SIDE
+from qreg_yolo.detect.data_check import find_data
+from qreg_yolo.detect.outputs import RECORDS
+from qreg_yolo.detect.robust import fingerprint, settings
+from qreg_yolo.detect.robust.coco import coco_map
+from qreg_yolo.detect.robust.images import ImageSet, read_images
+from qreg_yolo.detect.robust.journal import Journal
+from qreg_yolo.detect.robust.models import Candidate, Judge, check_classes, load_candidates
+from qreg_yolo.detect.robust.results import Values, conclude, finished, summary
+from qreg_yolo.detect.robust.views import Cell, CorruptedBatches, Corrupting, View, ViewKey, load
+from qreg_yolo.detect.runs import RunResult
+from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.training.environment import use_threads
+from qreg_yolo.training.folders import writable_project
+from qreg_yolo.training.guard import FolderLock, terminable
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
+"""(label, number of images) -> a context that yields the function which moves the bar by so many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustnessRequest:
+    """Which models to measure on what."""
+
+    weights: Sequence[Path]
+    data: str
+    """``demo``, a shipped name or a data YAML."""
+    out: Path
+    """The output folder; one that holds measurements with the same settings is added to."""
+    corruptions: Sequence[str] = NAMES
+    severities: Sequence[int] = (1, 2, 3, 4, 5)
+    split: str | None = None
+    """None: ``test`` where the data have one, else ``val``."""
+    limit: int | None = None
+    """A fixed random subset of so many images; None: all."""
+    batch: int | None = None
+    """Images per batch, the same for all models; None: the largest that ``val`` takes for any of them."""
+    imgsz: int | None = None
+    """Px; None: each model's own."""
+    seed: int = 0
+    """Of the corruptions."""
+    preset: str = "imagenet224"
+    frost_dir: Path | None = None
+    workers: int | None = None
+    """Processes that decode and corrupt; None: 0 on the CPU, where the models take the cores anyway, else 8."""
+    device: str | None = None
+    threads: int | None = None
+    skip_bad: bool = False
+    coco_eval: bool = False
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Clean, then every corruption at every severity."""
+        return [(CLEAN, 0), *((name, severity) for name in self.corruptions for severity in self.severities)]
+
+
+@contextmanager
+def _no_progress(label: str, total: int) -> Iterator[Callable[[int], object]]:
+    yield lambda count: None
+
+
+def measure(request: RobustnessRequest, progress: Progress = _no_progress) -> RunResult:
+    """Measures all models on clean and corrupted images; returns where the records lie and a summary.
+
+    Raises:
+        ConfigError: A value that cannot be, or other settings than those the folder was begun with.
+        FileNotFoundError, WeightsError, DataError: A checkpoint or data set that is missing or cannot be used; images
+            or labels that changed since the measurement began.
+        FolderInUseError: Another process measures into the folder.
+        OSError: The folder cannot be written.
+    """
+    use_threads(request.threads)
+    _check(request)
+    device = select_device(request.device or "", verbose=False)
+    restore_threads()
+    candidates, warnings = load_candidates(list(request.weights), request.imgsz)
+    images = read_images(
+        find_data(request.data),
+        request.split,
+        limit=request.limit,
+        min_side=MIN_SIDE if request.corruptions else HOST_MIN_SIDE,
+        single_cls=candidates[0].single_cls,
+        skip_bad=request.skip_bad,
+    )
+    for candidate in candidates:
+        check_classes(candidate, images)
+    for warning in (*warnings, *(f"Left out: {fault}" for fault in images.left_out)):
+        LOGGER.warning(warning)
+    out = Path(writable_project(request.out))
+    lock = FolderLock()
+    lock.take(out)
+    try:
+        with terminable():
+            return _Measurement(request, candidates, images, out, device).run(progress)
+    finally:
+        lock.release()
+
+
+def _check(request: RobustnessRequest) -> None:
+    for name, value in (("batch", request.batch), ("limit", request.limit)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name}={value}: give 1 or more.")
+    if (request.workers is not None and request.workers < 0) or request.seed < 0:
+        raise ConfigError(f"workers={request.workers}, seed={request.seed}: give 0 or more.")
+    try:
+        for name in request.corruptions:
+            for severity in request.severities:
+                constants(name, severity, request.preset)
+        if "frost" in request.corruptions:
+            load_overlays(request.frost_dir)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+class _Measurement:
+    """One call of `measure`, with everything looked at."""
+
+    def __init__(
+        self,
+        request: RobustnessRequest,
+        candidates: list[Candidate],
+        images: ImageSet,
+        out: Path,
+        device: torch.device,
+    ) -> None:
+        self.request, self.candidates, self.images, self.out, self.device = request, candidates, images, out, device
+        self.batch = request.batch or max(candidate.batch for candidate in candidates)
+        self.workers = request.workers if request.workers is not None else 0 if device.type == "cpu" else 8
+        self.remedy = f"Undo that, or measure into another folder than {out}."
+
+    def run(self, progress: Progress) -> RunResult:
+        known = self._agree()
+        values = finished(self.out)
+        cells = self.request.cells
+        missing = {(one.run_id, cell) for one in self.candidates for cell in cells} - values.keys()
+        again = len(self.candidates) * len(cells) - len(missing)
+        notes = [f"{again} of {again + len(missing)} cells were measured before."] if again else []
+        if missing:
+            journal = Journal(self.out / ("unfinished-boxes" if self.request.coco_eval else "unfinished"))
+            self._detect(journal, missing, progress)
+            fingerprint.check_unchanged(self.images.images, known, self.remedy)
+            notes += self._conclude(journal, missing, values)
+            journal.remove()
+        elif self.request.coco_eval:
+            notes.append("--coco-eval checks cells as they are measured. Give another folder with --out.")
+        table = "\n".join([*notes, summary(self.candidates, cells, values), f"Results: {self.out} ({RECORDS})"])
+        return RunResult(save_dir=self.out, table=table)
+
+    def _agree(self) -> fingerprint.Fingerprint:
+        """Returns what images and labels are; raises where this call does not go with the folder it adds to."""
+        request, images = self.request, self.images
+        frost = load_overlays(request.frost_dir).identity if "frost" in request.corruptions else None
+        models = {one.run_id: {"sha256": one.identity["weights_sha256"], "imgsz": one.imgsz} for one in self.candidates}
+        mine = {
+            "data": images.yaml.stem, "split": images.split, "limit": request.limit, "seed": request.seed,
+            "preset": request.preset, "frost": frost, "batch": self.batch, "device": self.device.type,
+            "opencv": cv2.__version__, "torch": torch.__version__,
+        }  # fmt: skip
+        merged = settings.merged(self.out, mine, models)
+        before = fingerprint.read(self.out)
+        if before is None:
+            now = fingerprint.fingerprint(images.images)
+        else:
+            now = fingerprint.check_unchanged(images.images, before, self.remedy)
+        fingerprint.write(self.out, now)
+        settings.write(self.out, {**merged, "n_images": len(images.images), "data_sha256": fingerprint.digest(now)})
+        return now
+
+    def _detect(self, journal: Journal, missing: set[tuple[str, Cell]], progress: Progress) -> None:
+        """Runs every model on every batch of every cell that is neither in the records nor in the journal."""
+        keys = list(dict.fromkeys(one.view for one in self.candidates))
+        views = [View(self.images, self.batch, key, self.candidates[0].single_cls) for key in keys]
+        request = self.request
+        how = Corrupting(request.seed, request.preset, request.frost_dir)
+        batches = CorruptedBatches(self.images, views, self.batch, how)
+        done = journal.done()
+        tasks: dict[tuple[int, Cell], set[str]] = {}
+        for number in range(batches.n_batches):
+            for cell in request.cells:
+                runs = {one.run_id for one in self.candidates if (one.run_id, cell) in missing}
+                if left := {run for run in runs if (run, cell, number) not in done}:
+                    tasks[number, cell] = left
+        if not tasks:
+            return
+        judges: dict[ViewKey, dict[str, Judge]] = {key: {} for key in keys}
+        for one in self.candidates:
+            view = views[keys.index(one.view)]
+            judge = Judge(one, view, self.images, self.out, self.device, request.coco_eval)
+            judges[one.view][one.run_id] = judge
+        total = sum(len(batches.members(number)) for number, _ in tasks)
+        try:
+            with torch.inference_mode(), progress("Measuring", total) as advance:
+                for (number, cell), shown in load(batches, tasks, self.workers):
+                    for key, batch in zip(keys, shown, strict=True):
+                        due = {run: judge for run, judge in judges[key].items() if run in tasks[number, cell]}
+                        if due:
+                            batch = next(iter(due.values())).preprocess(batch)
+                        for run, judge in due.items():
+                            journal.add(run, cell, number, judge.measure(batch, batches.members(number).start))
+                    advance(len(batches.members(number)))
+            journal.flush()
+        except OSError as error:
+            raise OSError(
+                f"'{self.out}' cannot be written: {error.strerror or error}. What was written is kept: free space, "
+                "then start the same command again."
+            ) from error
+        except BaseException as error:
+            journal.flush()
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                LOGGER.warning("Interrupted. What was measured is kept: start the same command again to go on.")
+            raise
+
+    def _conclude(self, journal: Journal, missing: set[tuple[str, Cell]], values: Values) -> list[str]:
+        """Turns the detections of every missing cell into records; returns what pycocotools says of them."""
+        notes = []
+        for cell in self.request.cells:
+            for one in self.candidates:
+                if (one.run_id, cell) not in missing:
+                    continue
+                found = journal.detections(one.run_id, cell)
+                values[one.run_id, cell] = conclude(self.out, one, cell, found, self.images, self.request.preset)
+                if self.request.coco_eval:
+                    ours = 100 * values[one.run_id, cell]["map50_95"]
+                    other = 100 * coco_map(found, self.images, len(one.model.names))
+                    notes.append(
+                        f"{one.run_id} {cell[0]}-{cell[1]}: mAP50-95 {ours:.3f}, pycocotools {other:.3f}, "
+                        f"difference {other - ours:+.3f} points"
+                    )
+        return notes

@@ -1,0 +1,178 @@
+"""CIFAR-10 and CIFAR-100 with corruptions, in the layout in which Hendrycks & Dietterich published theirs.
+
+``<corruption>.npy``: uint8 `(5 n, 32, 32, 3)`, the n test images at severity 1, then at severity 2, and so on;
+``labels.npy``: the labels, five times over.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qreg_yolo import files, records
+from qreg_yolo.corrupt.apply import corrupt
+from qreg_yolo.corrupt.draws import Image
+from qreg_yolo.corrupt.spec import SEVERITIES
+from qreg_yolo.progress import Progress, no_progress
+from qreg_yolo.safe_pickle import load_pickle
+from qreg_yolo.sets import manifest
+from qreg_yolo.sets.manifest import SCRATCH, Entry, SetsError
+from qreg_yolo.sets.pool import run_ordered
+from qreg_yolo.sets.request import Request, check_apart, settings_of
+from qreg_yolo.sets.sources import select_keys
+from qreg_yolo.sets.write import Approve, clear
+
+_TEST_FILES = {"test_batch": b"labels", "test": b"fine_labels"}
+"""File of the test images (CIFAR-10, CIFAR-100) -> its labels."""
+_CHUNK = 500
+"""Images per task."""
+
+
+@dataclass(frozen=True)
+class CifarTest:
+    """The test images of an official folder."""
+
+    images: Image
+    """`(n, 32, 32, 3)` RGB."""
+    labels: npt.NDArray[np.int64]
+    """`(n,)`; the fine ones of CIFAR-100."""
+    keys: tuple[str, ...]
+    """What the draws of each hang on: the name that the data set gives it, such as `domestic_cat_s_000907.png`."""
+
+
+def is_cifar(folder: Path) -> bool:
+    """Returns whether a folder holds CIFAR's official test pickle (``cifar-10-batches-py``, ``cifar-100-python``)."""
+    return _test_file(folder) is not None
+
+
+def read_cifar(folder: Path) -> CifarTest:
+    """Returns the test images of an official folder; nothing in its pickle is executed.
+
+    Raises:
+        SetsError: No such pickle, or one of another content.
+    """
+    path = _test_file(folder)
+    if path is None:
+        raise SetsError(f"'{folder}' has no CIFAR test images. Give cifar-10-batches-py or cifar-100-python.")
+    try:
+        content = load_pickle(path)
+        pixels = np.asarray(content[b"data"])
+        labels = np.asarray(content[_TEST_FILES[path.name]], np.int64)
+        keys = tuple(bytes(name).decode() for name in content[b"filenames"])
+        if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3072) or len(set(keys)) != len(labels):
+            raise ValueError(f"data {pixels.dtype} {pixels.shape}, {len(labels)} labels, {len(set(keys))} names")
+    except (ValueError, KeyError, TypeError) as error:
+        raise SetsError(f"'{path}' is not CIFAR's test file ({error}). Unpack the official archive anew.") from error
+    return CifarTest(np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels, keys)
+
+
+def write_cifar(
+    folder: Path, request: Request, *, approve: Approve = lambda size: None, progress: Progress = no_progress
+) -> str:
+    """Returns what a user reads at the end, after writing the files that are missing or not as recorded.
+
+    A file appears when it is whole; an earlier call that was stopped is gone on with, file by file.
+
+    Args:
+        folder: An official folder.
+        request: What and where; its severities have to be 1 to 5, as in the published layout.
+        approve: Is shown the size first.
+        progress: Shows how far it is.
+
+    Raises:
+        SetsError: A folder of another content, other severities, or an ``out`` that cannot be used.
+    """
+    if request.severities != SEVERITIES:
+        raise SetsError(f"severities={request.severities}: CIFAR's published layout has all five. Leave them out.")
+    check_apart(request.out, folder)
+    test = _limited(read_cifar(folder), request.limit)
+    settings = settings_of(folder.absolute(), "test", list(test.keys), request) | {"format": "npy"}
+    manifest.check_settings(request.out, settings)
+    known = manifest.read_entries(request.out)
+    source = files.sha256(_test_file(folder) or folder)
+    missing = [name for name in request.corruptions if not _is_whole(request.out, known.get(name), source)]
+    approve(len(missing) * len(SEVERITIES) * test.images.nbytes)
+    try:
+        request.out.mkdir(parents=True, exist_ok=True)
+        with manifest.only_writer(request.out):
+            clear(request.out / SCRATCH)
+            manifest.write_settings(request.out, settings, records.provenance())
+            labels = io.BytesIO()
+            np.save(labels, np.tile(test.labels, len(SEVERITIES)))
+            files.write_bytes(request.out / "labels.npy", labels.getvalue(), scratch=request.out / SCRATCH)
+            with progress("Writing", len(missing) * len(SEVERITIES) * len(test.keys)) as advance:
+                for name in missing:
+                    known[name] = Entry(name, source, _write_file(test, name, request, advance))
+                    manifest.write_entries(request.out, known)
+            clear(request.out / SCRATCH).rmdir()
+    except OSError as error:
+        raise SetsError(
+            f"'{request.out}' cannot be written: {error.strerror or error}. Make room or give another folder; the same "
+            "command goes on from here."
+        ) from error
+    return f"{len(request.corruptions)} corruptions of {len(test.keys)} images and labels.npy in '{request.out}'."
+
+
+def _test_file(folder: Path) -> Path | None:
+    return next((folder / name for name in _TEST_FILES if (folder / name).is_file()), None)
+
+
+def _limited(test: CifarTest, limit: int | None) -> CifarTest:
+    """Returns a fixed random subset, in the data set's order: what `select_keys` chooses."""
+    chosen = select_keys(test.keys, limit)
+    return CifarTest(test.images[chosen], test.labels[chosen], tuple(test.keys[i] for i in chosen))
+
+
+def _is_whole(out: Path, entry: Entry | None, source: str) -> bool:
+    if entry is None:
+        return False
+    if entry.source_sha256 != source:
+        raise SetsError(f"The source of '{out}' has changed since it was begun. Write into another folder.")
+    return all((out / name).is_file() and files.sha256(out / name) == digest for name, digest in entry.files.items())
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    images: Image
+    keys: tuple[str, ...]
+    severity: int
+
+
+def _chunks(test: CifarTest) -> Iterator[_Chunk]:
+    for severity in SEVERITIES:
+        for start in range(0, len(test.keys), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            yield _Chunk(test.images[part], test.keys[part], severity)
+
+
+def _corrupt_chunk(chunk: _Chunk, name: str, request: Request) -> Image:
+    options: dict[str, Any] = {"seed": request.seed, "preset": request.preset, "frost": request.frost_dir}
+    corrupted = [
+        corrupt(image, name, chunk.severity, key=key, **options)
+        for image, key in zip(chunk.images, chunk.keys, strict=True)
+    ]
+    return np.stack(corrupted)
+
+
+def _write_file(test: CifarTest, name: str, request: Request, advance: Callable[[int], object]) -> dict[str, str]:
+    """Returns file -> SHA-256 of one corruption. The array lies on the disk while it grows, not in memory."""
+    unfinished = request.out / SCRATCH / f"{name}.npy"
+    header = io.BytesIO()
+    shape = (len(SEVERITIES) * len(test.keys), 32, 32, 3)
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    run = run_ordered(partial(_corrupt_chunk, name=name, request=request), _chunks(test), request.workers)
+    with unfinished.open("wb") as file, closing(run) as parts:
+        file.write(header.getvalue())
+        for part in parts:
+            file.write(part.tobytes())
+            advance(len(part))
+    files.replace(unfinished, request.out / unfinished.name)
+    return {unfinished.name: files.sha256(request.out / unfinished.name)}

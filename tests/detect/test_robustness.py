@@ -1,0 +1,346 @@
+"""Many models on corrupted images in one pass: the host's own numbers, whatever happens in between."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from qreg_yolo import records
+from qreg_yolo.analysis import image_statistics, report
+from qreg_yolo.analysis.average_precision import mean_average_precision
+from qreg_yolo.detect import QuantYOLO
+from qreg_yolo.detect.data_check import DataError
+from qreg_yolo.detect.errors import WeightsError
+from qreg_yolo.detect.robust import models
+from qreg_yolo.detect.robust.coco import coco_map
+from qreg_yolo.detect.robust.images import read_images
+from qreg_yolo.detect.robustness import RobustnessRequest, measure
+from qreg_yolo.sets.request import Request
+from qreg_yolo.sets.sources import read_source
+from qreg_yolo.sets.write import write_sets
+from qreg_yolo.strict_yaml import ConfigError
+
+from .conftest import Trained, train_tiny
+
+ROOT = Path(__file__).parent.parent.parent
+CELLS = (("gaussian_noise", 1), ("brightness", 1))
+BATCH = 3
+
+
+@pytest.fixture(scope="module")
+def fp32(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the weights of a full-precision run of another image size; its confidences do not tie."""
+    run = train_tiny(tiny_data, tmp_path_factory.mktemp("fp32"), {"bits": 32}, epochs=16, imgsz=96)
+    return run.best.rename(run.best.with_name("fp32.pt"))
+
+
+@pytest.fixture
+def data(tiny_data: Path, tmp_path: Path) -> Path:
+    """Returns a private copy of eight images of several shapes, without any cache."""
+    folder = tmp_path / "set"
+    shutil.copytree(tiny_data.parent, folder, ignore=shutil.ignore_patterns("*.cache"))
+    yaml = folder / tiny_data.name
+    yaml.write_text(yaml.read_text().replace(str(tiny_data.parent), str(folder)))
+    images = sorted((folder / "images" / "train").iterdir())
+    for number, path in enumerate(images):
+        picture = cv2.imread(str(path))
+        path.unlink()
+        height, width = picture.shape[:2]
+        shape = (width - 8 * (number % 3), height - 16 * (number % 2))
+        cv2.imwrite(str(path.with_suffix(".png")), cv2.resize(picture, shape))
+    return yaml
+
+
+def listing(yaml: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in sorted(yaml.parent.rglob("*")) if p.is_file()}
+
+
+def request(weights: list[Path], data: Path, out: Path, **more: Any) -> RobustnessRequest:
+    options: dict[str, Any] = {"corruptions": tuple(name for name, _ in CELLS), "severities": (1,), "batch": BATCH}
+    options |= {"threads": 1, "workers": 0}
+    return RobustnessRequest(weights=weights, data=str(data), out=out, split="val", **{**options, **more})
+
+
+def numbers(out: Path) -> dict[tuple[Any, ...], float]:
+    rows = records.read(out / "records.csv").to_dicts()
+    found = {(r["run_id"], r["corruption"], r["severity"], r["metric"]): r["value"] for r in rows}
+    assert len(found) == len(rows), "a cell was recorded twice"
+    return found
+
+
+def files_of(out: Path) -> dict[str, Any]:
+    return {
+        str(p.relative_to(out)): {k: v.tolist() for k, v in np.load(p).items()}
+        for p in sorted((out / "per_image").rglob("*.npz"))
+    }
+
+
+def written_sets(data: Path, out: Path) -> dict[str, Path]:
+    """Writes the corrupted sets as ``qreg-yolo corrupt`` does, and returns their data YAMLs by corruption."""
+    names = tuple(name for name, _ in CELLS)
+    write_sets(read_source(data, "val"), Request(out=out, corruptions=names, severities=(1,)))
+    return {name: out / name / "1" / "data.yaml" for name in names}
+
+
+def test_the_numbers_are_those_of_val_on_sets_on_disk(trained: Trained, fp32: Path, data: Path, tmp_path: Path) -> None:
+    before, out = listing(data), tmp_path / "out"
+    measure(request([fp32, trained.best], data, out))
+    assert listing(data) == before, "something was written into the data folder"
+    found = numbers(out)
+    seen, sets = [], written_sets(data, tmp_path / "sets")
+    for weights, size, tolerance in ((fp32, 96, 1e-6), (trained.best, 64, 5e-4)):
+        (run_id,) = {key[0] for key in found if weights.stem in key[0]}
+        for name, severity in ((None, None), *CELLS):
+            yaml = data if name is None else sets[name]
+            box = (
+                QuantYOLO(str(weights))
+                .val(data=str(yaml), batch=BATCH, plots=False, project=str(tmp_path), name="val", imgsz=size)
+                .box
+            )
+            theirs = {"map50_95": box.map, "map50": box.map50, "precision": box.mp, "recall": box.mr}
+            for metric, value in theirs.items():
+                assert found[run_id, name, severity, metric] == pytest.approx(float(value), abs=tolerance), metric
+            seen.append(float(box.map))
+            cell = ("clean", 0) if name is None else (name, severity)
+            statistics = image_statistics.read(image_statistics.path_of(out / "per_image", run_id, *cell))
+            own = float(mean_average_precision(statistics)[0])
+            assert found[run_id, name, severity, "map50_95"] == pytest.approx(own, abs=1e-9)
+    assert min(seen) > 0.005, "the models detect nothing, so agreement proves nothing"
+    assert len(set(seen)) == len(seen)
+
+
+def test_tables_and_figures_take_the_records(trained: Trained, fp32: Path, data: Path, tmp_path: Path) -> None:
+    measure(request([fp32, trained.best], data, tmp_path / "out"))
+    asked = report.Request(records=tmp_path / "out" / "records.csv")
+    text = report.table(asked, "cells")
+    assert "lsq 4" in text
+    assert "[" in text.splitlines()[3], "no interval"
+    report.heatmap(asked, tmp_path / "square.png")
+    assert (tmp_path / "square.png").stat().st_size > 1000
+
+
+def test_workers_sizes_and_additions_change_no_number(
+    trained: Trained, fp32: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure(request([fp32, trained.best], data, tmp_path / "all", workers=2))
+    passes = []
+    original = models.Judge.measure
+    monkeypatch.setattr(models.Judge, "measure", lambda *a: passes.append(1) or original(*a))
+    parts: list[tuple[list[Path], tuple[str, ...], int]] = [
+        ([trained.best], ("brightness",), 2 * 3),
+        ([fp32, trained.best], ("gaussian_noise", "brightness"), 1 * 3 + 3 * 3),
+        ([fp32, trained.best], ("gaussian_noise", "brightness"), 0),
+    ]  # fmt: skip
+    for weights, corruptions, expected in parts:
+        passes.clear()
+        measure(request(weights, data, tmp_path / "parts", corruptions=corruptions))
+        assert len(passes) == expected
+    assert numbers(tmp_path / "parts") == numbers(tmp_path / "all")
+    assert files_of(tmp_path / "parts") == files_of(tmp_path / "all")
+
+
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
+KILLER = """
+import os, signal, sys
+from pathlib import Path
+from qreg_yolo.detect.robust import journal, models
+from qreg_yolo.cli import main
+journal.FLUSH_SECONDS = 0.0
+original, left = models.Judge.measure, [int(sys.argv[1])]
+def measure(*arguments):
+    print("pass", flush=True)
+    if left[0] == 0:
+        exec(sys.argv[2])
+    left[0] -= 1
+    return original(*arguments)
+models.Judge.measure = measure
+main(sys.argv[3:])
+"""
+
+
+def stopped(after: int, how: str, weights: list[Path], data: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    options = ["--data", data, "--split", "val", "--corruptions", "gaussian_noise,brightness", "--severities", "1"]
+    return subprocess.run(
+        [sys.executable, "-c", KILLER, str(after), how, "robustness", *map(str, weights), *map(str, options), "--batch",
+         str(BATCH), "--threads", "1", "--workers", "0", "--out", str(out)],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def test_a_killed_run_goes_on_where_it_was(trained: Trained, fp32: Path, data: Path, tmp_path: Path) -> None:
+    weights, out, total = [fp32, trained.best], tmp_path / "killed", 2 * 3 * 3
+    first = stopped(5, KILL, weights, data, out)
+    assert first.returncode == -signal.SIGKILL, first.stderr
+    assert not (out / "records.csv").exists()
+    second = stopped(4, KILL.replace("KILL", "INT"), weights, data, out)
+    assert second.returncode == 130, second.stderr
+    assert "start the same command again" in second.stdout + second.stderr
+    last = stopped(-1, KILL, weights, data, out)
+    assert last.returncode == 0, last.stderr
+    assert last.stdout.count("pass\n") == total - 5 - 4
+    measure(request(weights, data, tmp_path / "whole"))
+    assert numbers(out) == numbers(tmp_path / "whole")
+    assert files_of(out) == files_of(tmp_path / "whole")
+    assert not list(out.glob("unfinished*"))
+
+
+def test_caches_beside_the_data_change_nothing(trained: Trained, data: Path, tmp_path: Path) -> None:
+    measure(request([trained.best], data, tmp_path / "plain"))
+    for path in sorted((data.parent / "images" / "train").iterdir()):
+        np.save(path.with_suffix(".npy"), np.zeros((64, 64, 3), np.uint8))
+        later = path.stat().st_mtime + 100
+        os.utime(path.with_suffix(".npy"), (later, later))
+    trap = data.parent / "labels" / "train.cache"
+    flag = tmp_path / "executed"
+    payload = io.BytesIO()
+    np.save(payload, np.array([_Trap(str(flag))], dtype=object), allow_pickle=True)
+    trap.write_bytes(payload.getvalue())
+    before = listing(data)
+    measure(request([trained.best], data, tmp_path / "trapped"))
+    assert numbers(tmp_path / "trapped") == numbers(tmp_path / "plain")
+    assert listing(data) == before
+    assert not flag.exists()
+    np.load(trap, allow_pickle=True)
+    assert flag.exists(), "the trap works"
+
+
+class _Trap:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (self.path,)
+
+
+def _images(data: Path) -> list[Path]:
+    return sorted((data.parent / "images" / "train").iterdir())
+
+
+def _touch_label(data: Path) -> str:
+    path = sorted((data.parent / "labels" / "train").iterdir())[0]
+    path.write_text(path.read_text() + "0 0.5 0.5 0.11 0.13\n")
+    return path.name
+
+
+def _touch_image(data: Path) -> str:
+    path = _images(data)[1]
+    path.write_bytes(path.read_bytes() + b"\0")
+    return path.name
+
+
+def _drop_image(data: Path) -> str:
+    path = _images(data)[2]
+    path.unlink()
+    return path.name
+
+
+@pytest.mark.parametrize("change", [_touch_label, _touch_image, _drop_image])
+def test_changed_data_are_noticed(change: Callable[[Path], str], trained: Trained, data: Path, tmp_path: Path) -> None:
+    measure(request([trained.best], data, tmp_path / "out", corruptions=()))
+    for path in _images(data):
+        os.utime(path)  # another time alone is no change
+    measure(request([trained.best], data, tmp_path / "out", corruptions=()))
+    name = change(data)
+    with pytest.raises(DataError, match=name):
+        measure(request([trained.best], data, tmp_path / "out", corruptions=("brightness",)))
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"seed": 1}, "seed=0, this call has seed=1"),
+        ({"limit": 2}, "limit=None, this call has limit=2"),
+        ({"batch": 4}, "batch=3, this call has batch=4"),
+        ({"imgsz": 96}, "imgsz of .*=64, this call"),
+        ({"preset": "inception299"}, "preset=imagenet224"),
+    ],
+)
+def test_other_settings_are_refused(
+    more: dict[str, Any], words: str, trained: Trained, tiny_data: Path, tmp_path: Path
+) -> None:
+    measure(request([trained.best], tiny_data, tmp_path / "out", corruptions=()))
+    with pytest.raises(ConfigError, match=words):
+        measure(request([trained.best], tiny_data, tmp_path / "out", corruptions=(), **more))
+
+
+def test_what_cannot_be_measured_is_refused_by_name(trained: Trained, data: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.pt"
+    shutil.copy(trained.best, copy)
+    with pytest.raises(ConfigError, match="same weights"):
+        measure(request([trained.best, copy], data, tmp_path / "out"))
+    names = data.read_text().splitlines()
+    other = data.with_name("other.yaml")
+    other.write_text("\n".join([line.replace("0: ", "0: not_") for line in names]))
+    with pytest.raises(WeightsError, match="Class 0 is"):
+        measure(request([trained.best], other, tmp_path / "out"))
+    small, black = _images(data)[0], _images(data)[1]
+    cv2.imwrite(str(small), np.zeros((8, 8, 3), np.uint8))
+    cv2.imwrite(str(black), np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(DataError, match=small.name):
+        measure(request([trained.best], data, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    measure(request([trained.best], data, tmp_path / "out", skip_bad=True))
+    assert set(records.read(tmp_path / "out" / "records.csv")["n_images"]) == {7}
+
+
+def test_a_full_disk_keeps_what_was_written(trained: Trained, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("resource")
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))"
+    out = tmp_path / "out"
+    refused = stopped(4, full, [trained.best], data, out)
+    assert refused.returncode == 1, refused.stderr
+    assert "cannot be written" in refused.stderr
+    assert "start the same command again" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    last = stopped(-1, full, [trained.best], data, out)
+    assert last.returncode == 0, last.stderr
+    assert last.stdout.count("pass\n") == 3 * 3 - 4
+
+
+def test_an_image_that_cannot_be_read_is_named(trained: Trained, data: Path, tmp_path: Path) -> None:
+    broken = _images(data)[0]
+    broken.write_bytes(b"no image")
+    with pytest.raises(DataError, match=broken.name):
+        measure(request([trained.best], data, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_limit_is_the_one_of_the_written_sets(trained: Trained, data: Path, tmp_path: Path) -> None:
+    sets = Request(out=tmp_path / "sets", corruptions=("fog",), severities=(1,), limit=3)
+    write_sets(read_source(data, "val"), sets)
+    written = {path.stem for path in (tmp_path / "sets" / "fog" / "1" / "images").rglob("*.png")}
+    measure(request([trained.best], data, tmp_path / "out", corruptions=("fog",), limit=3))
+    (file,) = (tmp_path / "out" / "per_image").rglob("fog-1.npz")
+    assert {Path(name).stem for name in image_statistics.read(file).names} == written
+    assert len(written) == 3
+
+
+def test_pycocotools_agrees(fp32: Path, data: Path, tmp_path: Path) -> None:
+    result = measure(request([fp32], data, tmp_path / "out", corruptions=("fog",), coco_eval=True))
+    differences = [float(line.split()[-2]) for line in result.table.splitlines() if ", pycocotools " in line]
+    assert len(differences) == 2
+    assert max(map(abs, differences)) < 5, "points; a few objects: the two sample the curve differently"
+
+
+def test_perfect_detections_have_a_coco_map_of_one(data: Path) -> None:
+    images = read_images(data, "val", limit=None, min_side=32, single_cls=False, skip_bad=False)
+    rows = []
+    for number, label in enumerate(images.labels):
+        height, width = label["shape"]
+        for category, (x, y, w, h) in zip(label["cls"][:, 0], label["bboxes"], strict=True):
+            corners = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
+            rows.append((number, 0.9, int(category), 0, corners))
+    assert coco_map(np.array(rows, models.BOXED), images, len(images.names)) == pytest.approx(1.0)
+    shifted = [(n, c, k, h, tuple(v + 1000 for v in box)) for n, c, k, h, box in rows]
+    assert coco_map(np.array(shifted, models.BOXED), images, len(images.names)) == 0.0
