@@ -25,11 +25,23 @@ from qreg_yolo.corrupt.spec import BENCHMARK_NAMES, NAMES
         (50.0, 50.0, 0.0),
         (0.0, 90.0, 100.0),  # a tenth of the error: one decade
         (90.0, 0.0, -100.0),
-        (28.78, 24.90, -2.304),  # 100 log10(71.22 / 75.10) = 100 (1.85260 - 1.87564)
     ],
 )
 def test_equation_5(fp: float, q: float, expected: float) -> None:
     assert float(error_improvement(fp, q)) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("fp", "q", "printed"),
+    [
+        (82.80, 79.17, -8.32),  # ResNet20 on CIFAR-10, 2 bits
+        (82.80, 83.94, 2.98),
+        (82.80, 84.07, 3.33),
+        (28.78, 24.90, -2.31),  # YOLOv5n on VOC, 4 bits; exactly -2.304
+    ],
+)
+def test_what_table_1_prints_comes_out_of_its_averages(fp: float, q: float, printed: float) -> None:
+    assert float(error_improvement(fp, q)) == pytest.approx(printed, abs=0.01)
 
 
 def test_equation_5_without_an_error_left() -> None:

@@ -120,7 +120,8 @@ def test_a_place_that_cannot_be_written(yaml: Path, tmp_path: Path) -> None:
 
 
 PROGRAM = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background has it ignored
 {first}
 from qreg_yolo.cli import main
 if __name__ == "__main__":

@@ -154,6 +154,7 @@ KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 KILLER = """
 import os, signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background has it ignored
 from qreg_yolo.detect.robust import journal, models
 from qreg_yolo.cli import main
 journal.FLUSH_SECONDS = 0.0
