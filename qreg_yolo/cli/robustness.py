@@ -83,7 +83,8 @@ def _bar(label: str, total: int) -> Iterator[Callable[[int], object]]:
     def advance(count: int) -> None:
         nonlocal seen
         seen += count
-        bar.label = f"{label}, {seen / max(time.monotonic() - start, 1e-9):.1f} images/s"
+        if sys.stderr.isatty():  # elsewhere each new label would be a line
+            bar.label = f"{label}, {seen / max(time.monotonic() - start, 1e-9):.1f} images/s"
         bar.update(count)
 
     with typer.progressbar(length=total, label=label, file=sys.stderr, show_pos=True) as bar:
