@@ -163,7 +163,7 @@ def test_two_processes_do_not_train_into_one_folder(cifar: Path, tmp_path: Path)
     lock.take(folder)
     try:
         outcome = qreg_yolo("classify", "train", "--resume", folder / "weights" / "last.safetensors", "--model", NORMED)
-        assert_refused(outcome, 1, "Another process is training into", str(folder))
+        assert_refused(outcome, 1, "Another process is writing into", str(folder))
     finally:
         lock.release()
 

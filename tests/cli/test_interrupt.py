@@ -20,6 +20,7 @@ from .conftest import ROOT, Outcome, Run, assert_refused, qreg_yolo
 
 PROGRAM = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background has it ignored
 from qreg_yolo.cli import main
 from qreg_yolo.cli.offline import prepare_host
 prepare_host(online=False)
