@@ -15,8 +15,9 @@ from .test_interrupt import PROGRAM
 
 def test_sigterm_keeps_the_last_epoch_and_exits_with_143(hyp: Path, data: Path, tmp_path: Path) -> None:
     arguments = ["--hyp", hyp, "--data", data, "--threads", 1, "epochs=3", f"project={tmp_path}", "name=run"]
+    program = PROGRAM.replace("getpid(), signal.SIGINT", "getpid(), signal.SIGTERM")
     run = subprocess.run(
-        [sys.executable, "-c", PROGRAM.replace("getpid(), signal.SIGINT", "getpid(), signal.SIGTERM"), "train", *map(str, arguments)],
+        [sys.executable, "-c", program, "train", *map(str, arguments)],
         capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     last = tmp_path / "run" / "weights" / "last.pt"
