@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from qreg_yolo import strict_yaml
-from qreg_yolo.host_keys import RESERVED, check_train, host_defaults, legal_keys
+from qreg_yolo.host_keys import check_train, host_defaults
 from qreg_yolo.quant.spec import QuantSpec
+from qreg_yolo.sections import check_sections, read_sections
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 
@@ -36,6 +37,7 @@ HEADS: tuple[str, ...] = ("anchor_free",)
 ALIASES: tuple[str, ...] = ("model", "data", "seed")
 """Options of ours that are Ultralytics arguments too: also taken as ``key=value``."""
 COMMAND_LINE = "command line"
+AMP_CHOICES: tuple[str, ...] = ("off", "bf16", "auto")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +138,7 @@ def load(path: Path) -> RunConfig:
     Raises:
         ConfigError: Not readable, not YAML, an unknown section or key (the nearest is named), or a wrong value.
     """
-    return from_mapping(_read(path), str(path))
+    return from_mapping(read_sections(path, _SECTIONS), str(path))
 
 
 def dump(config: RunConfig) -> str:
@@ -154,7 +156,7 @@ def from_mapping(data: Mapping[str, Any], source: str) -> RunConfig:
     Raises:
         ConfigError: An unknown section or key (the nearest is named), or a wrong value.
     """
-    sections = _check_sections(data, source)
+    sections = check_sections(data, source, _SECTIONS)
     check_train(sections["train"], f"{source}, section 'train'")
     with named(f"{source}, section 'run'"):
         run = RunOptions(**sections["run"])
@@ -198,10 +200,10 @@ def resolve(recipe: Path | None, options: Mapping[str, Any], overrides: Mapping[
         ConfigError: A recipe that is wrong by itself, an unknown option or argument (the nearest is named), a wrong
             value, or an option and a ``key=value`` that disagree.
     """
-    base = {} if recipe is None else _read(recipe)
+    base = {} if recipe is None else read_sections(recipe, _SECTIONS)
     if recipe is not None:
         from_mapping(base, str(recipe))  # a recipe has to stand by itself: its faults are reported as its own
-    sections = _check_sections(base, str(recipe))
+    sections = check_sections(base, str(recipe), _SECTIONS)
     run, quant = _split_options({k: v for k, v in options.items() if v is not None})
     for key in ALIASES:
         if key in overrides and run.get(key, overrides[key]) != overrides[key]:
@@ -219,46 +221,6 @@ def resolve(recipe: Path | None, options: Mapping[str, Any], overrides: Mapping[
         "train": {**sections["train"], **train},
     }
     return from_mapping(merged, COMMAND_LINE if recipe is None else f"{COMMAND_LINE} with {recipe}")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    data = strict_yaml.load(path)
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} holds {data!r:.80}, not sections. Known sections: {', '.join(_SECTIONS)}.")
-    return data
-
-
-def _check_sections(data: Mapping[str, Any], source: str) -> dict[str, dict[str, Any]]:
-    for name, values in data.items():
-        if name not in _SECTIONS:
-            raise ConfigError(
-                f"{source}: '{name}' is not a section.{_home(name) or did_you_mean(name, _SECTIONS)} "
-                f"Known: {', '.join(_SECTIONS)}."
-            )
-        if values is not None and not isinstance(values, Mapping):
-            raise ConfigError(f"{source}: section '{name}' is {values!r:.80}, not a mapping. Write 'key: value' lines.")
-        for key in values or {}:
-            _check_key(name, key, source)
-    return {name: dict(data.get(name) or {}) for name in _SECTIONS}
-
-
-def _check_key(section: str, key: str, source: str) -> None:
-    known = _SECTIONS[section]
-    if known and key not in known:
-        hint = _home(key) or did_you_mean(key, known)
-        raise ConfigError(f"{source}: section '{section}' has no '{key}'.{hint} Known: {', '.join(known)}.")
-    if not known and key not in host_defaults() and key not in RESERVED and (hint := _home(key)):
-        raise ConfigError(f"{source}: section '{section}' has no '{key}'.{hint}")
-
-
-def _home(key: str) -> str:
-    """Returns `` It belongs in section 'x'.`` for a key that some section takes, or an empty string."""
-    for section, known in _SECTIONS.items():
-        if key in (known or legal_keys()):
-            return f" It belongs in section '{section}'."
-    return ""
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -21,17 +20,14 @@ from qreg_yolo.classify.models import build_model, is_import_path
 from qreg_yolo.quant.convert import apply_plan, quantized_layers
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
 from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.training.tensor_file import SUFFIX, WeightsError, fill, read, tensors_of
 
-SUFFIX = ".safetensors"
 HEADER = "qreg_yolo_classifier"
 """Key of the description in the file's metadata; the only one, so that equal content is equal bytes."""
 VERSION = 1
+LACKING = "is no classifier of qreg-yolo. Give a file that 'classify train' wrote."
 _OPTIMIZER = "optimizer/"
 """What the names of the optimizer's tensors begin with."""
-
-
-class WeightsError(ValueError):
-    """A file that is no usable checkpoint of a classifier."""
 
 
 @dataclass(kw_only=True)
@@ -92,7 +88,7 @@ def save_classifier(path: Path, model: nn.Module, description: Description, prog
     Raises:
         OSError: It cannot be written; the old file is intact.
     """
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    tensors = tensors_of(model)
     resumable = progress.optimizer is not None
     for number, state in (progress.optimizer or {}).items():
         for key, value in state.items():
@@ -121,7 +117,9 @@ def load_classifier(path: Path, model: str | None = None) -> tuple[nn.Module, De
         WeightsError: Another kind of file, a damaged one, or one that does not fit its own description.
         ConfigError: Another model is asked for, or a factory of the user's own is not.
     """
-    header, tensors = _read(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint '{path}'. Give the path of weights/last{SUFFIX} of a run.")
+    header, tensors = read(path, HEADER, VERSION, LACKING)
     try:
         description = Description.from_dict(header["description"])
         progress = Progress(epoch=int(header["epoch"]), rows=list(header["rows"] or []))
@@ -152,46 +150,6 @@ def check_same_model(path: Path, description: Description, model: str | None) ->
             f"'{path}' holds a model of your own, '{description.model}'; building it runs that code. If it is yours, "
             f"add --model {description.model}."
         )
-
-
-def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Puts tensors into a model; every name, shape and type has to fit.
-
-    Raises:
-        WeightsError: One does not; the model is as it was.
-    """
-    state = model.state_dict()
-    for fault, names in (("lacks", state.keys() - tensors.keys()), ("has too much:", tensors.keys() - state.keys())):
-        if names:
-            raise WeightsError(f"'{path}' does not fit the model: it {fault} '{min(names)[:80]}'.")
-    for name, tensor in tensors.items():
-        if (tensor.shape, tensor.dtype) != (state[name].shape, state[name].dtype):
-            raise WeightsError(
-                f"'{path}' does not fit the model: '{name[:80]}' is {tensor.dtype} {list(tensor.shape)}, the model "
-                f"has {state[name].dtype} {list(state[name].shape)}."
-            )
-    model.load_state_dict(dict(tensors))
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint '{path}'. Give the path of weights/last{SUFFIX} of a run.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except SafetensorError as error:
-        raise WeightsError(f"'{path}' is damaged, cut short or no safetensors file ({error}).") from error
-    if HEADER not in metadata:
-        raise WeightsError(f"'{path}' is no classifier of qreg-yolo. Give a file that 'classify train' wrote.")
-    try:
-        header = json.loads(metadata[HEADER])
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"The description in '{path}' is not JSON ({error}).") from error
-    version = header.get("version") if isinstance(header, dict) else None
-    if version != VERSION:
-        raise WeightsError(f"The description in '{path}' has version {version!r:.40}, this qreg-yolo reads {VERSION}.")
-    return header, tensors
 
 
 def _optimizer_state(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

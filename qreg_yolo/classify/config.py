@@ -16,6 +16,7 @@ from qreg_yolo import strict_yaml
 from qreg_yolo.classify.options import ClassifyConfig, ClassifyOptions, TrainOptions, as_milestones
 from qreg_yolo.config import COMMAND_LINE, merge_quant, named
 from qreg_yolo.quant.spec import QuantSpec
+from qreg_yolo.sections import check_sections, read_sections
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 
@@ -47,7 +48,7 @@ def from_mapping(data: Mapping[str, Any], source: str) -> ClassifyConfig:
     Raises:
         ConfigError: An unknown section or key (the nearest is named), or a wrong value.
     """
-    sections = _check_sections(data, source)
+    sections = check_sections(data, source, _SECTIONS)
     with named(f"{source}, section 'run'"):
         run = ClassifyOptions(**sections["run"])
     with named(f"{source}, section 'quant'"):
@@ -72,9 +73,9 @@ def resolve(
             or an option and a ``key=value`` that disagree.
     """
     given = together({k: v for k, v in options.items() if v is not None}, overrides)
-    stored = {} if recipe is None else _read(recipe)
+    stored = {} if recipe is None else read_sections(recipe, _SECTIONS)
     notices: list[str] = []
-    sections = _check_sections(stored, str(recipe))
+    sections = check_sections(stored, str(recipe), _SECTIONS)
     default = TrainOptions()
     _scale(sections["train"], {"epochs": default.epochs, "milestones": default.milestones}, notices)
     if recipe is not None:
@@ -140,29 +141,3 @@ def together(options: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str,
         if key not in known:
             raise ConfigError(f"'{key}' is not an option.{did_you_mean(key, known)} Known: {', '.join(known)}.")
     return options
-
-
-def _read(path: Path) -> dict[str, Any]:
-    data = strict_yaml.load(path)
-    if data is not None and not isinstance(data, dict):
-        raise ConfigError(f"{path} holds {data!r:.80}, not sections. Known sections: {', '.join(_SECTIONS)}.")
-    return data or {}
-
-
-def _check_sections(data: Mapping[str, Any], source: str) -> dict[str, dict[str, Any]]:
-    for name, values in data.items():
-        if name not in _SECTIONS:
-            raise ConfigError(
-                f"{source}: '{name}' is not a section of a classification recipe.{did_you_mean(name, _SECTIONS)} "
-                f"Known: {', '.join(_SECTIONS)}."
-            )
-        if values is not None and not isinstance(values, Mapping):
-            raise ConfigError(f"{source}: section '{name}' is {values!r:.80}, not a mapping. Write 'key: value' lines.")
-        for key in values or {}:
-            if key not in _SECTIONS[name]:
-                homes = [section for section, keys in _SECTIONS.items() if key in keys]
-                hint = f" It belongs in section '{homes[0]}'." if homes else did_you_mean(key, _SECTIONS[name])
-                raise ConfigError(
-                    f"{source}: section '{name}' has no '{key}'.{hint} Known: {', '.join(_SECTIONS[name])}."
-                )
-    return {name: dict(data.get(name) or {}) for name in _SECTIONS}

@@ -39,7 +39,7 @@ def execute(run: Run, description: Description, folder: Path) -> RunResult:
     """Trains what is left of a run and finishes it: records, the checkpoint without what only resuming needs.
 
     Raises:
-        FolderInUseError: Another process is training into the folder.
+        FolderInUseError: Another process is writing into the folder.
         NonFiniteError: The loss became infinite or NaN.
         OSError: A checkpoint could not be written; the one before is intact.
     """

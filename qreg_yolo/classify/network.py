@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -124,4 +125,4 @@ def calibrate_network(model: nn.Module, data: ImageSet, config: ClassifyConfig, 
     """
     batches = training_batches(data, batch=batch, seed=config.run.seed, epoch=0, augment=config.train.aug != "none")
     count = max(CALIBRATION_IMAGES // batch, 1)
-    return calibrate(model, (images for (images, _), _ in zip(batches, range(count), strict=False)))
+    return calibrate(model, (images for images, _ in islice(batches, count)))

@@ -6,13 +6,12 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from qreg_yolo.config import check_choice, check_count
+from qreg_yolo.config import AMP_CHOICES, check_choice, check_count
 from qreg_yolo.quant.spec import QuantSpec
 from qreg_yolo.strict_yaml import ConfigError
 
 DATA: tuple[str, ...] = ("demo", "cifar10", "cifar100")
 AUGMENTATIONS: tuple[str, ...] = ("crop-flip", "none")
-AMP: tuple[str, ...] = ("off", "bf16", "auto")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +99,7 @@ class TrainOptions:
         _check_number("momentum", self.momentum, 0.0, 1.0)
         _check_number("weight_decay", self.weight_decay, 0.0, math.inf)
         check_choice("aug", self.aug, AUGMENTATIONS)
-        check_choice("amp", self.amp, AMP)
+        check_choice("amp", self.amp, AMP_CHOICES)
         for name in ("nesterov", "channels_last", "compile"):
             _check_bool(name, getattr(self, name))
         if self.nesterov and self.momentum == 0:

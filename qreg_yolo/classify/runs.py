@@ -47,7 +47,7 @@ def train(config: ClassifyConfig, seeds: Sequence[int] = ()) -> str:
         FileNotFoundError: Data or weights that do not exist.
         DataError, WeightsError: They exist, but cannot be used.
         OSError: The project folder cannot be written.
-        FolderInUseError: Another process is training into the run's folder.
+        FolderInUseError: Another process is writing into the run's folder.
         NonFiniteError: The loss became infinite or NaN.
     """
     device = prepare(config.run.threads, config.run.device)

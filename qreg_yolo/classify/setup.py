@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from qreg_yolo.classify.checkpoint import Description, fill, load_classifier
+from qreg_yolo.classify.checkpoint import Description, load_classifier
 from qreg_yolo.classify.models import build_model
 from qreg_yolo.classify.network import check_output, quantize_network
 from qreg_yolo.classify.options import ClassifyConfig
@@ -17,6 +17,7 @@ from qreg_yolo.classify.train import Run
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.training.environment import THREADS_VARIABLE, requested_threads, use_threads
 from qreg_yolo.training.precision import BF16, FP32, cpu_has_bf16
+from qreg_yolo.training.tensor_file import fill
 
 
 def prepare(threads: int | None, device: str | None) -> torch.device:

@@ -10,6 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from qreg_yolo.cli.offline import prepare_host
+from qreg_yolo.cli.quantizing import (
+    ActBits,
+    Amp,
+    Bits,
+    EdgeBits,
+    Method,
+    PerChannel,
+    Signed,
+    WeightBits,
+    WeightOnly,
+    edge,
+)
 from qreg_yolo.resources import recipe_path
 from qreg_yolo.strict_yaml import ConfigError
 
@@ -57,20 +69,14 @@ def train(
     data_dir: DataDir = None,
     no_verify: NoVerify = False,
     download: Download = False,
-    bits: Annotated[
-        int | None, typer.Option(help="Width of weights and activations: 1..8, 32 = off. [default: 4]")
-    ] = None,
-    weight_bits: Annotated[int | None, typer.Option(help="Width of the weights alone.")] = None,
-    act_bits: Annotated[int | None, typer.Option(help="Width of the activations alone.")] = None,
-    method: Annotated[str | None, typer.Option(help="lsq | lsq+ | pact | dorefa. [default: lsq]")] = None,
-    weight_only: Annotated[bool | None, typer.Option("--weight-only", help="Full-precision activations.")] = None,
-    per_channel: Annotated[
-        bool | None, typer.Option("--per-channel", help="One weight step per output channel.")
-    ] = None,
-    edge_bits: Annotated[
-        str | None, typer.Option(help="First and last layer: 8 | 32 | same. [default: lsq, lsq+ 8; else 32]")
-    ] = None,
-    signed: Annotated[str | None, typer.Option(help="LSQ inputs: auto | signed | unsigned. [default: auto]")] = None,
+    bits: Bits = None,
+    weight_bits: WeightBits = None,
+    act_bits: ActBits = None,
+    method: Method = None,
+    weight_only: WeightOnly = None,
+    per_channel: PerChannel = None,
+    edge_bits: EdgeBits = None,
+    signed: Signed = None,
     weights: Annotated[str | None, typer.Option(help="Checkpoint to start from. [default: from scratch]")] = None,
     hyp: Annotated[str | None, typer.Option(help="Recipe: a name or a YAML file. [default: by data]")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the set; the milestones scale with it.")] = None,
@@ -82,7 +88,7 @@ def train(
     weight_decay: Annotated[float | None, typer.Option(help="L2 coefficient of the network's parameters.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images per step, all processes together.")] = None,
     aug: Annotated[str | None, typer.Option(help="crop-flip | none.")] = None,
-    amp: Annotated[str | None, typer.Option(help="Mixed precision: off | bf16 | auto. [default: off]")] = None,
+    amp: Amp = None,
     compile_: Annotated[bool | None, typer.Option("--compile", help="Compile the network (minutes).")] = None,
     seed: Annotated[int | None, typer.Option(help="0 or more. [default: 0]")] = None,
     seeds: Annotated[str | None, typer.Option(help="Several runs, such as 0,1,2; mean and deviation.")] = None,
@@ -96,7 +102,7 @@ def train(
     given = {
         "model": model, "data": data, "data_dir": data_dir, "verify": False if no_verify else None, "bits": bits,
         "weight_bits": weight_bits, "act_bits": act_bits, "method": method, "weight_only": weight_only,
-        "per_channel": per_channel, "edge_bits": _edge(edge_bits), "signed": signed, "weights": weights,
+        "per_channel": per_channel, "edge_bits": edge(edge_bits), "signed": signed, "weights": weights,
         "epochs": epochs, "milestones": milestones, "gamma": gamma, "lr0": lr0, "momentum": momentum,
         "nesterov": nesterov, "weight_decay": weight_decay, "batch": batch, "aug": aug, "amp": amp,
         "compile": compile_, "seed": seed, "threads": threads, "device": device, "project": project, "name": name,
@@ -216,7 +222,3 @@ def _own_code(model: str) -> None:
     """Lets ``package.module:factory`` be found from the working folder, as ``python -m`` does."""
     if ":" in model and (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
-
-
-def _edge(text: str | None) -> int | str | None:
-    return int(text) if text in ("8", "32") else text

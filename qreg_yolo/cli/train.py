@@ -8,7 +8,19 @@ from typing import Annotated, Any
 import typer
 
 from qreg_yolo.cli.offline import prepare_host
-from qreg_yolo.config import RunConfig, parse_overrides, resolve
+from qreg_yolo.cli.quantizing import (
+    ActBits,
+    Amp,
+    Bits,
+    EdgeBits,
+    Method,
+    PerChannel,
+    Signed,
+    WeightBits,
+    WeightOnly,
+    edge,
+)
+from qreg_yolo.config import AMP_CHOICES, RunConfig, parse_overrides, resolve
 from qreg_yolo.resources import recipe_path
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
@@ -23,7 +35,6 @@ Examples:
 
 _NEW_RUN = ("model", "data", "weights", "hyp", "seed")
 """Options that begin a run: a resumed one has its own."""
-AMP_CHOICES = ("off", "bf16", "auto")
 _RECIPES = {"demo": "demo", "voc": "voc_scratch"}
 
 
@@ -31,20 +42,14 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Any Ultralytics training argument.")
     ] = None,
-    bits: Annotated[
-        int | None, typer.Option(help="Width of weights and activations: 1..8, 32 = off. [default: 4]")
-    ] = None,
-    weight_bits: Annotated[int | None, typer.Option(help="Width of the weights alone.")] = None,
-    act_bits: Annotated[int | None, typer.Option(help="Width of the activations alone.")] = None,
-    method: Annotated[str | None, typer.Option(help="lsq | lsq+ | pact | dorefa. [default: lsq]")] = None,
-    weight_only: Annotated[bool | None, typer.Option("--weight-only", help="Full-precision activations.")] = None,
-    per_channel: Annotated[
-        bool | None, typer.Option("--per-channel", help="One weight step per output channel.")
-    ] = None,
-    edge_bits: Annotated[
-        str | None, typer.Option(help="First and last layers: 8 | 32 | same. [default: lsq, lsq+ 8; else 32]")
-    ] = None,
-    signed: Annotated[str | None, typer.Option(help="LSQ inputs: auto | signed | unsigned. [default: auto]")] = None,
+    bits: Bits = None,
+    weight_bits: WeightBits = None,
+    act_bits: ActBits = None,
+    method: Method = None,
+    weight_only: WeightOnly = None,
+    per_channel: PerChannel = None,
+    edge_bits: EdgeBits = None,
+    signed: Signed = None,
     activation: Annotated[str | None, typer.Option(help="silu | relu. [default: silu]")] = None,
     model: Annotated[str | None, typer.Option(help="Ultralytics detection YAML. [default: yolov5n.yaml]")] = None,
     data: Annotated[str | None, typer.Option(help="Data YAML, demo or voc. [default: demo]")] = None,
@@ -52,14 +57,14 @@ def train(
     hyp: Annotated[str | None, typer.Option(help="Recipe: a name or a YAML file. [default: by data]")] = None,
     seed: Annotated[int | None, typer.Option(help="0 or more. [default: 0]")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
-    amp: Annotated[str | None, typer.Option(help="Mixed precision: off | bf16 | auto. [default: off]")] = None,
+    amp: Amp = None,
     resume: Annotated[Path | None, typer.Option(help="Continue an interrupted run from its last.pt.")] = None,
     online: Annotated[bool | None, typer.Option("--online", help="Let Ultralytics use the network.")] = None,
 ) -> None:
     """Train a quantized detector (by default YOLOv5n at 4 bits with LSQ, on the built-in demo set)."""
     given = {
         "bits": bits, "weight_bits": weight_bits, "act_bits": act_bits, "method": method, "weight_only": weight_only,
-        "per_channel": per_channel, "edge_bits": _edge(edge_bits), "signed": signed, "activation": activation,
+        "per_channel": per_channel, "edge_bits": edge(edge_bits), "signed": signed, "activation": activation,
         "model": model, "data": data, "weights": weights, "seed": seed, "threads": threads, "online": online,
     }  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
@@ -104,10 +109,6 @@ def _with_amp(amp: str | None, arguments: dict[str, Any]) -> dict[str, Any]:
     if arguments.get("amp", value) != value:
         raise ConfigError(f"--amp {amp} and amp={arguments['amp']} disagree. Give one of them.")
     return {**arguments, "amp": value}
-
-
-def _edge(text: str | None) -> int | str | None:
-    return int(text) if text in ("8", "32") else text
 
 
 def _recipe(hyp: str | None, options: dict[str, Any], arguments: dict[str, Any]) -> Path | None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 from ultralytics import __version__ as host_version
@@ -17,16 +16,16 @@ from ultralytics.nn.tasks import DetectionModel
 
 from qreg_yolo import __version__, files
 from qreg_yolo.detect.compat import as_loaded
-from qreg_yolo.detect.errors import WeightsError
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.model_yaml import check_model_yaml
 from qreg_yolo.detect.section import KEY
+from qreg_yolo.training.tensor_file import SUFFIX, WeightsError, fill, read, tensors_of
 
-SUFFIX = ".safetensors"
 HEADER = "qreg_yolo"
 """Key of the description in the file's metadata."""
 VERSION = 1
 """Of the description."""
+LACKING = "holds tensors without a description by qreg-yolo. Give a file that train wrote."
 _FIELDS: dict[str, type] = {"model": dict, "names": list, "stride": list, "train_args": dict}
 """What the description must have, beside its version."""
 
@@ -56,8 +55,7 @@ def save_safetensors(model: DetectionModel, path: Path, train_args: Mapping[str,
         "versions": {"qreg-yolo": __version__, "ultralytics": host_version, "torch": torch.__version__},
     }
     metadata = {"format": "pt", HEADER: json.dumps(description, allow_nan=False, default=str)}
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    files.write_bytes(Path(path), save(tensors, metadata))
+    files.write_bytes(Path(path), save(tensors_of(model), metadata))
 
 
 def load_safetensors(path: Path) -> tuple[DetectionModel, dict[str, Any]]:
@@ -67,18 +65,14 @@ def load_safetensors(path: Path) -> tuple[DetectionModel, dict[str, Any]]:
         OSError: The file cannot be read.
         WeightsError: Not a file of `save_safetensors`, a damaged one, or one that does not fit together.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except SafetensorError as error:
-        raise WeightsError(f"'{path}' is damaged, cut short or no safetensors file ({error}).") from error
-    description = _description(metadata, path)
+    description, tensors = read(path, HEADER, VERSION, LACKING)
+    _check_fields(description, path)
     try:
         model = _build(description, tensors)
     except Exception as error:  # whatever the host raises on a description that is well formed and wrong
         raise WeightsError(f"'{path}' describes a model that cannot be built: {error}") from error
-    _fill(model, tensors, path)
+    fill(model, tensors, path)
+    model.requires_grad_(False)
     if model.stride.tolist() != description["stride"]:
         raise WeightsError(
             f"'{path}' describes strides {description['stride']}, but the model has {model.stride.tolist()}."
@@ -87,20 +81,10 @@ def load_safetensors(path: Path) -> tuple[DetectionModel, dict[str, Any]]:
     return as_loaded(model, trained, path), {"epoch": -1, "optimizer": None, "model": model, "train_args": trained}
 
 
-def _description(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
-    if HEADER not in metadata:
-        raise WeightsError(f"'{path}' holds tensors without a description by qreg-yolo. Give a file that train wrote.")
-    try:
-        found = json.loads(metadata[HEADER])
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"The description in '{path}' is not JSON ({error}).") from error
-    if not isinstance(found, dict) or found.get("version") != VERSION:
-        version = found.get("version") if isinstance(found, dict) else None
-        raise WeightsError(f"The description in '{path}' has version {version!r:.40}, this qreg-yolo reads {VERSION}.")
+def _check_fields(found: Mapping[str, Any], path: Path) -> None:
     for key, kind in _FIELDS.items():
         if not isinstance(found.get(key), kind):
             raise WeightsError(f"The description in '{path}' has no usable '{key}' ({found.get(key)!r:.60}).")
-    return found
 
 
 def _build(description: dict[str, Any], tensors: Mapping[str, Tensor]) -> DetectionModel:
@@ -126,18 +110,3 @@ def _widen(model: DetectionModel, yaml: dict[str, Any], width: int) -> None:
     """
     plain = {**{key: value for key, value in yaml.items() if key != KEY}, "nc": width}
     model.load(DetectionModel(deepcopy(plain), ch=yaml.get("channels", 3), verbose=False), verbose=False)
-
-
-def _fill(model: DetectionModel, tensors: Mapping[str, Tensor], path: Path) -> None:
-    state = model.state_dict()
-    for fault, names in (("lacks", state.keys() - tensors.keys()), ("has too much:", tensors.keys() - state.keys())):
-        if names:
-            raise WeightsError(f"'{path}' does not fit its own description: it {fault} '{min(names)[:80]}'.")
-    for name, tensor in tensors.items():
-        if (tensor.shape, tensor.dtype) != (state[name].shape, state[name].dtype):
-            raise WeightsError(
-                f"'{path}' does not fit its own description: '{name[:80]}' is {tensor.dtype} {list(tensor.shape)}, "
-                f"the model has {state[name].dtype} {list(state[name].shape)}."
-            )
-    model.load_state_dict(dict(tensors))
-    model.requires_grad_(False)

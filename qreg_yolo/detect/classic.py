@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qreg_yolo.detect.errors import WeightsError
 from qreg_yolo.pickled_values import Placeholder, StoredTensor
 from qreg_yolo.torch_archive import TorchArchive
+from qreg_yolo.training.tensor_file import WeightsError
 
 _MAX_DEPTH = 32
 """Modules inside modules; YOLOv5 has 7."""

@@ -7,12 +7,12 @@ from typing import Any
 
 from ultralytics import YOLO
 
-from qreg_yolo.detect.artefact import SUFFIX
 from qreg_yolo.detect.checkpoint import load_weights
 from qreg_yolo.detect.compat import refuse_host_quantization
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from qreg_yolo.detect.validator import QuantDetectionPredictor, QuantDetectionValidator
+from qreg_yolo.training.tensor_file import SUFFIX
 
 
 class QuantYOLO(YOLO):

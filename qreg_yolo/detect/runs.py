@@ -12,7 +12,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from qreg_yolo.config import RunConfig
 from qreg_yolo.detect import outputs
-from qreg_yolo.detect.artefact import SUFFIX, save_safetensors
+from qreg_yolo.detect.artefact import save_safetensors
 from qreg_yolo.detect.checkpoint import ClassicWeights, load_start, load_weights, quantization_warning
 from qreg_yolo.detect.data_check import CheckedData, check_data, find_data
 from qreg_yolo.detect.errors import ModelError
@@ -29,6 +29,7 @@ from qreg_yolo.suggest import did_you_mean
 from qreg_yolo.training.environment import use_threads
 from qreg_yolo.training.folders import writable_project
 from qreg_yolo.training.guard import refuse_if_running, terminable
+from qreg_yolo.training.tensor_file import SUFFIX
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 _DEFAULTS: dict[str, Any] = {"optimizer": "SGD"}
@@ -53,7 +54,7 @@ def train(config: RunConfig) -> RunResult:
         FileNotFoundError: The data, the weights or the model YAML do not exist.
         DataError, ModelError, WeightsError: They exist, but cannot be used.
         OSError: The project folder cannot be written.
-        FolderInUseError: Another process is training into the run's folder.
+        FolderInUseError: Another process is writing into the run's folder.
         NonFiniteError: The loss became infinite or NaN.
     """
     use_threads(config.run.threads)

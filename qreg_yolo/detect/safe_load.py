@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from qreg_yolo.detect.errors import WeightsError
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.pickled_values import STORAGES, PickleError
 from qreg_yolo.quant.layers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, QuantConv2d, QuantLinear
 from qreg_yolo.quant.spec import QuantizerSpec
 from qreg_yolo.torch_archive import TorchArchive
+from qreg_yolo.training.tensor_file import WeightsError
 
 OUR_CLASSES: tuple[type, ...] = (
     QuantDetectionModel,

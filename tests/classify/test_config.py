@@ -121,7 +121,7 @@ def test_wrong_values(options: dict[str, Any], overrides: dict[str, Any], words:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("head: {kind: x}", ["'head' is not a section of a classification recipe"]),
+        ("head: {kind: x}", ["'head' is not a section"]),
         ("train: {epocs: 3}", ["no 'epocs'", "Did you mean 'epochs'"]),
         ("train: {seed: 3}", ["belongs in section 'run'"]),
         ("train: [1]", ["not a mapping"]),

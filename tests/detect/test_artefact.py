@@ -20,8 +20,8 @@ from qreg_yolo import files
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO, load_safetensors, save_safetensors
 from qreg_yolo.detect.artefact import HEADER
 from qreg_yolo.detect.checkpoint import load_weights
-from qreg_yolo.detect.errors import WeightsError
 from qreg_yolo.quant import quantized_layers, uninitialized_quantizers
+from qreg_yolo.training.tensor_file import WeightsError
 
 from .conftest import Trained
 from .test_model import build, calibrated, images

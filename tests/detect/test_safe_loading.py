@@ -23,12 +23,13 @@ from ultralytics.utils import IterableSimpleNamespace
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
 from qreg_yolo.detect.checkpoint import load_start, load_weights
 from qreg_yolo.detect.classic import ClassicWeights
-from qreg_yolo.detect.errors import ModelError, WeightsError
+from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.model_yaml import check_model_yaml
 from qreg_yolo.detect.safe_load import OUR_CLASSES, check_file
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from qreg_yolo.quant import quantized_layers, uninitialized_quantizers
 from qreg_yolo.quant.spec import METHODS
+from qreg_yolo.training.tensor_file import WeightsError
 
 from ..checkpoint_files import Evil, classic_packages, write_classic
 from .conftest import SETTINGS, Trained

@@ -1,0 +1,77 @@
+"""Tensors with a JSON description in one ``.safetensors`` file: what the artefacts of both tracks have in common."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+SUFFIX = ".safetensors"
+
+
+class WeightsError(ValueError):
+    """A file that is no usable checkpoint."""
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Returns copies of a model's state on the CPU, as safetensors wants them: contiguous, none sharing memory."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+
+
+def read(path: Path, header: str, version: int, lacking: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Returns the description and the tensors of a file; nothing in it is executed.
+
+    Args:
+        path: The file.
+        header: Key of the description in its metadata.
+        version: Of the description, the one that is read.
+        lacking: What to say of a file without one, after its name.
+
+    Raises:
+        OSError: It cannot be read.
+        WeightsError: A damaged file, or one without such a description.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise WeightsError(f"'{path}' is damaged, cut short or no safetensors file ({error}).") from error
+    if header not in metadata:
+        raise WeightsError(f"'{path}' {lacking}")
+    try:
+        found = json.loads(metadata[header])
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"The description in '{path}' is not JSON ({error}).") from error
+    stated = found.get("version") if isinstance(found, dict) else None
+    if not isinstance(found, dict) or stated != version:
+        raise WeightsError(f"The description in '{path}' has version {stated!r:.40}, this qreg-yolo reads {version}.")
+    return found, tensors
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Puts tensors into a model; every name, shape and type has to fit.
+
+    Args:
+        model: The model.
+        tensors: Its state, by name.
+        path: Where they come from, for the error text.
+
+    Raises:
+        WeightsError: One does not fit; the model is as it was.
+    """
+    state = model.state_dict()
+    for fault, names in (("lacks", state.keys() - tensors.keys()), ("has too much:", tensors.keys() - state.keys())):
+        if names:
+            raise WeightsError(f"'{path}' does not fit the model: it {fault} '{min(names)[:80]}'.")
+    for name, tensor in tensors.items():
+        if (tensor.shape, tensor.dtype) != (state[name].shape, state[name].dtype):
+            raise WeightsError(
+                f"'{path}' does not fit the model: '{name[:80]}' is {tensor.dtype} {list(tensor.shape)}, the model "
+                f"has {state[name].dtype} {list(state[name].shape)}."
+            )
+    model.load_state_dict(dict(tensors))
