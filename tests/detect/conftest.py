@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import torch
 from torch import nn
@@ -128,9 +130,6 @@ def train_tiny(
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = 0.3  # 32 steps have to do
 
-    def set_phase(phase: str) -> Any:
-        return lambda trainer: setattr(found, "phase", phase)
-
     def epoch_end(trainer: Any) -> None:
         if found.phase != "final_eval":
             metrics = trainer.validator.metrics.box
@@ -138,8 +137,8 @@ def train_tiny(
 
     model = QuantYOLO(model_yaml)
     model.add_callback("on_train_start", start)
-    model.add_callback("on_train_epoch_start", set_phase("train"))
-    model.add_callback("on_train_epoch_end", set_phase("val"))
+    model.add_callback("on_train_epoch_start", lambda _: setattr(found, "phase", "train"))
+    model.add_callback("on_train_epoch_end", lambda _: setattr(found, "phase", "val"))
     model.add_callback("on_fit_epoch_end", epoch_end)
     handle = nn.modules.module.register_module_forward_hook(found)
     try:
@@ -167,3 +166,20 @@ def trained(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Traine
     run = train_tiny(tiny_data, tmp_path_factory.mktemp("trained"), {"bits": 4, "method": "lsq"}, epochs=16)
     assert run.best_map[0] > 0.02, "the run has learned nothing, so agreement of its numbers would prove nothing"
     return run
+
+
+@pytest.fixture
+def several_shapes(tiny_data: Path, tmp_path: Path) -> Path:
+    """Returns a private copy of eight images of several shapes, without any cache."""
+    folder = tmp_path / "set"
+    shutil.copytree(tiny_data.parent, folder, ignore=shutil.ignore_patterns("*.cache"))
+    yaml = folder / tiny_data.name
+    yaml.write_text(yaml.read_text().replace(str(tiny_data.parent), str(folder)))
+    images = sorted((folder / "images" / "train").iterdir())
+    for number, path in enumerate(images):
+        picture = cv2.imread(str(path))
+        path.unlink()
+        height, width = picture.shape[:2]
+        shape = (width - 8 * (number % 3), height - 16 * (number % 2))
+        cv2.imwrite(str(path.with_suffix(".png")), cv2.resize(picture, shape))
+    return yaml

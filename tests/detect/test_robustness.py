@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import io
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
-from qreg_yolo import records
 from qreg_yolo.analysis import image_statistics, report
 from qreg_yolo.analysis.average_precision import mean_average_precision
 from qreg_yolo.detect import QuantYOLO
-from qreg_yolo.detect.data_check import DataError
-from qreg_yolo.detect.errors import WeightsError
 from qreg_yolo.detect.robust import models
 from qreg_yolo.detect.robust.coco import coco_map
 from qreg_yolo.detect.robust.images import read_images
-from qreg_yolo.detect.robustness import RobustnessRequest, measure
+from qreg_yolo.detect.robustness import measure
 from qreg_yolo.sets.request import Request
 from qreg_yolo.sets.sources import read_source
 from qreg_yolo.sets.write import write_sets
-from qreg_yolo.strict_yaml import ConfigError
 
 from .conftest import Trained, train_tiny
+from .robustness_kit import BATCH, CELLS, files_of, listing, numbers, request
 
 ROOT = Path(__file__).parent.parent.parent
-CELLS = (("gaussian_noise", 1), ("brightness", 1))
-BATCH = 3
+
+
+@pytest.fixture
+def data(several_shapes: Path) -> Path:
+    return several_shapes
 
 
 @pytest.fixture(scope="module")
@@ -43,47 +38,6 @@ def fp32(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns the weights of a full-precision run of another image size; its confidences do not tie."""
     run = train_tiny(tiny_data, tmp_path_factory.mktemp("fp32"), {"bits": 32}, epochs=16, imgsz=96)
     return run.best.rename(run.best.with_name("fp32.pt"))
-
-
-@pytest.fixture
-def data(tiny_data: Path, tmp_path: Path) -> Path:
-    """Returns a private copy of eight images of several shapes, without any cache."""
-    folder = tmp_path / "set"
-    shutil.copytree(tiny_data.parent, folder, ignore=shutil.ignore_patterns("*.cache"))
-    yaml = folder / tiny_data.name
-    yaml.write_text(yaml.read_text().replace(str(tiny_data.parent), str(folder)))
-    images = sorted((folder / "images" / "train").iterdir())
-    for number, path in enumerate(images):
-        picture = cv2.imread(str(path))
-        path.unlink()
-        height, width = picture.shape[:2]
-        shape = (width - 8 * (number % 3), height - 16 * (number % 2))
-        cv2.imwrite(str(path.with_suffix(".png")), cv2.resize(picture, shape))
-    return yaml
-
-
-def listing(yaml: Path) -> dict[str, bytes]:
-    return {str(p): p.read_bytes() for p in sorted(yaml.parent.rglob("*")) if p.is_file()}
-
-
-def request(weights: list[Path], data: Path, out: Path, **more: Any) -> RobustnessRequest:
-    options: dict[str, Any] = {"corruptions": tuple(name for name, _ in CELLS), "severities": (1,), "batch": BATCH}
-    options |= {"threads": 1, "workers": 0}
-    return RobustnessRequest(weights=weights, data=str(data), out=out, split="val", **{**options, **more})
-
-
-def numbers(out: Path) -> dict[tuple[Any, ...], float]:
-    rows = records.read(out / "records.csv").to_dicts()
-    found = {(r["run_id"], r["corruption"], r["severity"], r["metric"]): r["value"] for r in rows}
-    assert len(found) == len(rows), "a cell was recorded twice"
-    return found
-
-
-def files_of(out: Path) -> dict[str, Any]:
-    return {
-        str(p.relative_to(out)): {k: v.tolist() for k, v in np.load(p).items()}
-        for p in sorted((out / "per_image").rglob("*.npz"))
-    }
 
 
 def written_sets(data: Path, out: Path) -> dict[str, Path]:
@@ -196,105 +150,6 @@ def test_a_killed_run_goes_on_where_it_was(trained: Trained, fp32: Path, data: P
     assert not list(out.glob("unfinished*"))
 
 
-def test_caches_beside_the_data_change_nothing(trained: Trained, data: Path, tmp_path: Path) -> None:
-    measure(request([trained.best], data, tmp_path / "plain"))
-    for path in sorted((data.parent / "images" / "train").iterdir()):
-        np.save(path.with_suffix(".npy"), np.zeros((64, 64, 3), np.uint8))
-        later = path.stat().st_mtime + 100
-        os.utime(path.with_suffix(".npy"), (later, later))
-    trap = data.parent / "labels" / "train.cache"
-    flag = tmp_path / "executed"
-    payload = io.BytesIO()
-    np.save(payload, np.array([_Trap(str(flag))], dtype=object), allow_pickle=True)
-    trap.write_bytes(payload.getvalue())
-    before = listing(data)
-    measure(request([trained.best], data, tmp_path / "trapped"))
-    assert numbers(tmp_path / "trapped") == numbers(tmp_path / "plain")
-    assert listing(data) == before
-    assert not flag.exists()
-    np.load(trap, allow_pickle=True)
-    assert flag.exists(), "the trap works"
-
-
-class _Trap:
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        return os.mkdir, (self.path,)
-
-
-def _images(data: Path) -> list[Path]:
-    return sorted((data.parent / "images" / "train").iterdir())
-
-
-def _touch_label(data: Path) -> str:
-    path = sorted((data.parent / "labels" / "train").iterdir())[0]
-    path.write_text(path.read_text() + "0 0.5 0.5 0.11 0.13\n")
-    return path.name
-
-
-def _touch_image(data: Path) -> str:
-    path = _images(data)[1]
-    path.write_bytes(path.read_bytes() + b"\0")
-    return path.name
-
-
-def _drop_image(data: Path) -> str:
-    path = _images(data)[2]
-    path.unlink()
-    return path.name
-
-
-@pytest.mark.parametrize("change", [_touch_label, _touch_image, _drop_image])
-def test_changed_data_are_noticed(change: Callable[[Path], str], trained: Trained, data: Path, tmp_path: Path) -> None:
-    measure(request([trained.best], data, tmp_path / "out", corruptions=()))
-    for path in _images(data):
-        os.utime(path)  # another time alone is no change
-    measure(request([trained.best], data, tmp_path / "out", corruptions=()))
-    name = change(data)
-    with pytest.raises(DataError, match=name):
-        measure(request([trained.best], data, tmp_path / "out", corruptions=("brightness",)))
-
-
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        ({"seed": 1}, "seed=0, this call has seed=1"),
-        ({"limit": 2}, "limit=None, this call has limit=2"),
-        ({"batch": 4}, "batch=3, this call has batch=4"),
-        ({"imgsz": 96}, "imgsz of .*=64, this call"),
-        ({"preset": "inception299"}, "preset=imagenet224"),
-    ],
-)
-def test_other_settings_are_refused(
-    more: dict[str, Any], words: str, trained: Trained, tiny_data: Path, tmp_path: Path
-) -> None:
-    measure(request([trained.best], tiny_data, tmp_path / "out", corruptions=()))
-    with pytest.raises(ConfigError, match=words):
-        measure(request([trained.best], tiny_data, tmp_path / "out", corruptions=(), **more))
-
-
-def test_what_cannot_be_measured_is_refused_by_name(trained: Trained, data: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy.pt"
-    shutil.copy(trained.best, copy)
-    with pytest.raises(ConfigError, match="same weights"):
-        measure(request([trained.best, copy], data, tmp_path / "out"))
-    names = data.read_text().splitlines()
-    other = data.with_name("other.yaml")
-    other.write_text("\n".join([line.replace("0: ", "0: not_") for line in names]))
-    with pytest.raises(WeightsError, match="Class 0 is"):
-        measure(request([trained.best], other, tmp_path / "out"))
-    small, black = _images(data)[0], _images(data)[1]
-    cv2.imwrite(str(small), np.zeros((8, 8, 3), np.uint8))
-    cv2.imwrite(str(black), np.zeros((64, 64, 3), np.uint8))
-    with pytest.raises(DataError, match=small.name):
-        measure(request([trained.best], data, tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
-    measure(request([trained.best], data, tmp_path / "out", skip_bad=True))
-    assert set(records.read(tmp_path / "out" / "records.csv")["n_images"]) == {7}
-
-
 def test_a_full_disk_keeps_what_was_written(trained: Trained, data: Path, tmp_path: Path) -> None:
     pytest.importorskip("resource")
     full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))"
@@ -307,14 +162,6 @@ def test_a_full_disk_keeps_what_was_written(trained: Trained, data: Path, tmp_pa
     last = stopped(-1, full, [trained.best], data, out)
     assert last.returncode == 0, last.stderr
     assert last.stdout.count("pass\n") == 3 * 3 - 4
-
-
-def test_an_image_that_cannot_be_read_is_named(trained: Trained, data: Path, tmp_path: Path) -> None:
-    broken = _images(data)[0]
-    broken.write_bytes(b"no image")
-    with pytest.raises(DataError, match=broken.name):
-        measure(request([trained.best], data, tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_limit_is_the_one_of_the_written_sets(trained: Trained, data: Path, tmp_path: Path) -> None:
