@@ -19,6 +19,7 @@ import cv2
 import torch
 import yaml
 from report import cpu_model, load_average
+from ultralytics.utils import LOGGER
 
 from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
 from qreg_yolo.cli.offline import prepare_host
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--skip-disk", action="store_true", help="leave out (b)")
     args = parser.parse_args()
     use_threads(args.threads)
+    LOGGER.setLevel("ERROR")
     before = load_average()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
