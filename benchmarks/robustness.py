@@ -19,13 +19,14 @@ import cv2
 import torch
 import yaml
 from report import cpu_model, load_average
-from ultralytics.utils import LOGGER
 
 from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
 from qreg_yolo.cli.offline import prepare_host
 from qreg_yolo.records import provenance
 
 prepare_host(online=False)
+
+from ultralytics.utils import LOGGER  # noqa: E402
 
 from qreg_yolo.analysis.cells import CLEAN  # noqa: E402
 from qreg_yolo.corrupt import MIN_SIDE  # noqa: E402
