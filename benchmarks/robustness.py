@@ -4,12 +4,15 @@
     python benchmarks/robustness.py W.pt --data voc.yaml --limit 20 --severities 3 --corruptions fog,snow --skip-disk
 
 (a) The same models on as many clean images that are decoded already. (b) Each set written as PNG, then the host's own
-``val`` per model and set; its caches of labels are written too, as a user's would be.
+``yolo val`` per model and set, each a process, as a user's script would start them; its caches of labels are written too.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,7 +33,6 @@ from ultralytics.utils import LOGGER  # noqa: E402
 
 from qreg_yolo.analysis.cells import CLEAN  # noqa: E402
 from qreg_yolo.corrupt import MIN_SIDE  # noqa: E402
-from qreg_yolo.detect import QuantYOLO  # noqa: E402
 from qreg_yolo.detect.data_check import find_data  # noqa: E402
 from qreg_yolo.detect.robust.images import ImageSet, read_images  # noqa: E402
 from qreg_yolo.detect.robust.models import Judge, load_candidates  # noqa: E402
@@ -69,7 +71,7 @@ def main() -> None:
         rows = [("qreg-yolo robustness", ours), ("(a) forward and NMS alone, decoded clean images", bare)]
         if not args.skip_disk:
             disk = timed(lambda: on_disk(request, images, folder))
-            rows.append(("(b) sets as PNG, then val per model and set", disk))
+            rows.append(("(b) sets as PNG, then `yolo val` per model and set", disk))
     origin = provenance()
     print(f"# {len(args.weights)} models, {len(images.images)} images, {len(request.cells)} cells\n")
     print(f"- machine: {cpu_model()}; load average {before} at the start, {load_average()} at the end")
@@ -104,12 +106,14 @@ def forward_only(request: RobustnessRequest, images: ImageSet, folder: Path) -> 
 
 
 def on_disk(request: RobustnessRequest, images: ImageSet, folder: Path) -> None:
+    yolo = Path(sys.executable).with_name("yolo")
+    # A user's own shell: what this process has set for itself (safe loading, threads) is not there.
+    shell = {k: v for k, v in os.environ.items() if k not in ("ULTRALYTICS_SAFE_LOAD", "OMP_NUM_THREADS")}
     for cell in request.cells:
         path = write_set(images, cell, request, folder / f"{cell[0]}-{cell[1]}")
         for weights in request.weights:
-            QuantYOLO(str(weights)).val(
-                data=str(path), batch=request.batch, plots=False, verbose=False, project=str(folder / "val")
-            )
+            options = f"model={weights} data={path} batch={request.batch} plots=False project={folder / 'val'}"
+            subprocess.run([yolo, "detect", "val", *options.split()], check=True, stdout=subprocess.DEVNULL, env=shell)
 
 
 def write_set(images: ImageSet, cell: Cell, request: RobustnessRequest, folder: Path) -> Path:
