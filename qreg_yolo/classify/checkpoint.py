@@ -20,7 +20,7 @@ from qreg_yolo.classify.models import build_model, is_import_path
 from qreg_yolo.quant.convert import apply_plan, quantized_layers
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
 from qreg_yolo.strict_yaml import ConfigError
-from qreg_yolo.training.tensor_file import SUFFIX, WeightsError, fill, read, tensors_of
+from qreg_yolo.training.tensor_file import SUFFIX, WeightsError, fill, keys, read, tensors_of
 
 HEADER = "qreg_yolo_classifier"
 """Key of the description in the file's metadata; the only one, so that equal content is equal bytes."""
@@ -135,6 +135,14 @@ def load_classifier(path: Path, model: str | None = None) -> tuple[nn.Module, De
         progress.optimizer = _optimizer_state(tensors)
     fill(network, {name: t for name, t in tensors.items() if not name.startswith(_OPTIMIZER)}, path)
     return network.eval(), description, progress
+
+
+def is_classifier(path: Path) -> bool:
+    """Returns whether a file is a classifier's checkpoint; one that cannot be read is none."""
+    try:
+        return path.suffix == SUFFIX and HEADER in keys(path)
+    except (OSError, WeightsError):
+        return False
 
 
 def check_same_model(path: Path, description: Description, model: str | None) -> None:

@@ -17,6 +17,8 @@ from qreg_yolo.strict_yaml import ConfigError
 
 CALIBRATION_IMAGES = 64
 """Training images (augmented as in training) that set the input ranges; at least one batch."""
+PROBE_SIDE = 32
+"""Side of the black images that `probe` runs, pixels."""
 
 
 def quantize_network(model: nn.Module, spec: QuantSpec, *, pretrained: bool) -> ConversionReport:
@@ -55,7 +57,7 @@ def probe(model: nn.Module) -> Tensor:
     place = next(model.parameters()).device
     try:
         with torch.no_grad():
-            logits: Tensor = model.eval()(torch.zeros(2, 3, 32, 32, device=place))
+            logits: Tensor = model.eval()(torch.zeros(2, 3, PROBE_SIDE, PROBE_SIDE, device=place))
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from qreg_yolo.cli.offline import prepare_host
+from qreg_yolo.cli.own_code import find_own_code
 from qreg_yolo.cli.quantizing import (
     ActBits,
     Amp,
@@ -128,7 +127,7 @@ def _train(
     if several and "seed" in {*options, *arguments}:
         raise ConfigError(f"--seeds {seeds} and a seed do not go together. Give one of them.")
     _fetch(config.run.data, config.run.data_dir, download)
-    _own_code(config.run.model)
+    find_own_code(config.run.model)
     from qreg_yolo.classify import runs
     from qreg_yolo.classify.processes import say
 
@@ -147,7 +146,7 @@ def _resume(checkpoint: Path, options: dict[str, Any], arguments: dict[str, Any]
     if clash:
         raise ConfigError(f"--{clash[0]} does not go with --resume: a resumed run keeps its own. Drop one of them.")
     given = together(options, arguments)
-    _own_code(given.get("model", ""))
+    find_own_code(given.get("model", ""))
     from qreg_yolo.classify import runs
     from qreg_yolo.classify.processes import say
 
@@ -170,7 +169,7 @@ def val(
     """Measure a checkpoint: accuracy and loss on the held-out images."""
     prepare_host(online=download, checkpoints=False)
     _fetch(data or "demo", data_dir, download)
-    _own_code(model or "")
+    find_own_code(model or "")
     from qreg_yolo.classify import runs
 
     asked = runs.Measuring(
@@ -216,9 +215,3 @@ def _fetch(data: str, data_dir: str | None, download: bool) -> None:
     from qreg_yolo.classify.cifar import download_cifar
 
     download_cifar(data, Path(data_dir))
-
-
-def _own_code(model: str) -> None:
-    """Lets ``package.module:factory`` be found from the working folder, as ``python -m`` does."""
-    if ":" in model and (here := os.getcwd()) not in sys.path:
-        sys.path.insert(0, here)

@@ -6,26 +6,46 @@ import json
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qreg_yolo.cli.offline import prepare_host
+from qreg_yolo.cli.own_code import find_own_code
+from qreg_yolo.strict_yaml import ConfigError
+
+if TYPE_CHECKING:
+    from qreg_yolo.quant.inspection import Inspection
 
 EXAMPLES = """\b
 Examples:
   qreg-yolo inspect runs/yolov5n-lsq-w4a4-s0/weights/best.pt
-  qreg-yolo inspect best.pt --json > report.json"""
+  qreg-yolo inspect best.pt --json > report.json
+  qreg-yolo inspect runs/resnet20-demo-lsq-w4a4-s0/weights/last.safetensors"""
 
 
 def inspect(
-    weights: Annotated[Path, typer.Argument(help="Checkpoint, such as weights/best.pt.")],
+    weights: Annotated[Path, typer.Argument(help="Checkpoint of a detector or a classifier.")],
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+    model: Annotated[str | None, typer.Option(help="A classifier's own package.module:factory.")] = None,
 ) -> None:
     """Show each layer's bits, codes in use, clipping, noise and cost, and the size of the whole."""
     prepare_host(online=False)
     with redirect_stdout(sys.stderr):  # what Ultralytics says on first use is no part of the report
-        from qreg_yolo.detect.inspection import inspect_weights
-
-        report = inspect_weights(weights)
+        report = _report(weights, model)
     print(json.dumps(report.to_dict(), indent=2, allow_nan=False) if as_json else report.to_text())
+
+
+def _report(weights: Path, model: str | None) -> Inspection:
+    from qreg_yolo.classify.checkpoint import is_classifier
+
+    if is_classifier(weights):
+        from qreg_yolo.classify.inspection import inspect_classifier
+
+        find_own_code(model or "")
+        return inspect_classifier(weights, model)
+    if model is not None:
+        raise ConfigError(f"--model goes with a classifier, and '{weights}' is none. Drop it.")
+    from qreg_yolo.detect.inspection import inspect_weights
+
+    return inspect_weights(weights)

@@ -1,123 +1,16 @@
-"""What a checkpoint is made of: per-layer report, size and bit-operations."""
+"""What a detector's checkpoint is made of: per-layer report, size and bit-operations."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from qreg_yolo.detect.checkpoint import load_weights, quantization_warning
 from qreg_yolo.detect.policy import spare_layers
 from qreg_yolo.detect.section import Section
-from qreg_yolo.quant.report import LayerReport, ModelSize, count_macs, layer_reports, model_size
-from qreg_yolo.quant.spec import FLOAT_BITS
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """A checkpoint's layers, size and cost."""
-
-    weights: str
-    """The checkpoint's path, as given."""
-    label: str
-    """For example `lsq-w4a4`, or `fp32`."""
-    imgsz: int
-    """Image side the MACs are counted at, pixels."""
-    layers: list[LayerReport]
-    """One report per convolution."""
-    size: ModelSize
-    """MB at the bit widths, and in fp32."""
-    spare_layers: list[str]
-    """Layers of an end-to-end head that inference goes without; they run and count like all others."""
-    warning: str | None
-    """What is odd about the checkpoint."""
-
-    @property
-    def bit_operations(self) -> int:
-        """``sum of MACs * weight bits * input bits`` per image."""
-        return sum(layer.bit_operations or 0 for layer in self.layers)
-
-    @property
-    def float_bit_operations(self) -> int:
-        """The same network in fp32."""
-        return sum((layer.macs or 0) * FLOAT_BITS * FLOAT_BITS for layer in self.layers)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns everything as plain values, for JSON (which has no infinity: a lossless layer's SQNR is None)."""
-        return {
-            "weights": self.weights,
-            "label": self.label,
-            "imgsz": self.imgsz,
-            **asdict(self.size),
-            "bit_operations": self.bit_operations,
-            "float_bit_operations": self.float_bit_operations,
-            "warning": self.warning,
-            "spare_layers": self.spare_layers,
-            "layers": [{key: _finite(value) for key, value in layer.to_dict().items()} for layer in self.layers],
-        }
-
-    def to_text(self) -> str:
-        """Returns a table for a terminal; offsets have a column where there are any."""
-        shifted = any(layer.input_offset is not None for layer in self.layers)
-        width = max((len(layer.name) for layer in self.layers), default=0)
-        head = f"{'layer':{width}}{'W bits':>7}{'codes':>7}{'step':>11}{'clipped':>9}{'SQNR dB':>9}"
-        offset = f"{'offset':>11}" if shifted else ""
-        lines = [f"{head}{'A bits':>8}{'sign':>10}{'step':>11}{offset}{'MMACs':>9}"]
-        lines += [_line(layer, width, shifted) for layer in self.layers]
-        ratio = self.float_bit_operations / max(self.bit_operations, 1)
-        lines += [
-            f"{self.label}: {self.size.quantized_mb:.2f} MB at its bit widths, {self.size.float_mb:.2f} MB in fp32",
-            f"Bit-operations at {self.imgsz} px: {self.bit_operations / 1e9:.2f} G, 1/{ratio:.1f} of fp32",
-        ]
-        if self.spare_layers:
-            lines.append(self._spare_line())
-        return "\n".join([*lines, *([f"Warning: {self.warning}"] if self.warning else [])])
-
-    def _spare_line(self) -> str:
-        spare = [layer for layer in self.layers if layer.name in self.spare_layers]
-        weights = sum(layer.weights * layer.weight_bits for layer in spare) / 8e6
-        operations = sum(layer.bit_operations or 0 for layer in spare) / 1e9
-        return (
-            f"Both branches of the head are counted; inference goes without {len(spare)} layers of them: "
-            f"{weights:.2f} MB of weights, {operations:.2f} G bit-operations"
-        )
-
-
-def _finite(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _line(layer: LayerReport, width: int, shifted: bool) -> str:
-    def cell(value: object, width: int, spec: str = "") -> str:
-        return f"{'-' if value is None else format(value, spec):>{width}}"
-
-    sign = {True: "signed", False: "unsigned", None: None}[layer.input_signed]
-    sign = sign if layer.input_offset is None else "shifted"
-    offset = cell(layer.input_offset, 11, ".3g") if shifted else ""
-    clipped = None if layer.weight_clipped is None else layer.weight_clipped * 100
-    return (
-        f"{layer.name:{width}}{layer.weight_bits:>7}"
-        f"{cell(layer.weight_codes_used, 7)}{cell(layer.weight_step, 11, '.3g')}"
-        f"{cell(clipped, 8, '.1f')}{'%' if clipped is not None else ' '}{cell(layer.weight_sqnr_db, 9, '.1f')}"
-        f"{layer.input_bits:>8}{cell(sign, 10)}{cell(layer.input_step, 11, '.3g')}{offset}"
-        f"{(layer.macs or 0) / 1e6:>9.2f}"
-    )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Many small tensors: on a busy machine a second thread makes them 20 times slower, and never faster."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+from qreg_yolo.quant.inspection import Inspection, one_thread
+from qreg_yolo.quant.report import count_macs, layer_reports, model_size
 
 
 def inspect_weights(path: Path) -> Inspection:
@@ -126,7 +19,7 @@ def inspect_weights(path: Path) -> Inspection:
     Raises:
         FileNotFoundError, WeightsError: No readable checkpoint.
     """
-    with _one_thread():
+    with one_thread():
         return _inspect(path)
 
 

@@ -22,6 +22,20 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
 
 
+def keys(path: Path) -> set[str]:
+    """Returns the keys of a file's metadata, by which its kind is known.
+
+    Raises:
+        OSError: It cannot be read.
+        WeightsError: A damaged file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return set(file.metadata() or {})
+    except SafetensorError as error:
+        raise WeightsError(f"'{path}' is damaged, cut short or no safetensors file ({error}).") from error
+
+
 def read(path: Path, header: str, version: int, lacking: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Returns the description and the tensors of a file; nothing in it is executed.
 

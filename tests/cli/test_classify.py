@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -59,6 +60,11 @@ def test_train_val_and_curves(cifar: Path, tmp_path: Path) -> None:
     measured = qreg_yolo("classify", "val", weights, "--model", NORMED, "--no-verify", "--project", tmp_path)
     assert measured.code == 0, measured.err
     assert f"top-1 {table['value'][0]:.4f}" in measured.out
+    report = json.loads(qreg_yolo("inspect", weights, "--model", NORMED, "--json").out)
+    assert report["label"] == "lsq-w4a4"
+    assert [layer["weight_bits"] for layer in report["layers"]] == [8, 4, 8]
+    assert report["layers"][0]["macs"] == 8 * 8 * report["layers"][0]["weights"]
+    assert_refused(qreg_yolo("inspect", weights), 2, "a model of your own", NORMED)
     for column in ("val/loss", "step/second.weight", "noise/second"):
         drawn = qreg_yolo("plot", "curves", folder, "--column", column, "--out", tmp_path / "curve.png")
         assert drawn.code == 0, drawn.err
