@@ -4,7 +4,8 @@
     python benchmarks/robustness.py W.pt --data voc.yaml --limit 20 --severities 3 --corruptions fog,snow --skip-disk
 
 (a) The same models on as many clean images that are decoded already. (b) Each set written as PNG, then the host's own
-``yolo val`` per model and set, each a process, as a user's script would start them; its caches of labels are written too.
+``yolo val`` per model and set, each a process, as a user's script would start them; its caches of labels are written
+too.
 """
 
 from __future__ import annotations
