@@ -113,9 +113,9 @@ def epoch_line(row: Mapping[str, float], epochs: int, images_per_s: float) -> st
 def final_table(rows: Sequence[Mapping[str, float]], folder: Path) -> str:
     """Returns what a run reached, for a terminal."""
     last, best = rows[-1], max(rows, key=lambda row: row["metrics/accuracy_top1"])
-    lines = [f"{'':28}{'top-1':>8}{'val loss':>10}{'train loss':>12}"]
+    lines = [f"{'':28}{'top-1':>8}{'val loss':>12}{'train loss':>12}"]
     for label, row in (("last epoch (reported)", last), (f"best epoch ({int(best['epoch'])})", best)):
-        cells = f"{row['metrics/accuracy_top1']:>8.4f}{row['val/loss']:>10.4f}{row['train/loss']:>12.4f}"
+        cells = f"{row['metrics/accuracy_top1']:>8.4f}{row['val/loss']:>12.4f}{row['train/loss']:>12.4f}"
         lines.append(f"{label:28}{cells}")
     return "\n".join([*lines, f"Results: {folder} (weights/last.safetensors, {RESULTS}, {RECORDS}, config.yaml)"])
 
