@@ -127,8 +127,8 @@ def _train(
     several = parse_seeds(seeds)
     if several and "seed" in {*options, *arguments}:
         raise ConfigError(f"--seeds {seeds} and a seed do not go together. Give one of them.")
-    _fetch(config.run.data, config.run.data_dir, download)
-    _own_code(config.run.model)
+    fetch(config.run.data, config.run.data_dir, download)
+    own_code(config.run.model)
     from qreg_yolo.classify import runs
     from qreg_yolo.classify.processes import say
 
@@ -147,7 +147,7 @@ def _resume(checkpoint: Path, options: dict[str, Any], arguments: dict[str, Any]
     if clash:
         raise ConfigError(f"--{clash[0]} does not go with --resume: a resumed run keeps its own. Drop one of them.")
     given = together(options, arguments)
-    _own_code(given.get("model", ""))
+    own_code(given.get("model", ""))
     from qreg_yolo.classify import runs
     from qreg_yolo.classify.processes import say
 
@@ -169,8 +169,8 @@ def val(
 ) -> None:
     """Measure a checkpoint: accuracy and loss on the held-out images."""
     prepare_host(online=download, checkpoints=False)
-    _fetch(data or "demo", data_dir, download)
-    _own_code(model or "")
+    fetch(data or "demo", data_dir, download)
+    own_code(model or "")
     from qreg_yolo.classify import runs
 
     asked = runs.Measuring(
@@ -208,7 +208,12 @@ def _recipe(hyp: str | None, options: dict[str, Any], arguments: dict[str, Any])
         raise ConfigError(f"--hyp: {error}") from None
 
 
-def _fetch(data: str, data_dir: str | None, download: bool) -> None:
+def fetch(data: str, data_dir: str | None, download: bool) -> None:
+    """Fetches the official archive, where that was asked for.
+
+    Raises:
+        ConfigError: It was asked for without saying which, or where to put it.
+    """
     if not download:
         return
     if data == "demo" or data_dir is None:
@@ -218,7 +223,7 @@ def _fetch(data: str, data_dir: str | None, download: bool) -> None:
     download_cifar(data, Path(data_dir))
 
 
-def _own_code(model: str) -> None:
+def own_code(model: str) -> None:
     """Lets ``package.module:factory`` be found from the working folder, as ``python -m`` does."""
     if ":" in model and (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
