@@ -13,13 +13,16 @@ import pytest
 from qreg_yolo import records
 from qreg_yolo.analysis import image_statistics, report
 from qreg_yolo.classify import runs
+from qreg_yolo.classify.datasets import load_split
 from qreg_yolo.classify.demo_set import demo_set
 from qreg_yolo.classify.evaluate import BATCH as VAL_BATCH
 from qreg_yolo.classify.robust import models
+from qreg_yolo.classify.robust.pictures import Batches, Corrupting
 from qreg_yolo.classify.robustness import measure
 from qreg_yolo.corrupt import SEVERITIES, corrupt
 from qreg_yolo.sets import cifar
 from qreg_yolo.sets.request import Request
+from qreg_yolo.sets.sources import select_keys
 
 from .kit import command_line, train
 from .networks import NORMED
@@ -39,6 +42,20 @@ def test_the_clean_cell_is_what_val_measures(trained: list[Path], tmp_path: Path
     same = ("model", "method", "weight_bits", "act_bits", "precision", "weights_sha256", "data", "split", "unit")
     assert [ours[name] for name in same] == [theirs[name] for name in same]
     assert ours["n_images"] == theirs["n_images"] == 24 < VAL_BATCH
+
+
+def test_every_pixel_is_that_of_the_written_files(cifar10: Path, tmp_path: Path) -> None:
+    names = ("shot_noise", "snow", "frost")
+    asked = Request(out=tmp_path / "C", corruptions=names, severities=SEVERITIES, preset="cifar32", seed=3, limit=20)
+    cifar.write_cifar(cifar10 / "cifar-10-batches-py", asked)
+    everything = load_split("cifar10", "test", str(cifar10), verify=False)
+    images = everything.subset(select_keys(everything.keys, 20))
+    batches = Batches(images, 7, Corrupting(seed=3, preset="cifar32", frost=None, workers=0))
+    for name in names:
+        tasks = [((name, severity), number) for severity in SEVERITIES for number in range(len(batches))]
+        assert np.array_equal(np.concatenate(list(batches.shown(tasks))), np.load(tmp_path / "C" / f"{name}.npy"))
+    clean = np.concatenate(list(batches.shown([(("clean", 0), number) for number in range(3)])))
+    assert np.array_equal(clean, images.images.numpy())
 
 
 def test_cells_are_those_of_written_files_and_of_reading_them(
@@ -125,6 +142,7 @@ import os, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background has it ignored
 from qreg_yolo.robust import journal
 from qreg_yolo.classify.robust import models
+from qreg_yolo.classify.robust.pictures import Batches, Corrupting
 journal.FLUSH_SECONDS = 0.0
 original, left = models.Candidate.answers, [{after}]
 def answers(*arguments):
