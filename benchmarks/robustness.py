@@ -32,12 +32,12 @@ prepare_host(online=False)
 
 from ultralytics.utils import LOGGER  # noqa: E402
 
-from qreg_yolo.analysis.cells import CLEAN  # noqa: E402
+from qreg_yolo.analysis.cells import CLEAN, Cell  # noqa: E402
 from qreg_yolo.corrupt import MIN_SIDE  # noqa: E402
 from qreg_yolo.detect.data_check import find_data  # noqa: E402
 from qreg_yolo.detect.robust.images import ImageSet, read_images  # noqa: E402
 from qreg_yolo.detect.robust.models import Judge, load_candidates  # noqa: E402
-from qreg_yolo.detect.robust.views import Cell, CorruptedBatches, Corrupting, View  # noqa: E402
+from qreg_yolo.detect.robust.views import CorruptedBatches, Corrupting, View  # noqa: E402
 from qreg_yolo.detect.robustness import RobustnessRequest, measure  # noqa: E402
 from qreg_yolo.training.environment import use_threads  # noqa: E402
 

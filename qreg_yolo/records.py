@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 if sys.platform != "win32":
     import fcntl
 
+FILE = "records.csv"
+"""What the table is called in every output folder."""
 TRACKS: tuple[str, ...] = ("detect", "classify")
 _VERSIONED = ("torch", "ultralytics", "numpy")
 

@@ -47,6 +47,11 @@ def test_the_corruptions_load_nothing_but_numpy_and_opencv() -> None:
     assert sorted(loaded) == ["cv2", "numpy"]
 
 
+def test_processes_that_corrupt_cifar_load_no_torch() -> None:
+    loaded = heavy_modules_loaded_by("import qreg_yolo.sets.cifar, qreg_yolo.sets.published")
+    assert sorted(loaded) == ["cv2", "numpy"]
+
+
 def test_classification_needs_neither_the_host_nor_opencv() -> None:
     loaded = heavy_modules_loaded_by("import qreg_yolo.classify.runs")
     assert sorted(loaded) == ["numpy", "torch"]

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qreg_yolo.analysis.average_precision import Array, mean_average_precision
+from qreg_yolo.analysis.average_precision import Array
 from qreg_yolo.analysis.errors import AnalysisError
-from qreg_yolo.analysis.image_statistics import ImageStatistics
+from qreg_yolo.analysis.image_statistics import PerImage
+from qreg_yolo.analysis.metrics import metric_values
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -61,24 +62,24 @@ def interval(values: Array, level: float = LEVEL) -> Interval:
 
 
 def paired_difference(
-    statistics: ImageStatistics,
-    baseline: ImageStatistics,
+    statistics: PerImage,
+    baseline: PerImage,
     metric: str = "map50_95",
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """Returns the 95 % interval of mAP(statistics) - mAP(baseline), as a fraction (-1..1).
+    """Returns the 95 % interval of a metric's difference, statistics - baseline, as a fraction (-1..1).
 
     Raises:
         AnalysisError: They were not measured on the same images and labels.
     """
     check_same_images(statistics, baseline, "the model", "its baseline")
     weights = resample_weights(len(statistics.names), resamples, seed)
-    mine = mean_average_precision(statistics, weights, metric)
-    return interval(mine - mean_average_precision(baseline, weights, metric))
+    mine = metric_values(statistics, metric, weights)
+    return interval(mine - metric_values(baseline, metric, weights))
 
 
-def check_same_images(one: ImageStatistics, other: ImageStatistics, name: str, other_name: str) -> None:
+def check_same_images(one: PerImage, other: PerImage, name: str, other_name: str) -> None:
     """Raises where two sets of statistics cannot be compared image by image.
 
     Raises:
@@ -89,7 +90,8 @@ def check_same_images(one: ImageStatistics, other: ImageStatistics, name: str, o
     if not np.array_equal(one.targets, other.targets):
         changed = "the number of classes"
         if one.targets.shape == other.targets.shape:
-            changed = f"image '{one.names[(one.targets != other.targets).any(1).argmax()]}'"
+            differs = (one.targets != other.targets).reshape(len(one.names), -1).any(1)
+            changed = f"image '{one.names[differs.argmax()]}'"
         raise AnalysisError(
             f"{name} and {other_name} were measured with different labels ({changed}). Measure both again."
         )

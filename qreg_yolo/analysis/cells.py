@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from qreg_yolo.analysis.errors import AnalysisError
@@ -14,10 +14,22 @@ CLEAN = "clean"
 """The cell of the images as they are; its severity is 0."""
 CELLS: tuple[str, ...] = (CLEAN, *NAMES)
 
+Cell = tuple[str, int]
+"""(cell name, severity); clean images are ("clean", 0)."""
+
 Layout = tuple[tuple[str, ...], ...]
 """Rows of cell names, all of the same length."""
 DEFAULT_LAYOUT: Layout = tuple(CELLS[start : start + 5] for start in range(0, 20, 5))
 """4 rows x 5 columns, clean first. Which cell is where is only drawn in QReg (Fig. 3a), so it can be overridden."""
+
+
+def cells_of(corruptions: Iterable[str], severities: Sequence[int]) -> list[Cell]:
+    """Returns clean, then every corruption at every severity.
+
+    >>> cells_of(["fog"], [1, 2])
+    [('clean', 0), ('fog', 1), ('fog', 2)]
+    """
+    return [(CLEAN, 0), *((name, severity) for name in corruptions for severity in severities)]
 
 
 def check_cell(name: str, where: str) -> None:

@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qreg_yolo.analysis import image_statistics
-from qreg_yolo.analysis.average_precision import METRICS, mean_average_precision
 from qreg_yolo.analysis.bootstrap import RESAMPLES, check_same_images, interval, resample_weights
 from qreg_yolo.analysis.errors import AnalysisError
-from qreg_yolo.analysis.image_statistics import ImageStatistics
+from qreg_yolo.analysis.image_statistics import PerImage
 from qreg_yolo.analysis.measurements import Measurement
 from qreg_yolo.analysis.measures import Number, Values
+from qreg_yolo.analysis.metrics import RESAMPLED, metric_values, metrics_of
 from qreg_yolo.analysis.pairing import Pair
 
 _AGREE = 0.05
-"""Points that a record and the mAP of its per-image file may differ by (records are rounded)."""
+"""Points that a record and the metric of its per-image file may differ by (records are rounded)."""
 Measure = Callable[[Values, Values], Number]
 """(quantized, fp32) -> a number, for values and for values per resample alike."""
 
@@ -69,7 +69,7 @@ def compare(pairs: Iterable[Pair], per_image: Path | None = None, resamples: int
         return [Comparison(pair) for pair in pairs]
     runs = {_key(one): one for pair in pairs for one in (pair.fp32, pair.quantized)}
     resampled: dict[tuple[object, ...], dict[tuple[str, int], NDArray[np.float64]]] = {key: {} for key in runs}
-    first: dict[tuple[object, ...], tuple[str, ImageStatistics]] = {}
+    first: dict[tuple[object, ...], tuple[str, PerImage]] = {}
     weights: dict[int, NDArray[np.int64]] = {}
     for key, run in runs.items():
         for cell, severity in run.values:
@@ -80,7 +80,7 @@ def compare(pairs: Iterable[Pair], per_image: Path | None = None, resamples: int
             check_same_images(found, reference, f"{run.run_id} ({cell}-{severity})", name)
             if run.n_images not in weights:
                 weights[run.n_images] = resample_weights(run.n_images, resamples)
-            resampled[key][cell, severity] = 100 * mean_average_precision(found, weights[run.n_images], run.metric)
+            resampled[key][cell, severity] = 100 * metric_values(found, run.metric, weights[run.n_images])
     return [Comparison(pair, resampled[_key(pair.quantized)], resampled[_key(pair.fp32)]) for pair in pairs]
 
 
@@ -88,15 +88,15 @@ def _key(one: Measurement) -> tuple[object, ...]:
     return (one.run_id, one.data, one.split, one.n_images, one.preset)
 
 
-def _statistics(folder: Path, one: Measurement, cell: str, severity: int) -> ImageStatistics | None:
+def _statistics(folder: Path, one: Measurement, cell: str, severity: int) -> PerImage | None:
     """Returns the statistics of one cell, None where there is no file (or none for that metric)."""
     path = image_statistics.path_of(folder, one.run_id, cell, severity)
-    if one.metric not in METRICS or math.isnan(one.values[cell, severity]) or not path.is_file():
+    if one.metric not in RESAMPLED or math.isnan(one.values[cell, severity]) or not path.is_file():
         return None
     found = image_statistics.read(path)
-    if len(found.names) != one.n_images:
-        return None  # the run was measured on several sets; this file is another's
-    value, recorded = 100 * mean_average_precision(found, metric=one.metric)[0], one.values[cell, severity]
+    if one.metric not in metrics_of(found) or len(found.names) != one.n_images:
+        return None  # of another kind, or the run was measured on several sets and this file is another's
+    value, recorded = 100 * metric_values(found, one.metric)[0], one.values[cell, severity]
     if not abs(value - recorded) <= _AGREE:
         raise AnalysisError(
             f"{path} gives {one.metric}={value:.3f}, its record {recorded:.3f} points: they are of different "

@@ -1,12 +1,16 @@
-"""What one model detected on each image of one set: all that average precision and its bootstrap need, and no more."""
+"""What one model did on each image of one set: all that a metric and its bootstrap need, and no more.
+
+`ImageStatistics` are a detector's; a classifier's are in `image_answers.py`. Both lie in files of one form.
+"""
 
 from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,19 +18,23 @@ from numpy.typing import ArrayLike, NDArray
 from qreg_yolo import files
 from qreg_yolo.analysis.cells import CLEAN
 from qreg_yolo.analysis.errors import AnalysisError
+from qreg_yolo.analysis.image_answers import ImageAnswers
 from qreg_yolo.corrupt.spec import SEVERITIES
 
 THRESHOLDS = 10
 """IoU thresholds 0.50, 0.55, ... 0.95: bit 0 to bit 9 of `ImageStatistics.hits`."""
-_ARRAYS = {
-    "confidence": (np.float32, 1),
-    "category": (np.int32, 1),
-    "image": (np.int32, 1),
-    "hits": (np.uint16, 1),
-    "targets": (np.int32, 2),
-    "names": (np.str_, 1),
-}
-"""Array -> (type, dimensions)."""
+
+
+class PerImage(Protocol):
+    """What the statistics of detectors and of classifiers have in common; `metrics.py` turns both into numbers."""
+
+    @property
+    def targets(self) -> NDArray[np.int32]:
+        """`(images, ...)`: what the labels say of each image."""
+
+    @property
+    def names(self) -> NDArray[np.str_]:
+        """`(images,)`: what tells the images apart."""
 
 
 @dataclass(frozen=True)
@@ -126,20 +134,35 @@ def path_of(folder: Path, run_id: str, corruption: str, severity: int) -> Path:
     return folder / run_id / f"{corruption}-{severity}.npz"
 
 
-def write(path: Path, statistics: ImageStatistics) -> None:
+_KINDS: Mapping[type, Mapping[str, tuple[type, int]]] = {
+    ImageStatistics: {
+        "confidence": (np.float32, 1),
+        "category": (np.int32, 1),
+        "image": (np.int32, 1),
+        "hits": (np.uint16, 1),
+        "targets": (np.int32, 2),
+        "names": (np.str_, 1),
+    },
+    ImageAnswers: {"correct": (np.bool_, 1), "targets": (np.int32, 1), "names": (np.str_, 1)},
+}
+"""Kind of statistics -> array -> (type, dimensions)."""
+
+
+def write(path: Path, statistics: PerImage) -> None:
     """Writes the statistics atomically, compressed, making the folder where it is missing.
 
     Raises:
         OSError: The folder is read-only or the disk is full; an older file is untouched then.
     """
     data = io.BytesIO()
-    np.savez_compressed(data, allow_pickle=False, **{name: getattr(statistics, name) for name in _ARRAYS})
+    arrays = {name: getattr(statistics, name) for name in _KINDS[type(statistics)]}
+    np.savez_compressed(data, allow_pickle=False, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_bytes(path, data.getvalue())
 
 
-def read(path: Path) -> ImageStatistics:
-    """Returns the statistics that `write` wrote; nothing in the file is executed.
+def read(path: Path) -> PerImage:
+    """Returns the statistics that `write` wrote, of the kind that they are; nothing in the file is executed.
 
     Raises:
         AnalysisError: The file is none of ours, or damaged.
@@ -148,13 +171,15 @@ def read(path: Path) -> ImageStatistics:
     arrays: dict[str, Any] = {}
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            for name, (kind, dimensions) in _ARRAYS.items():
+            kind: type[ImageAnswers | ImageStatistics] = ImageAnswers if "correct" in file.files else ImageStatistics
+            for name, (dtype, dimensions) in _KINDS[kind].items():
                 array = file[name]
-                if array.ndim != dimensions or not np.issubdtype(array.dtype, kind):
+                if array.ndim != dimensions or not np.issubdtype(array.dtype, dtype):
                     raise AnalysisError(f"'{name}' is {array.dtype} of {array.ndim} dimensions")
                 arrays[name] = array
-        return ImageStatistics(**arrays)
+        found: PerImage = kind(**arrays)
     except (ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise AnalysisError(
             f"{path} holds no per-image statistics: {error}. Delete it and measure that cell again."
         ) from error
+    return found

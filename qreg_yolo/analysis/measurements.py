@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qreg_yolo import records
 from qreg_yolo.analysis.cells import CLEAN, check_cell, check_severities
 from qreg_yolo.analysis.errors import AnalysisError
+from qreg_yolo.analysis.metrics import DEFAULT_METRICS
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 
@@ -72,7 +73,8 @@ class Measurement:
 class Selection:
     """Which of the records to look at; None: all of them."""
 
-    metric: str = "map50_95"
+    metric: str | None = None
+    """None: what the track of each record is compared in (`DEFAULT_METRICS`)."""
     runs: Sequence[str] = ()
     """Patterns of run ids, such as ``*-best-*``; none: all."""
     data: str | None = None
@@ -129,6 +131,8 @@ def measurements(
 def _selected(rows: list[dict[str, Any]], selection: Selection, source: str) -> list[dict[str, Any]]:
     if not rows:
         raise AnalysisError(f"{source} holds no rows. Give a table with measurements.")
+    if selection.metric is None:
+        rows = _of_default_metric(rows, source)
     for name in ("metric", "data", "split", "preset"):
         wanted = getattr(selection, name)
         if wanted is None:
@@ -148,6 +152,19 @@ def _selected(rows: list[dict[str, Any]], selection: Selection, source: str) -> 
                 raise ConfigError(f"{source}: no run matches '{pattern}'. There are: {', '.join(ids)}.")
         rows = [row for row in rows if any(fnmatchcase(row["run_id"], pattern) for pattern in selection.runs)]
     return rows
+
+
+def _of_default_metric(rows: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
+    """Returns the rows whose metric is the one that their track is compared in."""
+    found = [row for row in rows if row["metric"] == DEFAULT_METRICS.get(row["track"], "map50_95")]
+    if not found:
+        wanted = dict.fromkeys(DEFAULT_METRICS.get(row["track"], "map50_95") for row in rows)
+        held = sorted({row["metric"] for row in rows})
+        raise ConfigError(
+            f"{source}: {' or '.join(wanted)} is in none of the rows. Choose another metric with --metric: "
+            f"{', '.join(held)}."
+        )
+    return found
 
 
 def missing_cells(

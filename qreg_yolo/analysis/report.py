@@ -81,7 +81,7 @@ def heatmap(request: Request, out: Path, *, layout: Path | None = None, palette:
             )
         measured = {cell: estimate(group, partial(map_delta, cell=cell, severities=severities)) for cell in cells}
         squares[key] = measured
-    label = f"{request.selection.metric}\n{SCALE_LABEL}"  # in two lines: one row of squares is low
+    label = f"{_metric(comparisons)}\n{SCALE_LABEL}"  # in two lines: one row of squares is low
     if len(squares) == 1:
         figure, _ = draw_square(next(iter(squares.values())), layout=places, palette=palette, label=label)
     else:
@@ -112,7 +112,7 @@ def severity_curves(request: Request, out: Path, *, corruption: str | None = Non
                 for severity, where in [(0, (CLEAN,)), *((severity, cells) for severity in severities)]
             }
             curves.setdefault(name, points)
-    label = f"{request.selection.metric} [points]"
+    label = f"{_metric(comparisons)} [points]"
     figure, _ = draw_severity_curves(curves, label=label if corruption is None else f"{label}, {corruption}")
     save(figure, out)
     lines = [
@@ -138,6 +138,11 @@ def legend(out: Path, layout: Path | None = None) -> str:
     figure, _ = draw_legend(layout=read_layout(layout) if layout else DEFAULT_LAYOUT)
     save(figure, out)
     return f"{out}: which cell is where."
+
+
+def _metric(comparisons: Sequence[Comparison]) -> str:
+    """Returns what was compared: one metric, or several where the records are of both tracks."""
+    return ", ".join(dict.fromkeys(one.pair.quantized.metric for one in comparisons))
 
 
 def _side(quantized_values: Values, fp32: Values, cells: Sequence[str], severity: int, quantized: bool) -> Number:

@@ -149,7 +149,8 @@ def _by_group(
 def _notes(comparisons: Sequence[Comparison], severities: Sequence[int]) -> tuple[str, ...]:
     runs = [one.pair.quantized for one in comparisons]
     sets = sorted({f"{run.n_images} images of {run.data}/{run.split}, preset {run.preset}" for run in runs})
-    about = f"{runs[0].metric}; severities {', '.join(map(str, severities)) or 'none'}; {'; '.join(sets)}."
+    metrics = ", ".join(dict.fromkeys(run.metric for run in runs))
+    about = f"{metrics}; severities {', '.join(map(str, severities)) or 'none'}; {'; '.join(sets)}."
     notes = [about]
     if any(one.quantized and one.fp32 for one in comparisons):
         notes.append("[a, b]: 95 % interval, paired bootstrap over images; it does not cover other seeds.")

@@ -95,19 +95,23 @@ def read_cifar(name: str, data_dir: Path, split: str, *, verify: bool = True) ->
     wanted = files.train if split == "train" else files.test
     present = {file: md5 for file, md5 in wanted.items() if verify or (folder / file).is_file()}
     parts = [_read_batch(folder / file, md5 if verify else None, files) for file, md5 in (present or wanted).items()]
-    images = np.concatenate([images for images, _ in parts]).reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
+    images = np.concatenate([images for images, _, _ in parts]).reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
     return ImageSet(
         name=name,
         split=split,
         images=torch.from_numpy(np.ascontiguousarray(images)),
-        labels=torch.from_numpy(np.concatenate([labels for _, labels in parts])),
+        labels=torch.from_numpy(np.concatenate([labels for _, labels, _ in parts])),
         classes=_class_names(folder / files.meta[0], files.meta[1] if verify else None, files),
         mean=files.mean,
         std=files.std,
+        keys=_keys([name for _, _, names in parts for name in names], len(images)),
     )
 
 
-def _read_batch(path: Path, md5: str | None, files: CifarFiles) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _read_batch(
+    path: Path, md5: str | None, files: CifarFiles
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[Any]]:
+    """Returns images, labels and names; names may be missing from a rebuilt file."""
     content = _load(path, md5)
     images, labels = content.get("data"), content.get(files.label_key)
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != (3 * SIZE * SIZE,):
@@ -117,7 +121,14 @@ def _read_batch(path: Path, md5: str | None, files: CifarFiles) -> tuple[NDArray
             f"'{path}' has no '{files.label_key}' with one label of 0 to {files.classes - 1} for each of its "
             f"{len(images)} images. Give a file of the official format."
         )
-    return images, np.array(labels, dtype=np.int64)
+    names = content.get("filenames")
+    return images, np.array(labels, dtype=np.int64), names if isinstance(names, list) else []
+
+
+def _keys(names: list[Any], n: int) -> tuple[str, ...]:
+    """Returns what the images are called in the files; numbers where a rebuilt file has no name of its own for each."""
+    found = tuple(name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in names)
+    return found if len(set(found)) == n == len(found) else tuple(f"{number:05}.png" for number in range(n))
 
 
 def _fit(labels: Iterable[Any], classes: int) -> bool:

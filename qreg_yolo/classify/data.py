@@ -6,7 +6,7 @@ is trained with a seed sees the same images on every device, and so does a run t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -41,6 +41,8 @@ class ImageSet:
     """Of the training set's channels, 0..1: what images are normalised with."""
     std: tuple[float, float, float]
     """Likewise, the standard deviation over all pixels."""
+    keys: tuple[str, ...] = ()
+    """What each image is called; the draws of its corruptions hang on it."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -48,6 +50,20 @@ class ImageSet:
     def to(self, device: torch.device) -> ImageSet:
         """Returns the set with its tensors on ``device``."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def subset(self, chosen: Sequence[int]) -> ImageSet:
+        """Returns some of the images, in that order."""
+        rows = torch.as_tensor(chosen, device=self.images.device)
+        keys = tuple(self.keys[i] for i in chosen)
+        return replace(self, images=self.images[rows], labels=self.labels[rows], keys=keys)
+
+    def showing(self, images: Tensor) -> ImageSet:
+        """Returns the set with other pixels for its images.
+
+        Args:
+            images: uint8 `(n, height, width, 3)`.
+        """
+        return replace(self, images=images)
 
     def normalised(self, images: Tensor) -> Tensor:
         """Returns ``(x / 255 - mean) / std`` as float32 `(n, 3, h, w)`, channels last in memory.

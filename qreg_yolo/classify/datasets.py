@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from qreg_yolo.classify.checkpoint import Description
 from qreg_yolo.classify.cifar import read_cifar
 from qreg_yolo.classify.data import ImageSet
 from qreg_yolo.classify.demo_set import demo_set
-from qreg_yolo.classify.options import ClassifyOptions
+from qreg_yolo.classify.options import DATA, ClassifyOptions
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 
@@ -27,13 +30,13 @@ def load_split(data: str, split: str, data_dir: str | None, *, verify: bool) -> 
         verify: Whether the files have to be the official ones.
 
     Raises:
-        ConfigError: No such split, or CIFAR without a folder.
+        ConfigError: No such data set or split, or CIFAR without a folder.
         FileNotFoundError: The folder or a file is missing.
         DataError: A file that cannot be used.
     """
-    if split not in splits(data):
-        hint = did_you_mean(split, splits(data))
-        raise ConfigError(f"split={split!r} is not one of: {', '.join(splits(data))}.{hint}")
+    for name, value, known in (("data", data, DATA), ("split", split, splits(data))):
+        if value not in known:
+            raise ConfigError(f"{name}={value!r} is not one of: {', '.join(known)}.{did_you_mean(value, known)}")
     if data == "demo":
         return demo_set(split)
     if data_dir is None:
@@ -48,3 +51,36 @@ def load_training(run: ClassifyOptions) -> tuple[ImageSet, ImageSet]:
         load_split(run.data, train, run.data_dir, verify=run.verify),
         load_split(run.data, held_out, run.data_dir, verify=run.verify),
     )
+
+
+def load_measured(
+    trained: Mapping[str, Any], data: str | None, data_dir: str | None, *, verify: bool, split: str | None = None
+) -> ImageSet:
+    """Returns what a checkpoint is measured on: what is not asked for is as in its training.
+
+    Args:
+        trained: Section ``run`` of its training.
+        data: The data set asked for.
+        data_dir: The folder asked for.
+        verify: Whether the files have to be the official ones; those of the training only if they had to be there.
+        split: The split asked for; None: the one that it was validated on.
+
+    Raises:
+        ConfigError, FileNotFoundError, DataError: As `load_split`.
+    """
+    name = data or str(trained["data"])
+    verify = verify and (data is not None or bool(trained["verify"]))
+    return load_split(name, split or splits(name)[1], data_dir or trained["data_dir"], verify=verify)
+
+
+def check_classes(weights: Path, description: Description, images: ImageSet) -> None:
+    """Raises unless a checkpoint tells as many classes apart as a data set has.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    if len(images.classes) != len(description.classes):
+        raise ConfigError(
+            f"'{weights}' tells the {len(description.classes)} classes of {description.config['run']['data']} apart, "
+            f"{images.name} has {len(images.classes)}. Give its own data set."
+        )

@@ -40,6 +40,7 @@ def demo_set(split: str, n: int | None = None) -> ImageSet:
         classes=CLASSES,
         mean=MEAN,
         std=STD,
+        keys=tuple(f"{number:05}.png" for number in range(count)),
     )
 
 

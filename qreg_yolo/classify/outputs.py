@@ -20,7 +20,7 @@ from qreg_yolo.classify.data import ImageSet
 from qreg_yolo.classify.options import ClassifyConfig
 from qreg_yolo.training.environment import environment
 
-RECORDS = "records.csv"
+RECORDS = records.FILE
 RESULTS = "results.csv"
 Measured = Mapping[str, tuple[str, int, float]]
 """Metric -> (split, number of images, value)."""
@@ -69,17 +69,9 @@ def append_records(
         measured: The numbers; accuracies are fractions, the others losses.
         data: The data set, where that is not the one it was trained on.
     """
-    run, spec = description.config["run"], description.spec
-    digest = files.sha256(weights)
-    model = description.model.rpartition(":")[2]
-    data = data or str(run["data"])
-    run_id = f"{model}-{data}-{spec.label}-s{run['seed']}-{name}-{digest[:8]}"
-    common: dict[str, Any] = {
-        "run_id": run_id, "track": "classify", "model": description.model,
-        "method": "fp32" if spec.is_float else spec.method, "weight_bits": spec.weight_bits, "act_bits": spec.act_bits,
-        "precision": description.precision, "seed": run["seed"], "weights_sha256": digest, "data": data,
-        **records.provenance(),
-    }  # fmt: skip
+    name_of_data = data or str(description.config["run"]["data"])
+    run = identity(weights, name, description, name_of_data)
+    common: dict[str, Any] = {**run, "data": name_of_data, **records.provenance()}
     rows = [
         records.Record(
             **common, split=split, n_images=n, metric=metric, value=value,
@@ -88,8 +80,33 @@ def append_records(
         for metric, (split, n, value) in measured.items()
     ]  # fmt: skip
     known = set(records.read(path)["run_id"].to_list()) if path.is_file() else set()
-    if run_id not in known:
+    if run["run_id"] not in known:
         records.append(path, rows)
+
+
+def identity(weights: Path, name: str, description: Description, data: str) -> dict[str, Any]:
+    """Returns the fields of a record that say which run, and which of its checkpoints, was measured.
+
+    Args:
+        weights: The checkpoint.
+        name: What the run's id calls it, such as ``last``.
+        description: What it is.
+        data: The data set that it is measured on.
+    """
+    seed, spec = description.config["run"]["seed"], description.spec
+    digest = files.sha256(weights)
+    model = description.model.rpartition(":")[2]
+    return {
+        "run_id": f"{model}-{data}-{spec.label}-s{seed}-{name}-{digest[:8]}",
+        "track": "classify",
+        "model": description.model,
+        "method": "fp32" if spec.is_float else spec.method,
+        "weight_bits": spec.weight_bits,
+        "act_bits": spec.act_bits,
+        "precision": description.precision,
+        "seed": seed,
+        "weights_sha256": digest,
+    }
 
 
 def measured_in(row: Mapping[str, float], train: ImageSet, val: ImageSet) -> Measured:

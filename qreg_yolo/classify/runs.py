@@ -12,7 +12,7 @@ import torch
 
 from qreg_yolo.classify import outputs
 from qreg_yolo.classify.checkpoint import Progress, load_classifier
-from qreg_yolo.classify.datasets import load_split, load_training, splits
+from qreg_yolo.classify.datasets import check_classes, load_measured, load_training
 from qreg_yolo.classify.evaluate import evaluate
 from qreg_yolo.classify.execute import RunResult, execute
 from qreg_yolo.classify.network import calibrate_network, clipping_warning
@@ -135,24 +135,17 @@ def validate(weights: Path, asked: Measuring) -> str:
     device = prepare(asked.threads, asked.device)
     network, description, _ = load_classifier(weights, asked.model)
     trained = description.config["run"]
-    data = asked.data or str(trained["data"])
-    split = asked.split or splits(data)[1]
-    verify = asked.verify and (asked.data is not None or bool(trained["verify"]))
-    images = load_split(data, split, asked.data_dir or trained["data_dir"], verify=verify)
-    if len(images.classes) != len(description.classes):
-        raise ConfigError(
-            f"'{weights}' tells the {len(description.classes)} classes of {trained['data']} apart, {data} has "
-            f"{len(images.classes)}. Give its own data set."
-        )
+    images = load_measured(trained, asked.data, asked.data_dir, verify=asked.verify, split=asked.split)
+    check_classes(weights, description, images)
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     reached = evaluate(network, images.to(device), precision=description.precision)
     folder = new_folder(Path(writable_project(asked.project)), "val")
-    counts = (split, len(images))
+    counts = (images.split, len(images))
     measured = {"accuracy_top1": (*counts, reached.accuracy), "loss": (*counts, reached.loss)}
-    outputs.append_records(folder / outputs.RECORDS, weights, weights.stem, description, measured, data=data)
+    outputs.append_records(folder / outputs.RECORDS, weights, weights.stem, description, measured, data=images.name)
     return (
         f"{weights}: top-1 {reached.accuracy:.4f}, loss {reached.loss:.4f} on {len(images)} images "
-        f"({data}, {split}, {description.precision})\nResults: {folder}"
+        f"({images.name}, {images.split}, {description.precision})\nResults: {folder}"
     )
 
 

@@ -10,7 +10,19 @@ from typing import Annotated
 import typer
 
 from qreg_yolo import __version__
-from qreg_yolo.cli import classify, corrupt, data, inspect, plot, predict, robustness, table, train, val
+from qreg_yolo.cli import (
+    classify,
+    classify_robustness,
+    corrupt,
+    data,
+    inspect,
+    plot,
+    predict,
+    robustness,
+    table,
+    train,
+    val,
+)
 from qreg_yolo.strict_yaml import ConfigError
 
 DEBUG_VARIABLE = "QREG_YOLO_DEBUG"
@@ -35,6 +47,9 @@ app.command("robustness", epilog=robustness.EXAMPLES, short_help="Measure models
     robustness.robustness
 )
 app.command("table", epilog=table.EXAMPLES, short_help="Compare quantized runs with their fp32 twins.")(table.table)
+classify.app.command(
+    "robustness", epilog=classify_robustness.EXAMPLES, short_help="Measure classifiers on corrupted images."
+)(classify_robustness.robustness)
 app.add_typer(classify.app, name="classify")
 app.add_typer(plot.app, name="plot")
 app.add_typer(data.app, name="data")

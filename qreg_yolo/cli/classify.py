@@ -126,7 +126,7 @@ def _train(
     several = parse_seeds(seeds)
     if several and "seed" in {*options, *arguments}:
         raise ConfigError(f"--seeds {seeds} and a seed do not go together. Give one of them.")
-    _fetch(config.run.data, config.run.data_dir, download)
+    fetch(config.run.data, config.run.data_dir, download)
     find_own_code(config.run.model)
     from qreg_yolo.classify import runs
     from qreg_yolo.classify.processes import say
@@ -168,7 +168,7 @@ def val(
 ) -> None:
     """Measure a checkpoint: accuracy and loss on the held-out images."""
     prepare_host(online=download, checkpoints=False)
-    _fetch(data or "demo", data_dir, download)
+    fetch(data or "demo", data_dir, download)
     find_own_code(model or "")
     from qreg_yolo.classify import runs
 
@@ -207,7 +207,12 @@ def _recipe(hyp: str | None, options: dict[str, Any], arguments: dict[str, Any])
         raise ConfigError(f"--hyp: {error}") from None
 
 
-def _fetch(data: str, data_dir: str | None, download: bool) -> None:
+def fetch(data: str, data_dir: str | None, download: bool) -> None:
+    """Fetches the official archive, where that was asked for.
+
+    Raises:
+        ConfigError: It was asked for without saying which, or where to put it.
+    """
     if not download:
         return
     if data == "demo" or data_dir is None:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from qreg_yolo.analysis.report import Request
 
 Records = Annotated[Path, typer.Argument(help="Table of measurements (records.csv).")]
-Metric = Annotated[str, typer.Option(help="map50_95 | map50 | any in points or fractions.")]
+Metric = Annotated[
+    str | None, typer.Option(help="Any in points or fractions. [default: map50_95; of classifiers accuracy_top1]")
+]
 Severities = Annotated[str | None, typer.Option(help="Such as 3, 1-5 or 1,3. [default: all in the records]")]
 Runs = Annotated[list[str] | None, typer.Option(help="Only runs whose id matches, such as '*-best-*'. Repeatable.")]
 Baseline = Annotated[list[str] | None, typer.Option(help="Run id of an fp32 twin to compare with. Repeatable.")]
@@ -28,7 +30,7 @@ NoIntervals = Annotated[bool, typer.Option("--no-intervals", help="Leave out the
 
 def request(
     records: Path,
-    metric: str,
+    metric: str | None,
     severities: str | None,
     runs: list[str] | None,
     baseline: list[str] | None,

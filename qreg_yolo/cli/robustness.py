@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from qreg_yolo.cli.bar import rate_bar
 from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
 from qreg_yolo.cli.offline import prepare_host
 from qreg_yolo.config import parse_overrides
@@ -47,12 +44,10 @@ def robustness(
     out: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/robustness/DATA]")] = None,
 ) -> None:
     """Measure checkpoints on clean and corrupted images, in one pass; a second call goes on."""
-    weights = [Path(one) for one in arguments if "=" not in one or Path(one).exists()]
-    overrides = [one for one in arguments if "=" in one and not Path(one).exists()]
-    if not weights:
-        raise ConfigError("There is no checkpoint among the arguments. Give one or more, such as weights/best.pt.")
     names, levels = parse_corruptions(corruptions), parse_severities(severities)
-    folder = _folder(out, overrides, data)
+    weights, overrides = parted(arguments)
+    project, name = output_folder(out, overrides)
+    folder = project / (Path(data).stem if name is None else name)
     prepare_host(online=False)
     from qreg_yolo.detect.robustness import RobustnessRequest, measure
 
@@ -61,31 +56,35 @@ def robustness(
         batch=batch, imgsz=imgsz, seed=seed, preset=preset, frost_dir=frost_dir, workers=workers, device=device,
         threads=threads, skip_bad=skip_bad, coco_eval=coco_eval,
     )  # fmt: skip
-    print(measure(request, _bar).table)
+    print(measure(request, rate_bar).table)
 
 
-def _folder(out: Path | None, overrides: list[str], data: str) -> Path:
-    """Returns the output folder; the same call has the same one, so that it goes on."""
+def parted(arguments: list[str]) -> tuple[list[Path], list[str]]:
+    """Returns the checkpoints and the ``key=value`` words among some arguments.
+
+    Raises:
+        ConfigError: There is no checkpoint.
+    """
+    weights = [Path(one) for one in arguments if "=" not in one or Path(one).exists()]
+    if not weights:
+        raise ConfigError("There is no checkpoint among the arguments. Give one or more, such as weights/best.pt.")
+    return weights, [one for one in arguments if "=" in one and not Path(one).exists()]
+
+
+def output_folder(out: Path | None, overrides: list[str]) -> tuple[Path, str | None]:
+    """Returns where the output folder lies, and its name; None: that of the data set.
+
+    The same call has the same folder, so that it goes on.
+
+    Raises:
+        ConfigError: Words other than ``project=`` and ``name=``, or one of them with ``--out``.
+    """
     places = parse_overrides(overrides)
     for key in places:
         if key not in ("project", "name"):
             raise ConfigError(f"'{key}' cannot be set here.{did_you_mean(key, ['project', 'name'])} See --help.")
-    if out is not None and places:
+    if out is None:
+        return Path(str(places.get("project", PROJECT))), str(places["name"]) if "name" in places else None
+    if places:
         raise ConfigError(f"--out {out} does not go with {overrides[0]}. Drop one of them.")
-    return out or Path(str(places.get("project", PROJECT))) / str(places.get("name", Path(data).stem))
-
-
-@contextmanager
-def _bar(label: str, total: int) -> Iterator[Callable[[int], object]]:
-    """Yields the function that moves a progress bar on stderr, with the images per second and the time left."""
-    start, seen = time.monotonic(), 0
-
-    def advance(count: int) -> None:
-        nonlocal seen
-        seen += count
-        if sys.stderr.isatty():  # elsewhere each new label would be a line
-            bar.label = f"{label}, {seen / max(time.monotonic() - start, 1e-9):.1f} images/s"
-        bar.update(count)
-
-    with typer.progressbar(length=total, label=label, file=sys.stderr, show_pos=True) as bar:
-        yield advance
+    return out.parent, out.name

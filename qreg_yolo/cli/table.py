@@ -21,7 +21,7 @@ def table(
     kind: Annotated[str, typer.Option(help="table1 | robustness | severity | cells.")] = "table1",
     format_: Annotated[str, typer.Option("--format", help="text | markdown | csv | latex.")] = "text",
     out: Annotated[Path | None, typer.Option(help="Write it to a file too.")] = None,
-    metric: comparing.Metric = "map50_95",
+    metric: comparing.Metric = None,
     severities: comparing.Severities = None,
     runs: comparing.Runs = None,
     baseline: comparing.Baseline = None,

@@ -14,7 +14,7 @@ from qreg_yolo.config import RunConfig, dump
 from qreg_yolo.detect.section import KEY, Section
 from qreg_yolo.training.environment import environment
 
-RECORDS = "records.csv"
+RECORDS = records.FILE
 _METRICS = {
     "metrics/precision(B)": "precision",
     "metrics/recall(B)": "recall",

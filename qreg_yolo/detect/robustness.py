@@ -6,8 +6,7 @@ corruption or severity costs only itself. The numbers are those of the host's ``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,27 +15,27 @@ import torch
 from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import select_device
 
-from qreg_yolo.analysis.cells import CLEAN
-from qreg_yolo.corrupt import MIN_SIDE, NAMES, constants, load_overlays
+from qreg_yolo import records
+from qreg_yolo.analysis.cells import Cell, cells_of
+from qreg_yolo.corrupt import MIN_SIDE, NAMES, load_overlays
 from qreg_yolo.detect.compat import restore_threads
 from qreg_yolo.detect.data_check import MIN_SIDE as HOST_MIN_SIDE
 from qreg_yolo.detect.data_check import find_data
-from qreg_yolo.detect.outputs import RECORDS
-from qreg_yolo.detect.robust import fingerprint, settings
+from qreg_yolo.detect.robust import fingerprint
 from qreg_yolo.detect.robust.coco import coco_map
 from qreg_yolo.detect.robust.images import ImageSet, read_images
-from qreg_yolo.detect.robust.journal import Journal
 from qreg_yolo.detect.robust.models import Candidate, Judge, check_classes, load_candidates
-from qreg_yolo.detect.robust.results import Values, conclude, finished, summary
-from qreg_yolo.detect.robust.views import Cell, CorruptedBatches, Corrupting, View, ViewKey, load
+from qreg_yolo.detect.robust.results import MEASURED, conclude
+from qreg_yolo.detect.robust.views import CorruptedBatches, Corrupting, View, ViewKey, load
 from qreg_yolo.detect.runs import RunResult
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.progress import Progress, no_progress
+from qreg_yolo.robust import settings
+from qreg_yolo.robust.checks import check_corruptions, check_counts
+from qreg_yolo.robust.journal import Journal
+from qreg_yolo.robust.results import Values, finished, summary
 from qreg_yolo.training.environment import use_threads
 from qreg_yolo.training.folders import writable_project
 from qreg_yolo.training.guard import FolderLock, terminable
-
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
-"""(label, number of images) -> a context that yields the function which moves the bar by so many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,15 +71,10 @@ class RobustnessRequest:
     @property
     def cells(self) -> list[Cell]:
         """Clean, then every corruption at every severity."""
-        return [(CLEAN, 0), *((name, severity) for name in self.corruptions for severity in self.severities)]
+        return cells_of(self.corruptions, self.severities)
 
 
-@contextmanager
-def _no_progress(label: str, total: int) -> Iterator[Callable[[int], object]]:
-    yield lambda count: None
-
-
-def measure(request: RobustnessRequest, progress: Progress = _no_progress) -> RunResult:
+def measure(request: RobustnessRequest, progress: Progress = no_progress) -> RunResult:
     """Measures all models on clean and corrupted images; returns where the records lie and a summary.
 
     Raises:
@@ -118,19 +112,9 @@ def measure(request: RobustnessRequest, progress: Progress = _no_progress) -> Ru
 
 
 def _check(request: RobustnessRequest) -> None:
-    for name, value in (("batch", request.batch), ("limit", request.limit)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name}={value}: give 1 or more.")
-    if (request.workers is not None and request.workers < 0) or request.seed < 0:
-        raise ConfigError(f"workers={request.workers}, seed={request.seed}: give 0 or more.")
-    try:
-        for name in request.corruptions:
-            for severity in request.severities:
-                constants(name, severity, request.preset)
-        if "frost" in request.corruptions:
-            load_overlays(request.frost_dir)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    check_counts({"batch": request.batch, "limit": request.limit}, 1)
+    check_counts({"workers": request.workers, "seed": request.seed}, 0)
+    check_corruptions(request.corruptions, request.severities, request.preset, request.frost_dir)
 
 
 class _Measurement:
@@ -151,7 +135,7 @@ class _Measurement:
 
     def run(self, progress: Progress) -> RunResult:
         known = self._agree()
-        values = finished(self.out)
+        values = finished(self.out, MEASURED)
         cells = self.request.cells
         missing = {(one.run_id, cell) for one in self.candidates for cell in cells} - values.keys()
         again = len(self.candidates) * len(cells) - len(missing)
@@ -164,7 +148,8 @@ class _Measurement:
             journal.remove()
         elif self.request.coco_eval:
             notes.append("--coco-eval checks cells as they are measured. Give another folder with --out.")
-        table = "\n".join([*notes, summary(self.candidates, cells, values), f"Results: {self.out} ({RECORDS})"])
+        shown = summary([one.run_id for one in self.candidates], cells, values, "map50_95", "mAP50-95 [points]")
+        table = "\n".join([*notes, shown, f"Results: {self.out} ({records.FILE})"])
         return RunResult(save_dir=self.out, table=table)
 
     def _agree(self) -> fingerprint.Fingerprint:
@@ -209,27 +194,15 @@ class _Measurement:
             judge = Judge(one, view, self.images, self.out, self.device, request.coco_eval)
             judges[one.view][one.run_id] = judge
         total = sum(len(batches.members(number)) for number, _ in tasks)
-        try:
-            with torch.inference_mode(), progress("Measuring", total) as advance:
-                for (number, cell), shown in load(batches, tasks, self.workers):
-                    for key, batch in zip(keys, shown, strict=True):
-                        due = {run: judge for run, judge in judges[key].items() if run in tasks[number, cell]}
-                        if due:
-                            batch = next(iter(due.values())).preprocess(batch)
-                        for run, judge in due.items():
-                            journal.add(run, cell, number, judge.measure(batch, batches.members(number).start))
-                    advance(len(batches.members(number)))
-            journal.flush()
-        except OSError as error:
-            raise OSError(
-                f"'{self.out}' cannot be written: {error.strerror or error}. What was written is kept: free space, "
-                "then start the same command again."
-            ) from error
-        except BaseException as error:
-            journal.flush()
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                LOGGER.warning("Interrupted. What was measured is kept: start the same command again to go on.")
-            raise
+        with journal.keeping(self.out, LOGGER.warning), torch.inference_mode(), progress("Measuring", total) as advance:
+            for (number, cell), shown in load(batches, tasks, self.workers):
+                for key, batch in zip(keys, shown, strict=True):
+                    due = {run: judge for run, judge in judges[key].items() if run in tasks[number, cell]}
+                    if due:
+                        batch = next(iter(due.values())).preprocess(batch)
+                    for run, judge in due.items():
+                        journal.add(run, cell, number, judge.measure(batch, batches.members(number).start))
+                advance(len(batches.members(number)))
 
     def _conclude(self, journal: Journal, missing: set[tuple[str, Cell]], values: Values) -> list[str]:
         """Turns the detections of every missing cell into records; returns what pycocotools says of them."""
@@ -238,7 +211,7 @@ class _Measurement:
             for one in self.candidates:
                 if (one.run_id, cell) not in missing:
                     continue
-                found = journal.detections(one.run_id, cell)
+                found = journal.rows(one.run_id, cell)
                 values[one.run_id, cell] = conclude(self.out, one, cell, found, self.images, self.request.preset)
                 if self.request.coco_eval:
                     ours = 100 * values[one.run_id, cell]["map50_95"]

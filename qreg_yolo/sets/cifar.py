@@ -12,7 +12,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -140,26 +139,33 @@ def _is_whole(out: Path, entry: Entry | None, source: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _Chunk:
+class Chunk:
+    """Some images under one corruption: a task for a worker process."""
+
     images: Image
+    """`(n, 32, 32, 3)` RGB."""
     keys: tuple[str, ...]
+    """What the draws of each hang on."""
+    name: str
+    """The corruption."""
     severity: int
+    """1..5."""
 
 
-def _chunks(test: CifarTest) -> Iterator[_Chunk]:
-    for severity in SEVERITIES:
-        for start in range(0, len(test.keys), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            yield _Chunk(test.images[part], test.keys[part], severity)
-
-
-def _corrupt_chunk(chunk: _Chunk, name: str, request: Request) -> Image:
-    options: dict[str, Any] = {"seed": request.seed, "preset": request.preset, "frost": request.frost_dir}
+def corrupt_chunk(chunk: Chunk, *, seed: int, preset: str, frost: Path | None) -> Image:
+    """Returns the corrupted images, `(n, 32, 32, 3)`; options as those of `corrupt`."""
     corrupted = [
-        corrupt(image, name, chunk.severity, key=key, **options)
+        corrupt(image, chunk.name, chunk.severity, seed=seed, key=key, preset=preset, frost=frost)
         for image, key in zip(chunk.images, chunk.keys, strict=True)
     ]
     return np.stack(corrupted)
+
+
+def _chunks(test: CifarTest, name: str) -> Iterator[Chunk]:
+    for severity in SEVERITIES:
+        for start in range(0, len(test.keys), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            yield Chunk(test.images[part], test.keys[part], name, severity)
 
 
 def _write_file(test: CifarTest, name: str, request: Request, advance: Callable[[int], object]) -> dict[str, str]:
@@ -168,7 +174,8 @@ def _write_file(test: CifarTest, name: str, request: Request, advance: Callable[
     header = io.BytesIO()
     shape = (len(SEVERITIES) * len(test.keys), 32, 32, 3)
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    run = run_ordered(partial(_corrupt_chunk, name=name, request=request), _chunks(test), request.workers)
+    how = partial(corrupt_chunk, seed=request.seed, preset=request.preset, frost=request.frost_dir)
+    run = run_ordered(how, _chunks(test, name), request.workers)
     with unfinished.open("wb") as file, closing(run) as parts:
         file.write(header.getvalue())
         for part in parts:

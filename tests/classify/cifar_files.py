@@ -29,7 +29,8 @@ def write_cifar(folder: Path, name: str = "cifar10", n_test: int = 24) -> Path:
             labels = rng.integers(0, files.classes, n)
             levels = (labels * 255 // files.classes)[:, None] + rng.integers(-40, 40, (n, 3 * 32 * 32))
             images = np.clip(levels, 0, 255).astype(np.uint8)  # brightness tells the class
-            dump(root / file, {b"data": images, files.label_key.encode(): [int(label) for label in labels]})
+            content = {b"data": images, files.label_key.encode(): [int(label) for label in labels]}
+            dump(root / file, {**content, b"filenames": [f"{file}_s_{i:06}.png".encode() for i in range(n)]})
     names = [f"class {label}".encode() for label in range(files.classes)]
     dump(root / files.meta[0], {files.names_key.encode(): names})
     return folder

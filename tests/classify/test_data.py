@@ -15,6 +15,7 @@ from qreg_yolo.classify.cifar import OFFICIAL, read_cifar
 from qreg_yolo.classify.data import DataError, crop_and_flip, draw_epoch, training_batches
 from qreg_yolo.classify.datasets import load_split
 from qreg_yolo.classify.demo_set import CLASSES, demo_set
+from qreg_yolo.sets.cifar import read_cifar as read_for_writing
 from qreg_yolo.strict_yaml import ConfigError
 
 from .cifar_files import dump, make_official, write_cifar
@@ -35,6 +36,20 @@ def test_the_official_formats(name: str, n: int, tmp_path: Path, monkeypatch: py
     assert train.labels[5] == content[OFFICIAL[name].label_key.encode()][5]
     again = read_cifar(name, tmp_path / OFFICIAL[name].folder, "train")
     assert torch.equal(again.images, train.images), "the folder itself may be given too"
+
+
+def test_images_are_called_what_the_files_call_them(tmp_path: Path) -> None:
+    root = write_cifar(tmp_path) / "cifar-10-batches-py"
+    test = read_cifar("cifar10", tmp_path, "test", verify=False)
+    assert test.keys == read_for_writing(root).keys
+    assert test.keys[3] == "test_batch_s_000003.png"
+    assert test.subset([3, 5]).keys == (test.keys[3], test.keys[5])
+    assert torch.equal(test.subset([3, 5]).images, test.images[[3, 5]])
+    content = pickle.loads((root / "test_batch").read_bytes())
+    for names in ([], content[b"filenames"][:-1], [b"same.png"] * 24, "text"):
+        dump(root / "test_batch", {**content, b"filenames": names})
+        assert read_cifar("cifar10", tmp_path, "test", verify=False).keys[3] == "00003.png"
+    assert len(set(demo_set("val").keys)) == 640
 
 
 def test_every_file_has_its_official_md5() -> None:

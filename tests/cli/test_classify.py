@@ -29,6 +29,16 @@ def _threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QREG_YOLO_THREADS", "1")
 
 
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a checkpoint of a network for the demo set."""
+    folder = tmp_path_factory.mktemp("fresh")
+    options = ["--model", NORMED, "--batch", 2560, "--epochs", 1, "--threads", 1, "--project", folder]
+    outcome = qreg_yolo("classify", "train", *options)
+    assert outcome.code == 0, outcome.err
+    return folder / "with_norm-demo-lsq-w4a4-s0" / "weights" / "last.safetensors"
+
+
 def words(cifar: Path, *more: object) -> list[object]:
     base = ["--model", NORMED, "--data", "cifar10", "--data-dir", cifar, "--no-verify", "--batch", 16, "--epochs", 3]
     return ["classify", "train", *base, *more]
@@ -87,6 +97,60 @@ def test_quantized_runs_compare_with_their_twin_in_a_table(cifar: Path, tmp_path
     outcome = qreg_yolo("table", joined, "--metric", "accuracy_top1", "--no-intervals")
     assert outcome.code == 0, outcome.err
     assert "lsq 4" in outcome.out
+
+
+def test_robustness_tables_and_squares(cifar: Path, tmp_path: Path) -> None:
+    weights = []
+    for label, bits in (("fp32", 32), ("lsq-w4a4", 4)):
+        outcome = qreg_yolo(*words(cifar, "--bits", bits, "--project", tmp_path, "--epochs", 1))
+        assert outcome.code == 0, outcome.err
+        weights.append(tmp_path / f"with_norm-cifar10-{label}-s0" / "weights" / "last.safetensors")
+    base = ["classify", "robustness", *weights, "--model", NORMED, "--corruptions", "contrast,fog", "--severities"]
+    outcome = qreg_yolo(*base, "5")
+    assert outcome.code == 0, outcome.err
+    assert "top-1 [points]" in outcome.out
+    assert "mean: 2 corruptions, severities 5" in outcome.out
+    found = Path("runs/robustness/cifar10/records.csv")
+    assert records.read(found).height == 2 * 3
+    outcome = qreg_yolo(*base, "1,5", "project=runs/robustness", "name=cifar10")
+    assert "6 of 10 cells were measured before." in outcome.out, outcome.err
+    table = records.read(found)
+    assert table.height == 2 * 5
+    assert set(table["metric"]) == {"accuracy_top1"}
+    assert set(table["preset"]) == {None, "cifar32"}
+    outcome = qreg_yolo("table", found)
+    assert outcome.code == 0, outcome.err
+    assert "accuracy_top1; severities 1, 5; 24 images of cifar10/test, preset cifar32" in outcome.out
+    for words_ in (["heatmap"], ["severity", "--corruption", "fog"]):
+        outcome = qreg_yolo("plot", words_[0], found, *words_[1:], "--out", tmp_path / "a.png")
+        assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "expected"),
+    [
+        (["--severities", 6], 2, ["severities='6'"]),
+        (["--corruptions", "fogg"], 2, ["'fogg'", "Did you mean 'fog'"]),
+        (["--preset", "cifar23"], 2, ["Did you mean 'cifar32'"]),
+        (["--published", "nowhere"], 2, ["labels.npy", "--published"]),
+        (["--published", "nowhere", "--seed", 1], 2, ["--seed does not go with --published"]),
+        (["--out", "a", "name=b"], 2, ["--out a does not go with name=b"]),
+        (["nam=b"], 2, ["'nam'", "Did you mean 'name'"]),
+        (["--device", "cuda:77"], 2, ["cuda:77"]),
+        (["nowhere.safetensors"], 2, ["no checkpoint 'nowhere.safetensors'"]),
+        (["text.safetensors"], 1, ["text.safetensors' is damaged"]),
+        (["other.safetensors"], 1, ["is no classifier of qreg-yolo"]),
+    ],
+    ids=str,
+)
+def test_robustness_refuses(more: list[object], code: int, expected: list[str], fresh: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    Path("text.safetensors").write_text("no checkpoint")
+    save_file({"a": torch.zeros(1)}, "other.safetensors")
+    assert_refused(qreg_yolo("classify", "robustness", fresh, "--model", NORMED, *more), code, *expected)
+    assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,13 @@ SURFACE = {
         "arguments": ["weights"],
         "options": [*CLASSIFY_DATA, "--split", "--model", "--threads", "--device", "--project"],
     },
+    "classify robustness": {
+        "arguments": ["arguments"],
+        "options": [
+            *CLASSIFY_DATA, "--corruptions", "--severities", "--limit", "--preset", "--published", "--seed",
+            "--frost-dir", "--batch", "--model", "--workers", "--device", "--threads", "--out",
+        ],
+    },
     "data voc": {
         "arguments": [],
         "options": ["--devkit", "--out", "--keep-difficult", "--skip-bad", "--download"],

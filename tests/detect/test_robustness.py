@@ -109,7 +109,8 @@ KILLER = """
 import os, signal, sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background has it ignored
-from qreg_yolo.detect.robust import journal, models
+from qreg_yolo.detect.robust import models
+from qreg_yolo.robust import journal
 from qreg_yolo.cli import main
 journal.FLUSH_SECONDS = 0.0
 original, left = models.Judge.measure, [int(sys.argv[1])]

@@ -1,10 +1,8 @@
-"""From detections to numbers: per-image statistics, records, and the summary for a terminal."""
+"""From detections to numbers: per-image statistics and metrics of one cell."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ultralytics.utils.metrics import DetMetrics
@@ -12,37 +10,14 @@ from ultralytics.utils.metrics import DetMetrics
 from qreg_yolo import records
 from qreg_yolo.analysis import image_statistics
 from qreg_yolo.analysis.average_precision import METRICS, mean_average_precision
-from qreg_yolo.analysis.cells import CLEAN
+from qreg_yolo.analysis.cells import Cell
 from qreg_yolo.analysis.image_statistics import THRESHOLDS, ImageStatistics
-from qreg_yolo.detect.outputs import RECORDS
 from qreg_yolo.detect.robust.images import ImageSet
 from qreg_yolo.detect.robust.models import Candidate, Detections
-from qreg_yolo.detect.robust.views import Cell
+from qreg_yolo.robust import results
 
-PER_IMAGE = "per_image"
-"""Folder of the per-image files, beside the records."""
 MEASURED = (*METRICS, "precision", "recall")
 """The metrics of one cell."""
-Values = dict[tuple[str, Cell], dict[str, float]]
-"""(run, cell) -> metric -> fraction."""
-
-
-def finished(folder: Path) -> Values:
-    """Returns what the records of an output folder hold in full, with their per-image files.
-
-    Raises:
-        RecordsError: ``records.csv`` is none of ours.
-    """
-    path = folder / RECORDS
-    found: Values = {}
-    for row in records.read(path).to_dicts() if path.is_file() else []:
-        cell = (row["corruption"] or CLEAN, row["severity"] or 0)
-        found.setdefault((row["run_id"], cell), {})[row["metric"]] = row["value"]
-    return {
-        (run_id, cell): values
-        for (run_id, cell), values in found.items()
-        if set(MEASURED) <= values.keys() and image_statistics.path_of(folder / PER_IMAGE, run_id, *cell).is_file()
-    }
 
 
 def conclude(
@@ -56,28 +31,10 @@ def conclude(
     statistics = _statistics(detections, images, len(candidate.model.names))
     values = {metric: float(mean_average_precision(statistics, metric=metric)[0]) for metric in METRICS}
     values |= dict(zip(("precision", "recall"), _at_best_f1(statistics), strict=True))
-    image_statistics.write(image_statistics.path_of(folder / PER_IMAGE, candidate.run_id, *cell), statistics)
-    name, severity = cell
-    clean = name == CLEAN
-    origin: dict[str, Any] = {**candidate.identity, **records.provenance()}
-    records.append(
-        folder / RECORDS,
-        [
-            records.Record(
-                data=images.yaml.stem,
-                split=images.split,
-                n_images=len(images.images),
-                preset=None if clean else preset,
-                corruption=None if clean else name,
-                severity=None if clean else severity,
-                metric=metric,
-                value=values[metric],
-                unit="fraction",
-                **origin,
-            )
-            for metric in MEASURED
-        ],
-    )
+    results.conclude(
+        folder, {**candidate.identity, **records.provenance()}, cell, statistics, values,
+        data=images.yaml.stem, split=images.split, preset=preset,
+    )  # fmt: skip
     return values
 
 
@@ -111,19 +68,3 @@ def _at_best_f1(statistics: ImageStatistics) -> tuple[float, float]:
     metrics.process()
     precision, recall = metrics.mean_results()[:2]
     return float(precision), float(recall)
-
-
-def summary(candidates: Sequence[Candidate], cells: Iterable[Cell], values: Values) -> str:
-    """Returns one row per model: clean, mean over the corruptions (of the mean over severities) and their ratio."""
-    names = list(dict.fromkeys(name for name, _ in cells if name != CLEAN))
-    severities = sorted({severity for name, severity in cells if name != CLEAN})
-    width = max(len(one.run_id) for one in candidates)
-    lines = [f"{'mAP50-95 [points]':{width}}{'clean':>9}{'mean':>9}{'rPC [%]':>9}"]
-    for one in candidates:
-        clean = 100 * values[one.run_id, (CLEAN, 0)]["map50_95"]
-        corrupted = [100 * values[one.run_id, (name, s)]["map50_95"] for name in names for s in severities]
-        mean = float(np.mean(corrupted)) if corrupted else float("nan")
-        ratio = 100 * mean / clean if clean else float("nan")
-        lines.append(f"{one.run_id:{width}}{clean:>9.2f}{mean:>9.2f}{ratio:>9.1f}")
-    lines.append(f"mean: {len(names)} corruptions, severities {', '.join(map(str, severities)) or 'none'}")
-    return "\n".join(lines)

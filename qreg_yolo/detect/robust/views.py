@@ -20,13 +20,11 @@ from torch.utils.data import DataLoader, Dataset
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.utils.patches import imread
 
-from qreg_yolo.analysis.cells import CLEAN
+from qreg_yolo.analysis.cells import CLEAN, Cell
 from qreg_yolo.corrupt import corrupt
 from qreg_yolo.detect.data_check import DataError
 from qreg_yolo.detect.robust.images import ImageSet
 
-Cell = tuple[str, int]
-"""(corruption, severity); clean images are ("clean", 0)."""
 Task = tuple[int, Cell]
 """One batch of images under one corruption."""
 Picture = NDArray[np.uint8]

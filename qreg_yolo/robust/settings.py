@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,27 @@ FILE = "robustness.json"
 """In the output folder, beside the records."""
 
 
-def merged(folder: Path, settings: dict[str, Any], models: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def merged(
+    folder: Path,
+    settings: dict[str, Any],
+    models: dict[str, dict[str, Any]],
+    contents: Mapping[str, str | None] | None = None,
+) -> dict[str, Any]:
     """Returns the settings of a folder with those of this call, which may only add to them.
 
     Args:
         folder: The output folder.
         settings: What decides the numbers; None: not known to this call (no frost without the corruption frost).
         models: Run id -> what decides the numbers of one model.
+        contents: What is measured, by name: its SHA-256, None where this call does not look at it.
 
     Raises:
-        ConfigError: A setting has another value there, or the file is damaged.
+        ConfigError: A setting or a content has another value there, or the file is damaged.
     """
     path = folder / FILE
+    contents = contents or {}
     if not path.is_file():
-        return {**settings, "models": models}
+        return {**settings, **contents, "models": models}
     try:
         stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         before = dict(stored["models"])
@@ -38,7 +46,14 @@ def merged(folder: Path, settings: dict[str, Any], models: dict[str, dict[str, A
     for name, value in settings.items():
         if (value is not None and stored.get(name) is not None) or name == "limit":
             _compare(path, name, stored.get(name), value)
-    kept = {name: stored.get(name) if value is None else value for name, value in settings.items()}
+    for name, value in contents.items():
+        if value is not None and stored.get(name, value) not in (None, value):
+            raise ConfigError(
+                f"The images or labels ({name}) have changed since {folder} was begun. Undo that, or give another "
+                "folder with --out."
+            )
+    mine = {**settings, **contents}
+    kept = {name: stored.get(name) if value is None else value for name, value in mine.items()}
     return {**kept, "models": {**before, **models}}
 
 

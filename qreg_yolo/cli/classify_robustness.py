@@ -1,0 +1,65 @@
+"""``qreg-yolo classify robustness``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qreg_yolo.cli.bar import rate_bar
+from qreg_yolo.cli.classify import Data, DataDir, Device, Download, NoVerify, Threads, fetch
+from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
+from qreg_yolo.cli.offline import prepare_host
+from qreg_yolo.cli.own_code import find_own_code
+from qreg_yolo.cli.robustness import output_folder, parted
+
+EXAMPLES = """\b
+Examples:
+  qreg-yolo classify robustness fp32.safetensors w4a4.safetensors --data cifar10 --data-dir DIR
+  qreg-yolo classify robustness *.safetensors --preset imagenet224 --severities 1 name=imagenet-constants
+  qreg-yolo classify robustness fp32.safetensors w4a4.safetensors --limit 2000 --corruptions 15 --out quick
+  qreg-yolo classify robustness fp32.safetensors w4a4.safetensors --published CIFAR-10-C"""
+
+
+def robustness(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="WEIGHTS... [project=FOLDER] [name=NAME]", help="Checkpoints, fp32 twin too.")
+    ],
+    data: Data = None,
+    data_dir: DataDir = None,
+    no_verify: NoVerify = False,
+    download: Download = False,
+    corruptions: Annotated[str, typer.Option(help="19 | 15 | names such as fog,snow.")] = "19",
+    severities: Annotated[str, typer.Option(help="Such as 3, 1-5 or 1,3.")] = "1-5",
+    limit: Annotated[int | None, typer.Option(help="A fixed random subset of so many images.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="cifar32 | imagenet224 | tiny64 | inception299. [default: cifar32]")
+    ] = None,
+    published: Annotated[
+        Path | None, typer.Option(help="Folder of CIFAR-10-C's or CIFAR-100-C's .npy files, instead of corrupting.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the corruptions. [default: 0]")] = None,
+    frost_dir: Annotated[Path | None, typer.Option(help="Folder of frost pictures. [default: found or drawn]")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images per batch. [default: as val]")] = None,
+    model: Annotated[str | None, typer.Option(help="The checkpoints' own package.module:factory.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that corrupt. [default: CPU 0, GPU cores]")] = None,
+    device: Device = None,
+    threads: Threads = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/robustness/DATA]")] = None,
+) -> None:
+    """Measure classifiers on clean and corrupted images, in one pass; a second call goes on."""
+    names, levels = parse_corruptions(corruptions), parse_severities(severities)
+    weights, overrides = parted(arguments)
+    project, name = output_folder(out, overrides)
+    prepare_host(online=download, checkpoints=False)
+    fetch(data or "demo", data_dir, download)
+    find_own_code(model or "")
+    from qreg_yolo.classify.robustness import RobustnessRequest, measure
+
+    request = RobustnessRequest(
+        weights=weights, project=project, name=name, data=data, data_dir=data_dir, verify=not no_verify, model=model,
+        published=published, corruptions=names, severities=levels, limit=limit, batch=batch, seed=seed, preset=preset,
+        frost_dir=frost_dir, workers=workers, device=device, threads=threads,
+    )  # fmt: skip
+    print(measure(request, rate_bar).table)
