@@ -101,7 +101,7 @@ def measure(request: RobustnessRequest, progress: Progress = no_progress) -> Run
         check_classes(candidate, images)
     for warning in (*warnings, *(f"Left out: {fault}" for fault in images.left_out)):
         LOGGER.warning(warning)
-    out = Path(writable_project(request.out))
+    out = Path(writable_project(request.out, "folder with --out"))
     lock = FolderLock()
     lock.take(out)
     try:
@@ -146,8 +146,11 @@ class _Measurement:
             fingerprint.check_unchanged(self.images.images, known, self.remedy)
             notes += self._conclude(journal, missing, values)
             journal.remove()
-        elif self.request.coco_eval:
-            notes.append("--coco-eval checks cells as they are measured. Give another folder with --out.")
+        if self.request.coco_eval and again:
+            notes.append(
+                f"--coco-eval did not check the {again} cells that were measured before: their boxes are not kept. To "
+                "check them too, measure into a new folder with --out."
+            )
         shown = summary([one.run_id for one in self.candidates], cells, values, "map50_95", "mAP50-95 [points]")
         table = "\n".join([*notes, shown, f"Results: {self.out} ({records.FILE})"])
         return RunResult(save_dir=self.out, table=table)

@@ -59,7 +59,8 @@ REVIVED = frozenset(
 )
 """Classes that are named without a call: their objects get the state of the file, no constructor runs."""
 _LAYERS = re.compile(
-    r"(?:torch\.nn\.modules|ultralytics\.nn\.modules|ultralytics\.utils\.(?:loss|tal))(?:\.[a-z_]\w*)*\.(?:[A-Z]|v8)\w*"
+    r"(?:torch\.nn\.modules|ultralytics\.nn\.modules|ultralytics\.utils\.(?:loss|tal))(?:\.[a-z_]\w*)*"
+    r"\.(?:[A-Z]|v8|v10Detect)\w*"
 )
 """Likewise: classes of layers, and of the loss that unfinished and older checkpoints keep."""
 _CLASSIC = ("models.yolo.", "models.common.", "models.experimental.")

@@ -95,6 +95,7 @@ def write_cifar(
     test = _limited(read_cifar(folder), request.limit)
     settings = settings_of(folder.absolute(), "test", list(test.keys), request) | {"format": "npy"}
     manifest.check_settings(request.out, settings)
+    manifest.check_free(request.out)
     known = manifest.read_entries(request.out)
     source = files.sha256(_test_file(folder) or folder)
     missing = [name for name in request.corruptions if not _is_whole(request.out, known.get(name), source)]
@@ -102,6 +103,7 @@ def write_cifar(
     try:
         request.out.mkdir(parents=True, exist_ok=True)
         with manifest.only_writer(request.out):
+            manifest.check_unchanged(request.out, settings, known)
             clear(request.out / SCRATCH)
             manifest.write_settings(request.out, settings, records.provenance())
             labels = io.BytesIO()

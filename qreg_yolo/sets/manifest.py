@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,7 +20,7 @@ from qreg_yolo import files
 if sys.platform != "win32":
     import fcntl
 
-MANIFEST, FILES, SCRATCH = "manifest.json", "files.jsonl", ".partial"
+MANIFEST, FILES, SCRATCH, LOCK = "manifest.json", "files.jsonl", ".partial", ".lock"
 LAYOUT = 1
 """Version of the layout."""
 
@@ -55,7 +55,8 @@ def check_settings(out: Path, settings: Mapping[str, Any]) -> None:
         raise SetsError(f"'{out}' is a file. Give a folder.")
     if not (out / MANIFEST).is_file():
         foreign = sorted(os.listdir(out))
-        if [name for name in foreign if name != SCRATCH and not name.startswith(f".{MANIFEST}.")]:
+        foreign = [name for name in foreign if name not in (SCRATCH, LOCK) and not name.startswith(f".{MANIFEST}.")]
+        if foreign:
             raise SetsError(f"'{out}' holds '{foreign[0]}', but no sets of this command. Give a new folder.")
         return
     try:
@@ -113,22 +114,74 @@ def append_entry(journal: BinaryIO, entry: Entry) -> None:
 
 @contextmanager
 def only_writer(out: Path) -> Iterator[None]:
-    """Keeps a second process from writing into the folder.
+    """Keeps a second process from writing into the folder, by a lock on the file ``.lock`` in it.
+
+    The system gives the lock back when its process ends in whatever way: a file that a killed one left behind hinders
+    nobody. It holds the process's number, for the message.
 
     Raises:
         SetsError: There is one already.
+        OSError: The folder cannot be written.
     """
     if sys.platform == "win32":
         yield
         return
-    handle = os.open(out, os.O_RDONLY)
+    handle = _locked(out)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(handle, 0)
+        os.write(handle, b"%d\n" % os.getpid())
         yield
-    except BlockingIOError:
-        raise SetsError(f"Another process is writing into '{out}'. Wait for it, or give another folder.") from None
     finally:
+        with suppress(OSError):
+            (out / LOCK).unlink()
         os.close(handle)  # and releases the lock
+
+
+def check_free(out: Path) -> None:
+    """Raises where the folder cannot be written, or another process writes into it: before any work is done.
+
+    Raises:
+        SetsError: One of the two.
+    """
+    home = next(place for place in (out.absolute(), *out.absolute().parents) if place.exists())
+    if not home.is_dir():
+        raise SetsError(f"'{out}' cannot be written: '{home}' is a file. Give another folder.")
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise SetsError(f"'{out}' cannot be written: '{home}' is read-only. Give another folder.")
+    if (out / LOCK).exists():
+        with only_writer(out):
+            pass
+
+
+def check_unchanged(out: Path, settings: Mapping[str, Any], known: Mapping[str, Entry]) -> None:
+    """Raises where the folder is not what it was when it was looked at, before this process had it to itself.
+
+    Raises:
+        SetsError: Another process has written into it meanwhile.
+    """
+    check_settings(out, settings)
+    if read_entries(out) != known:
+        raise SetsError(f"Another process has written into '{out}' meanwhile. Start the same command again.")
+
+
+def _locked(out: Path) -> int:
+    """Returns the lock file, open and locked."""
+    while True:
+        handle = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.exists(out / LOCK) and os.path.samestat(os.fstat(handle), os.stat(out / LOCK)):
+                return handle
+        except BlockingIOError:
+            number = os.read(handle, 20).decode(errors="replace").strip() or "unknown"
+            os.close(handle)
+            raise SetsError(
+                f"Another process ({number}) is writing into '{out}'. Wait for its end, or give another folder."
+            ) from None
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # its owner ended, and removed it, between the two calls
 
 
 def _line(entry: Entry) -> bytes:

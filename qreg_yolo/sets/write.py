@@ -77,6 +77,7 @@ def write_sets(
     places = [image.place for image in images.values()]
     settings = settings_of(source.path, source.split, places, request)
     manifest.check_settings(request.out, settings)
+    manifest.check_free(request.out)
     known = manifest.read_entries(request.out)
     _check_strangers(request, images)
     tasks = [Task(image, stem, source.channels, request, known.get(image.place)) for stem, image in images.items()]
@@ -88,6 +89,7 @@ def write_sets(
     try:
         request.out.mkdir(parents=True, exist_ok=True)
         with manifest.only_writer(request.out):
+            manifest.check_unchanged(request.out, settings, known)
             clear(request.out / SCRATCH)
             manifest.write_settings(request.out, settings, records.provenance())
             entries = _write_images(tasks, request, known | bad, progress)

@@ -8,8 +8,12 @@ from pathlib import Path
 DEFAULT_PROJECT = "runs"
 
 
-def writable_project(project: object) -> str:
+def writable_project(project: object, option: str = "project=") -> str:
     """Returns the project folder as an absolute path (Ultralytics would put a relative one elsewhere), made if absent.
+
+    Args:
+        project: As the user gave it; None or empty: `DEFAULT_PROJECT`.
+        option: What the user can give instead, for the message.
 
     Raises:
         OSError: It cannot be written.
@@ -20,9 +24,7 @@ def writable_project(project: object) -> str:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(
-            f"The project folder '{folder}' cannot be written: {error.strerror}. Give another project=."
-        ) from error
+        raise OSError(f"The folder '{folder}' cannot be written: {error.strerror}. Give another {option}.") from error
     return str(folder)
 
 

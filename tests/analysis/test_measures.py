@@ -44,6 +44,11 @@ def test_what_table_1_prints_comes_out_of_its_averages(fp: float, q: float, prin
     assert float(error_improvement(fp, q)) == pytest.approx(printed, abs=0.01)
 
 
+@pytest.mark.parametrize("base", [math.e, 2.0])
+def test_no_other_base_of_the_logarithm_gives_what_table_1_prints(base: float) -> None:
+    assert abs(100 * math.log((100 - 82.80) / (100 - 79.17), base) - -8.32) > 3
+
+
 def test_equation_5_without_an_error_left() -> None:
     assert float(error_improvement(50, 100)) == math.inf
     assert float(error_improvement(100, 50)) == -math.inf

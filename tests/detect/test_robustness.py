@@ -182,6 +182,18 @@ def test_pycocotools_agrees(fp32: Path, data: Path, tmp_path: Path) -> None:
     assert max(map(abs, differences)) < 5, "points; a few objects: the two sample the curve differently"
 
 
+def test_coco_eval_says_what_it_did_not_check_and_how_to(trained: Trained, data: Path, tmp_path: Path) -> None:
+    measure(request([trained.best], data, tmp_path / "out", corruptions=("fog",)))
+    for corruptions, checked in ((("fog", "brightness"), 1), (("fog", "brightness"), 0)):
+        asked = request([trained.best], data, tmp_path / "out", corruptions=corruptions, coco_eval=True)
+        table = measure(asked).table
+        assert sum(", pycocotools " in line for line in table.splitlines()) == checked
+        assert f"did not check the {3 - checked} cells that were measured before" in table
+        assert "measure into a new folder with --out" in table
+    whole = request([trained.best], data, tmp_path / "new", corruptions=("fog",), coco_eval=True)
+    assert "did not check" not in measure(whole).table
+
+
 def test_perfect_detections_have_a_coco_map_of_one(data: Path) -> None:
     images = read_images(data, "val", limit=None, min_side=32, single_cls=False, skip_bad=False)
     rows = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -13,8 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
-from qreg_yolo import records
+from qreg_yolo import files, records
 from qreg_yolo.detect.data_check import DataError
+from qreg_yolo.detect.robust import models
 from qreg_yolo.detect.robustness import measure
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.training.tensor_file import WeightsError
@@ -133,3 +135,52 @@ def test_an_image_that_cannot_be_read_is_named(trained: Trained, data: Path, tmp
     with pytest.raises(DataError, match=broken.name):
         measure(request([trained.best], data, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def _below_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (folder / "file").touch()
+    return folder / "file" / "out"
+
+
+def _read_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("qreg_yolo.training.folders.tempfile.TemporaryFile", refuse)
+    return folder
+
+
+@pytest.mark.parametrize("make", [_below_a_file, _read_only])
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(
+    make: Callable[[Path, pytest.MonkeyPatch], Path],
+    trained: Trained,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Root may write into any folder, but not below a regular file; what the system says of others is put in."""
+    out = make(tmp_path, monkeypatch)
+    monkeypatch.setattr(models.Judge, "measure", lambda *_: pytest.fail("something was measured"))
+    with pytest.raises(OSError, match=r"cannot be written: .*\. Give another folder with --out\."):
+        measure(request([trained.best], data, out))
+
+
+def test_a_folder_that_becomes_read_only_is_named_and_what_was_written_is_kept(
+    trained: Trained, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, passes = files.write_bytes, []
+
+    def refuse(path: Path, content: bytes, **more: Any) -> None:
+        if path.suffix == ".npz" and len(passes) > 4:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        original(path, content, **more)
+
+    measured = models.Judge.measure
+    monkeypatch.setattr(models.Judge, "measure", lambda *a: passes.append(1) or measured(*a))
+    monkeypatch.setattr("qreg_yolo.detect.robust.journal.FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(files, "write_bytes", refuse)
+    with pytest.raises(OSError, match=r"out' cannot be written: Permission denied.*start the same command again"):
+        measure(request([trained.best], data, tmp_path / "out"))
+    monkeypatch.setattr(files, "write_bytes", original)
+    measure(request([trained.best], data, tmp_path / "out"))
+    assert len(passes) == 3 * 3 + 1, "only the pass that could not be kept is repeated"

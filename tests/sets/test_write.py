@@ -13,7 +13,7 @@ import pytest
 from qreg_yolo import files, strict_yaml
 from qreg_yolo.corrupt import corrupt
 from qreg_yolo.sets import images as images_module
-from qreg_yolo.sets.manifest import SetsError, only_writer
+from qreg_yolo.sets.manifest import SetsError
 from qreg_yolo.sets.pictures import decode
 from qreg_yolo.sets.sources import read_source
 from qreg_yolo.sets.write import write_sets
@@ -181,12 +181,6 @@ def test_a_folder_of_something_else_is_left_alone(yaml: Path, tmp_path: Path) ->
     shutil.copy(out / "snow/1/images/000.png", out / "snow/1/images/999.png")
     with pytest.raises(SetsError, match=r"999.png' does not belong"):
         write_sets(read_source(yaml), request(out))
-
-
-def test_only_one_process_writes(yaml: Path, tmp_path: Path) -> None:
-    pytest.importorskip("fcntl")
-    with only_writer(tmp_path), pytest.raises(SetsError, match="Another process"), only_writer(tmp_path):
-        pass
 
 
 def test_where_nothing_can_be_linked_labels_are_copied(

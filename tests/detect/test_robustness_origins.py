@@ -1,0 +1,109 @@
+"""Checkpoints that are not of our making, of one class, or without NMS: the numbers of stock ``val``, or a remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+from ultralytics import YOLO
+
+from qreg_yolo.detect.robustness import measure
+from qreg_yolo.sets.request import Request
+from qreg_yolo.sets.sources import read_source
+from qreg_yolo.sets.write import write_sets
+from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.training.tensor_file import WeightsError
+
+from .conftest import SETTINGS
+from .robustness_kit import BATCH, numbers, request
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def stock(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """Returns a function that trains with Ultralytics alone and gives the checkpoint; each kind is trained once."""
+    made: dict[str, Path] = {}
+
+    def faster_statistics(trainer: Any) -> None:
+        for module in trainer.model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.3  # 32 steps have to do
+
+    def train(network: str, **more: Any) -> Path:
+        key = f"{network} {more}"
+        if key not in made:
+            model = YOLO(f"{network}.yaml")
+            model.add_callback("on_train_start", faster_statistics)
+            folder = tmp_path_factory.mktemp(network)
+            model.train(
+                data=str(tiny_data), project=str(folder), name="run", device="cpu", workers=0,
+                **{**SETTINGS, "epochs": 16, **more},
+            )  # fmt: skip
+            made[key] = folder / "run" / "weights" / "best.pt"
+        return made[key]
+
+    return train
+
+
+def _compare(weights: Path, data: Path, folder: Path, **more: Any) -> list[float]:
+    """Asserts that a measurement equals stock ``val`` on the same images on disk; returns the mAP50s."""
+    sets = Request(out=folder / "sets", corruptions=("brightness",), severities=(1,))
+    written = write_sets(read_source(data, "val"), sets).yamls[0]
+    measure(request([weights], data, folder / "out", corruptions=("brightness",)))
+    found, seen = numbers(folder / "out"), []
+    for name, severity, yaml in ((None, None, data), ("brightness", 1, written)):
+        box = (
+            YOLO(str(weights))
+            .val(data=str(yaml), batch=BATCH, imgsz=64, plots=False, device="cpu", workers=0, project=str(folder),
+                 name="val", **more)
+            .box
+        )  # fmt: skip
+        (run_id,) = {key[0] for key in found}
+        theirs = {"map50_95": box.map, "map50": box.map50, "precision": box.mp, "recall": box.mr}
+        for metric, value in theirs.items():
+            assert found[run_id, name, severity, metric] == pytest.approx(float(value), abs=1e-6), metric
+        seen.append(float(box.map50))
+    return seen
+
+
+def test_a_stock_checkpoint(stock: Train, several_shapes: Path, tmp_path: Path) -> None:
+    assert min(_compare(stock("yolov5n"), several_shapes, tmp_path)) > 0.005, "it detects nothing: no proof"
+
+
+def test_a_checkpoint_of_a_single_class(stock: Train, several_shapes: Path, tmp_path: Path) -> None:
+    weights = stock("yolov5n", single_cls=True)
+    assert min(_compare(weights, several_shapes, tmp_path, single_cls=True)) > 0.005, "it detects nothing: no proof"
+
+
+@pytest.mark.parametrize("network", ["yolo26n", "yolov10n"])
+def test_an_end_to_end_checkpoint(network: str, stock: Train, several_shapes: Path, tmp_path: Path) -> None:
+    assert max(_compare(stock(network), several_shapes, tmp_path)) > 0.0, "it detects nothing: no proof"
+
+
+def test_an_end_to_end_checkpoint_whose_training_measured_without_nms(
+    stock: Train, several_shapes: Path, tmp_path: Path
+) -> None:
+    _compare(stock("yolo26n", nms=False), several_shapes, tmp_path, nms=False)
+
+
+def test_a_stock_checkpoint_of_other_classes_is_refused(several_shapes: Path, tmp_path: Path) -> None:
+    YOLO("yolov5n.yaml").save(tmp_path / "coco.pt")
+    with pytest.raises(WeightsError, match=r"has 80 classes, .* \d\. Give the data that the model was trained for"):
+        measure(request([tmp_path / "coco.pt"], several_shapes, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stock_checkpoint_of_another_task_is_refused(several_shapes: Path, tmp_path: Path) -> None:
+    YOLO("yolov8n-seg.yaml").save(tmp_path / "segment.pt")
+    with pytest.raises(WeightsError, match=r"SegmentationModel.* no detector checkpoint does"):
+        measure(request([tmp_path / "segment.pt"], several_shapes, tmp_path / "out"))
+
+
+def test_one_class_and_several_are_measured_apart(stock: Train, several_shapes: Path, tmp_path: Path) -> None:
+    both = [stock("yolov5n"), stock("yolov5n", single_cls=True)]
+    with pytest.raises(ConfigError, match=r"Only one of .* has single_cls. Measure them apart"):
+        measure(request(both, several_shapes, tmp_path / "out"))
