@@ -31,7 +31,7 @@ SURFACE = {
     },
     "val": {"arguments": ["weights", "overrides"], "options": ["--data", "--threads", "--online"]},
     "predict": {"arguments": ["weights", "source", "overrides"], "options": ["--threads", "--online"]},
-    "inspect": {"arguments": ["weights"], "options": ["--json"]},
+    "inspect": {"arguments": ["weights"], "options": ["--json", "--model"]},
     "corrupt": {
         "arguments": ["source", "out"],
         "options": [

@@ -177,7 +177,7 @@ def test_a_folder_that_becomes_read_only_is_named_and_what_was_written_is_kept(
 
     measured = models.Judge.measure
     monkeypatch.setattr(models.Judge, "measure", lambda *a: passes.append(1) or measured(*a))
-    monkeypatch.setattr("qreg_yolo.detect.robust.journal.FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr("qreg_yolo.robust.journal.FLUSH_SECONDS", 0.0)
     monkeypatch.setattr(files, "write_bytes", refuse)
     with pytest.raises(OSError, match=r"out' cannot be written: Permission denied.*start the same command again"):
         measure(request([trained.best], data, tmp_path / "out"))
