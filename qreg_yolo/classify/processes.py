@@ -7,6 +7,7 @@ notice how a batch is split either.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,6 +109,9 @@ def joined(device: torch.device) -> Iterator[Processes]:
         torch.cuda.set_device(device)
     mine = not distributed.is_initialized()
     if mine:
+        # An optimizer imports this, and imported later it keeps the group alive for good: gloo's threads then outlive
+        # the interpreter, and one that frees a tensor at that moment aborts a run that has ended well.
+        importlib.import_module("torch._dynamo")
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Processes(distributed.get_rank(), distributed.get_world_size())

@@ -37,6 +37,28 @@ def weights(project: Path) -> dict[str, torch.Tensor]:
     return load_file(project / "run" / "weights" / "last.safetensors")
 
 
+THREADS_LEFT = """
+import os, torch
+from qreg_yolo.classify.processes import joined
+with joined(torch.device("cpu")) as processes:
+    torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    processes.average([torch.ones(3)])
+names = [open(f"/proc/self/task/{number}/comm").read() for number in os.listdir("/proc/self/task")]
+assert not any("gloo" in name for name in names), names
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+def test_no_thread_of_the_exchange_outlives_it(tmp_path: Path) -> None:
+    """Such a thread can abort the process at its end, when everything is written (one run in forty did)."""
+    program = tmp_path / "program.py"
+    program.write_text(THREADS_LEFT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(program)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, capture_output=True, text=True, timeout=240, env=env)
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
 def test_two_processes_equal_one_without_batch_norm(cifar10: Path, tmp_path: Path) -> None:
     options = {"model": PLAIN, "epochs": 2, "lr0": 0.02}
     train(cifar10, tmp_path / "one", **options)
