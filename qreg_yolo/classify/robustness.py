@@ -32,7 +32,7 @@ from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.robust import settings
 from qreg_yolo.robust.checks import check_corruptions, check_counts
 from qreg_yolo.robust.journal import Journal
-from qreg_yolo.robust.results import Values, conclude, finished, summary
+from qreg_yolo.robust.results import Values, conclude, finished, known_before, outstanding, summary
 from qreg_yolo.sets.pool import default_workers
 from qreg_yolo.sets.published import Published
 from qreg_yolo.sets.sources import select_keys
@@ -117,7 +117,8 @@ def measure(request: RobustnessRequest, progress: Progress = no_progress) -> Rob
     if request.published is not None:
         published = Published(request.published, everything.labels.numpy(), np.asarray(chosen, np.intp))
     sources = {} if published is None else published.check(request.corruptions)
-    out = Path(writable_project(request.project / (data if request.name is None else request.name)))
+    folder = request.project / (data if request.name is None else request.name)
+    out = Path(writable_project(folder, "folder with --out"))
     lock = FolderLock()
     lock.take(out)
     try:
@@ -167,14 +168,14 @@ class _Measurement:
         self._agree()
         values = finished(self.out, ACCURACIES)
         cells = self.request.cells
-        missing = {(one.run_id, cell) for one in self.candidates for cell in cells} - values.keys()
-        again = len(self.candidates) * len(cells) - len(missing)
-        notes = [f"{again} of {again + len(missing)} cells were measured before."] if again else []
+        run_ids = [one.run_id for one in self.candidates]
+        missing, again = outstanding(run_ids, cells, values)
+        notes = known_before(again, len(missing))
         if missing:
             journal = Journal(self.out / "unfinished")
             self._measure(journal, missing, values, progress)
             journal.remove()
-        shown = summary([one.run_id for one in self.candidates], cells, values, ACCURACIES[0], "top-1 [points]")
+        shown = summary(run_ids, cells, values, ACCURACIES[0], "top-1 [points]")
         return RobustnessResult(self.out, "\n".join([*notes, shown, f"Results: {self.out} ({records.FILE})"]))
 
     def _agree(self) -> None:

@@ -32,7 +32,7 @@ from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.robust import settings
 from qreg_yolo.robust.checks import check_corruptions, check_counts
 from qreg_yolo.robust.journal import Journal
-from qreg_yolo.robust.results import Values, finished, summary
+from qreg_yolo.robust.results import Values, finished, known_before, outstanding, summary
 from qreg_yolo.training.environment import use_threads
 from qreg_yolo.training.folders import writable_project
 from qreg_yolo.training.guard import FolderLock, terminable
@@ -137,9 +137,9 @@ class _Measurement:
         known = self._agree()
         values = finished(self.out, MEASURED)
         cells = self.request.cells
-        missing = {(one.run_id, cell) for one in self.candidates for cell in cells} - values.keys()
-        again = len(self.candidates) * len(cells) - len(missing)
-        notes = [f"{again} of {again + len(missing)} cells were measured before."] if again else []
+        run_ids = [one.run_id for one in self.candidates]
+        missing, again = outstanding(run_ids, cells, values)
+        notes = known_before(again, len(missing))
         if missing:
             journal = Journal(self.out / ("unfinished-boxes" if self.request.coco_eval else "unfinished"))
             self._detect(journal, missing, progress)
@@ -151,7 +151,7 @@ class _Measurement:
                 f"--coco-eval did not check the {again} cells that were measured before: their boxes are not kept. To "
                 "check them too, measure into a new folder with --out."
             )
-        shown = summary([one.run_id for one in self.candidates], cells, values, "map50_95", "mAP50-95 [points]")
+        shown = summary(run_ids, cells, values, "map50_95", "mAP50-95 [points]")
         table = "\n".join([*notes, shown, f"Results: {self.out} ({records.FILE})"])
         return RunResult(save_dir=self.out, table=table)
 

@@ -41,6 +41,24 @@ def finished(folder: Path, metrics: Iterable[str]) -> Values:
     }
 
 
+def outstanding(run_ids: Sequence[str], cells: Sequence[Cell], values: Values) -> tuple[set[tuple[str, Cell]], int]:
+    """Returns which cells of which runs are still to be measured, and how many are not.
+
+    Args:
+        run_ids: The models.
+        cells: What is asked for.
+        values: What `finished` returned.
+    """
+    asked = {(run_id, cell) for run_id in run_ids for cell in cells}
+    missing = asked - values.keys()
+    return missing, len(asked) - len(missing)
+
+
+def known_before(again: int, missing: int) -> list[str]:
+    """Returns the line that says how much of a measurement was there already; none where nothing was."""
+    return [f"{again} of {again + missing} cells were measured before."] if again else []
+
+
 def conclude(
     folder: Path,
     run: Mapping[str, Any],

@@ -72,7 +72,8 @@ def _lock_file(folder: Path) -> IO[bytes] | None:
     except BlockingIOError:
         file.close()
         raise FolderInUseError(
-            f"Another process is writing into '{folder}'. Wait for its end, stop it, or give another name=."
+            f"Another process is writing into '{folder}'. Wait for its end, stop it, or give another folder: name=, or "
+            "--out where the command has it."
         ) from None
     return file
 
