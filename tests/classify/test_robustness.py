@@ -24,9 +24,10 @@ from qreg_yolo.sets import cifar
 from qreg_yolo.sets.request import Request
 from qreg_yolo.sets.sources import select_keys
 
+from ..measured import files_of, numbers
 from .kit import command_line, train
 from .networks import NORMED
-from .robustness_kit import BATCH, NAMES, files_of, numbers, request
+from .robustness_kit import BATCH, NAMES, request
 
 
 def test_the_clean_cell_is_what_val_measures(trained: list[Path], tmp_path: Path) -> None:
@@ -36,7 +37,7 @@ def test_the_clean_cell_is_what_val_measures(trained: list[Path], tmp_path: Path
         runs.validate(weights, runs.Measuring(model=NORMED, verify=False, project=str(tmp_path / str(number))))
         rows = records.read(tmp_path / str(number) / "val" / "records.csv").to_dicts()
         (theirs,) = (row for row in rows if row["metric"] == "accuracy_top1")
-        assert found[theirs["run_id"], "clean", 0] == theirs["value"]
+        assert found[theirs["run_id"], None, None, "accuracy_top1"] == theirs["value"]
         assert 0 < theirs["value"] < 1, "agreement proves nothing"
     ours = records.read(tmp_path / "out" / "records.csv").to_dicts()[-1]
     same = ("model", "method", "weight_bits", "act_bits", "precision", "weights_sha256", "data", "split", "unit")

@@ -22,8 +22,9 @@ from qreg_yolo.sets.request import Request
 from qreg_yolo.sets.sources import read_source
 from qreg_yolo.sets.write import write_sets
 
+from ..measured import files_of, numbers
 from .conftest import Trained, train_tiny
-from .robustness_kit import BATCH, CELLS, files_of, listing, numbers, request
+from .robustness_kit import BATCH, CELLS, listing, request
 
 ROOT = Path(__file__).parent.parent.parent
 

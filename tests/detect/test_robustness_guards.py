@@ -21,8 +21,9 @@ from qreg_yolo.detect.robustness import measure
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.training.tensor_file import WeightsError
 
+from ..measured import numbers
 from .conftest import Trained
-from .robustness_kit import listing, numbers, request
+from .robustness_kit import listing, request
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from qreg_yolo.sets.write import write_sets
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.training.tensor_file import WeightsError
 
+from ..measured import numbers
 from .conftest import SETTINGS
-from .robustness_kit import BATCH, numbers, request
+from .robustness_kit import BATCH, request
 
 Train = Callable[..., Path]
 
