@@ -85,7 +85,7 @@ def motion_blur(x, c):
 
 def _zoomed(values, factor):
     parts = [math.ceil(size / factor) for size in values.shape[:2]]
-    top, left = ((size - part) // 2 for size, part in zip(values.shape, parts, strict=False))
+    top, left = ((size - part) // 2 for size, part in zip(values.shape[:2], parts, strict=True))
     centre = values[top : top + parts[0], left : left + parts[1]]
     return ndimage.zoom(centre, (factor, factor, 1)[: values.ndim], order=1)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ import cv2
 import pytest
 import torch
 from torch import nn
+from ultralytics.nn.tasks import DetectionModel
 
+from qreg_yolo.detect import QuantDetectionModel
 from qreg_yolo.detect.demo_data import write_demo_data
 
 SETTINGS: dict[str, Any] = {
@@ -183,3 +187,41 @@ def several_shapes(tiny_data: Path, tmp_path: Path) -> Path:
         shape = (width - 8 * (number % 3), height - 16 * (number % 2))
         cv2.imwrite(str(path.with_suffix(".png")), cv2.resize(picture, shape))
     return yaml
+
+
+@pytest.fixture
+def torch_on_one_thread() -> Iterator[None]:
+    """Many small tensors: on a busy machine more threads make them much slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@contextmanager
+def host_warnings() -> Iterator[list[str]]:
+    """Collects what the host's logger says."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("ultralytics")
+    logger.addHandler(handler)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(handler)
+
+
+@pytest.fixture(scope="session")
+def plain() -> DetectionModel:
+    """Returns a float model of the host; copy it to change it."""
+    torch.manual_seed(1)
+    return DetectionModel("yolov5n.yaml", nc=4, verbose=False)
+
+
+@pytest.fixture(scope="session")
+def quantized() -> QuantDetectionModel:
+    """Returns a calibrated W4A4 model; copy it to change it."""
+    from .test_model import calibrated
+
+    return calibrated(bits=4)
