@@ -43,7 +43,7 @@ def main() -> int:
         f"- machine: {platform.machine()}, {os.cpu_count()} logical cores; NumPy {np.__version__}, "
         f"OpenCV {cv2.__version__}\n- {len(test.keys)} images x {len(NAMES)} corruptions x {len(SEVERITIES)} "
         f"severities, preset {args.preset}, batches of {args.batch}\n"
-        f"- commit: {origin['commit']}, time: {origin['time']}\n"
+        f"- commit {origin['commit']}; {origin['command']}; {origin['time']}\n"
         "\n| worker processes | seconds | images per second | load average before |\n|--:|--:|--:|--:|"
     )
     times = []
