@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qreg_yolo.analysis.errors import AnalysisError
+from qreg_yolo.analysis.whole_numbers import whole_product
 
 ACCURACIES: tuple[str, ...] = ("accuracy_top1",)
 """Metrics of the records that these give."""
-_EXACT_FLOAT32 = 1 << 24
-"""Whole numbers up to here are exact in float32, whose matrix product takes half the time."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,6 @@ def accuracy(
     if weights is None:
         weights = np.ones((len(answers.names), 1), np.int64)
     total = weights.sum(0)
-    exact = np.float32 if int(total.max(initial=0)) < _EXACT_FLOAT32 else np.float64
-    right: NDArray[np.floating[Any]] = answers.correct.astype(exact) @ weights.astype(exact)
+    right = whole_product(answers.correct, weights, int(total.max(initial=0)))
     share: NDArray[np.float64] = right.astype(np.float64) / np.maximum(total, 1)
     return share
