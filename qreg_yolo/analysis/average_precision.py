@@ -83,7 +83,7 @@ def average_precision(
     result = np.empty((len(thresholds), weights.shape[1]))
     for start in range(0, weights.shape[1], _CHUNK):
         part = weights[:, start : start + _CHUNK]
-        ranks = np.maximum(whole_product(above, part[seen], highest), 1)  # 0 where no copy of any of those images is there
+        ranks = np.maximum(whole_product(above, part[seen], highest), 1)  # 0 where no copy of those images is there
         objects = (statistics.targets[:, category] @ part).astype(np.float64)
         objects[objects == 0] = np.nan
         for row, threshold in enumerate(thresholds):
