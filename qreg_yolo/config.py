@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from qreg_yolo import strict_yaml
+from qreg_yolo.head import HeadConfig
 from qreg_yolo.host_keys import check_train, host_defaults
 from qreg_yolo.quant.spec import QuantSpec
 from qreg_yolo.sections import check_sections, read_sections
 from qreg_yolo.strict_yaml import ConfigError
-from qreg_yolo.suggest import did_you_mean
+from qreg_yolo.suggest import check_choice, did_you_mean
 
 __all__ = [
     "ConfigError",
@@ -33,7 +34,8 @@ __all__ = [
 ]
 
 ACTIVATIONS: tuple[str, ...] = ("silu", "relu")
-HEADS: tuple[str, ...] = ("anchor_free",)
+_HOST_GAINS = ("box", "cls", "cls_pw", "dfl")
+"""Ultralytics' arguments that only its own head's loss reads."""
 ALIASES: tuple[str, ...] = ("model", "data", "seed")
 """Options of ours that are Ultralytics arguments too: also taken as ``key=value``."""
 COMMAND_LINE = "command line"
@@ -78,26 +80,12 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadConfig:
-    """Section ``head``: the detection head.
-
-    Raises:
-        ValueError: An unknown head.
-    """
-
-    kind: str = "anchor_free"
-    """`anchor_free`: Ultralytics' own head (box, class and distribution focal loss)."""
-
-    def __post_init__(self) -> None:
-        check_choice("kind", self.kind, HEADS)
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One run, completely resolved; validated on construction.
 
     Raises:
-        ConfigError: A key of ``train`` that is unknown, owned by another section, or of the wrong type.
+        ConfigError: A key of ``train`` that is unknown, owned by another section or of the wrong type, or that the
+            head does not read.
     """
 
     run: RunOptions = field(default_factory=RunOptions)
@@ -112,6 +100,12 @@ class RunConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "train", dict(self.train))
         check_train(self.train, "train")
+        for key in _HOST_GAINS if self.head.has_anchors else ():
+            if key in self.train:
+                raise ConfigError(
+                    f"train: {key}={self.train[key]} belongs to Ultralytics' own head, and the anchor head does not "
+                    "read it. Set the anchor head's gains in a recipe, section 'head'."
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the four sections as plain dictionaries."""
@@ -130,6 +124,8 @@ _SECTIONS: dict[str, list[str]] = {
     "train": [],  # Ultralytics' keys: `legal_keys`
 }
 """Section -> the keys it takes."""
+_HEAD_OPTIONS = {"head": "kind", "autoanchor": "autoanchor"}
+"""Option -> key of section ``head``."""
 
 
 def load(path: Path) -> RunConfig:
@@ -164,7 +160,8 @@ def from_mapping(data: Mapping[str, Any], source: str) -> RunConfig:
         quant = QuantSpec.from_options(sections["quant"])
     with named(f"{source}, section 'head'"):
         head = HeadConfig(**sections["head"])
-    return RunConfig(run=run, quant=quant, head=head, train=sections["train"])
+    with named(source):
+        return RunConfig(run=run, quant=quant, head=head, train=sections["train"])
 
 
 def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
@@ -204,20 +201,20 @@ def resolve(recipe: Path | None, options: Mapping[str, Any], overrides: Mapping[
     if recipe is not None:
         from_mapping(base, str(recipe))  # a recipe has to stand by itself: its faults are reported as its own
     sections = check_sections(base, str(recipe), _SECTIONS)
-    run, quant = _split_options({k: v for k, v in options.items() if v is not None})
+    run, quant, head = _split_options({k: v for k, v in options.items() if v is not None})
     for key in ALIASES:
         if key in overrides and run.get(key, overrides[key]) != overrides[key]:
             raise ConfigError(f"--{key} {run[key]} and {key}={overrides[key]} disagree. Give one of them.")
     run |= {key: overrides[key] for key in ALIASES if key in overrides}
     train = {key: value for key, value in overrides.items() if key not in ALIASES}
     for key in train:
-        if key in _SECTIONS["run"] + _SECTIONS["quant"]:
+        if key in [*_SECTIONS["run"], *_SECTIONS["quant"], *_HEAD_OPTIONS]:
             raise ConfigError(f"{COMMAND_LINE}: '{key}' is an option, not a key=value. Use --{key.replace('_', '-')}.")
     check_train(train, COMMAND_LINE)
     merged = {
         "run": {**sections["run"], **run},
         "quant": merge_quant(sections["quant"], quant),
-        "head": sections["head"],
+        "head": {**sections["head"], **head},
         "train": {**sections["train"], **train},
     }
     return from_mapping(merged, COMMAND_LINE if recipe is None else f"{COMMAND_LINE} with {recipe}")
@@ -232,13 +229,15 @@ def named(source: str) -> Iterator[None]:
         raise ConfigError(f"{source}: {error}") from error
 
 
-def _split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    known = _SECTIONS["run"] + _SECTIONS["quant"]
+def _split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Returns the options of the sections ``run``, ``quant`` and ``head``."""
+    known = [*_SECTIONS["run"], *_SECTIONS["quant"], *_HEAD_OPTIONS]
     for key in options:
         if key not in known:
             raise ConfigError(f"'{key}' is not an option.{did_you_mean(key, known)} Known: {', '.join(known)}.")
     run = {key: value for key, value in options.items() if key in _SECTIONS["run"]}
-    return run, {key: value for key, value in options.items() if key not in run}
+    head = {name: options[key] for key, name in _HEAD_OPTIONS.items() if key in options}
+    return run, {key: value for key, value in options.items() if key not in {**run, **_HEAD_OPTIONS}}, head
 
 
 def merge_quant(recipe: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -249,11 +248,6 @@ def merge_quant(recipe: Mapping[str, Any], options: Mapping[str, Any]) -> dict[s
     if options.get("weight_only"):
         dropped.add("act_bits")
     return {**{key: value for key, value in recipe.items() if key not in dropped}, **options}
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is not one of: {', '.join(choices)}.{did_you_mean(str(value), choices)}")
 
 
 def check_count(name: str, value: object, *, minimum: int) -> None:

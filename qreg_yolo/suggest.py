@@ -18,3 +18,9 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """
     close = get_close_matches(str(name), list(candidates), n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises a `ValueError` unless ``value`` is one of ``choices``; the nearest is named."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not one of: {', '.join(choices)}.{did_you_mean(str(value), choices)}")

@@ -7,6 +7,7 @@ import yaml
 
 from qreg_yolo import config, resources
 from qreg_yolo.classify import config as classification
+from qreg_yolo.head import HeadConfig
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,6 +61,9 @@ def test_the_voc_recipes_hold_the_values_they_promise() -> None:
         assert recipe.run.data == "voc"
         assert recipe.run.weights is None
         assert not {"box", "cls", "cls_pw", "dfl"} & recipe.train.keys()
+        assert recipe.head.kind == "anchor_free"
+    assert scratch.head == HeadConfig()
+    assert finetune.head == HeadConfig(box=0.02, cls=0.21638, cls_pw=0.5, obj=0.51728, obj_pw=0.67198, anchor_t=3.3744)
 
 
 def test_the_voc_description_is_ultralytics_own_without_its_download() -> None:

@@ -6,9 +6,10 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from qreg_yolo.config import AMP_CHOICES, check_choice, check_count
+from qreg_yolo.config import AMP_CHOICES, check_count
 from qreg_yolo.quant.spec import QuantSpec
 from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.suggest import check_choice
 
 DATA: tuple[str, ...] = ("demo", "cifar10", "cifar100")
 AUGMENTATIONS: tuple[str, ...] = ("crop-flip", "none")
