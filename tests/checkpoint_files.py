@@ -39,10 +39,20 @@ def classic_packages() -> Iterator[dict[str, ModuleType]]:
             del sys.modules[name]
 
 
-def write_classic(path: Path, *, nc: int = 4, model: str = "yolov5n.yaml", **more: Any) -> dict[str, torch.Tensor]:
+def write_classic(
+    path: Path,
+    *,
+    nc: int = 4,
+    model: str = "yolov5n.yaml",
+    names: list[str] | dict[int, str] | None = None,
+    whole_class: str = "DetectionModel",
+    activation: str | None = None,
+    **more: Any,
+) -> dict[str, torch.Tensor]:
     """Writes a user-trained classic YOLOv5 checkpoint; returns the tensors of its average, as it was saved (fp16).
 
-    Backbone and neck are Ultralytics' (names and shapes are the same), re-classed; the head has anchors.
+    Backbone and neck are Ultralytics' (names and shapes are the same), re-classed; the head has YOLOv5's anchors, in
+    cells. ``names=list`` and ``whole_class="Model"`` are the layout of version 6.0.
     """
     from ultralytics.nn.tasks import DetectionModel
 
@@ -59,12 +69,16 @@ def write_classic(path: Path, *, nc: int = 4, model: str = "yolov5n.yaml", **mor
             if type(module).__module__.startswith("ultralytics.nn.modules"):
                 module.__class__ = classic_class(type(module).__name__)
         head = classic_class("Detect", "models.yolo")()
-        head.register_buffer("anchors", torch.rand(3, 3, 2))
+        pixels = [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]]
+        cells = torch.tensor(pixels).view(3, 3, 2) / torch.tensor([8, 16, 32]).view(3, 1, 1)
+        head.register_buffer("anchors", cells)
         head.register_buffer("grid", torch.zeros(1), persistent=False)
-        head.m = nn.ModuleList(nn.Conv2d(channels, 3 * (5 + nc), 1) for channels in (64, 128, 256))
-        whole = classic_class("DetectionModel", "models.yolo")()
+        widths = [branch[0].conv.in_channels for branch in net.model[-1].cv2]
+        head.m = nn.ModuleList(nn.Conv2d(channels, 3 * (5 + nc), 1) for channels in widths)
+        whole = classic_class(whole_class, "models.yolo")()
         whole.model = nn.Sequential(*net.model[:-1], head)
-        whole.yaml, whole.names, whole.hyp = {"nc": nc}, {i: str(i) for i in range(nc)}, {"lr0": 0.01}
+        whole.yaml, whole.hyp = {"nc": nc} | ({"activation": activation} if activation else {}), {"lr0": 0.01}
+        whole.names = {i: str(i) for i in range(nc)} if names is None else names
         optimizer = torch.optim.SGD(whole.parameters(), lr=0.1, momentum=0.9)
         sum(parameter.sum() for parameter in whole.parameters()).backward()
         optimizer.step()

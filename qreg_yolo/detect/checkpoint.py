@@ -12,6 +12,7 @@ from ultralytics.utils.torch_utils import strip_optimizer
 from qreg_yolo import files
 from qreg_yolo.detect.artefact import load_safetensors
 from qreg_yolo.detect.classic import ClassicWeights, read_classic
+from qreg_yolo.detect.classic_model import classic_detector
 from qreg_yolo.detect.compat import as_loaded
 from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.model_yaml import check_model_yaml
@@ -41,19 +42,18 @@ def load_weights(path: Path) -> tuple[DetectionModel, dict[str, Any]]:
     """Returns the detector of a checkpoint (float32, eval mode) and the checkpoint's dictionary.
 
     Args:
-        path: A ``.pt`` file of qreg-yolo or of Ultralytics, or a ``.safetensors`` file of qreg-yolo.
+        path: A ``.pt`` file of qreg-yolo, of Ultralytics or of the YOLOv5 repository, or a ``.safetensors`` file of
+            qreg-yolo.
 
     Raises:
         FileNotFoundError: No such file.
         WeightsError: Not a checkpoint, a damaged one, not of a detector, or one that would execute something.
     """
     loaded = _load(path)
-    if isinstance(loaded, ClassicWeights):
-        raise WeightsError(
-            f"'{path}' is of the YOLOv5 repository (classic YOLOv5); its anchor head is not built here, so it cannot "
-            f"be run. Start a training from it: qreg-yolo train --weights {path}"
-        )
-    return loaded
+    if not isinstance(loaded, ClassicWeights):
+        return loaded
+    model = as_loaded(classic_detector(loaded), {}, path)
+    return model, {"epoch": -1, "optimizer": None, "model": model, "train_args": {}}
 
 
 def load_start(path: Path) -> Start:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,35 +12,61 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qreg_yolo.detect.anchor_head import BOX_ROWS, N_ANCHORS, STRIDES
 from qreg_yolo.pickled_values import Placeholder, StoredTensor
 from qreg_yolo.torch_archive import TorchArchive
 from qreg_yolo.training.tensor_file import WeightsError
 
 _MAX_DEPTH = 32
 """Modules inside modules; YOLOv5 has 7."""
+_OUTPUT = re.compile(r"(model\.\d+)\.m\.0\.weight")
+"""The first output convolution of an anchor head."""
 
 
 @dataclass(frozen=True)
 class ClassicWeights:
-    """The floating-point tensors of a classic YOLOv5 model, by name, in float32."""
+    """The tensors of a classic YOLOv5 model, floating-point ones in float32."""
 
     path: Path
     """Their file."""
     tensors: dict[str, Tensor]
     """Parameters and buffers under the names of a ``state_dict``."""
+    names: tuple[str, ...] = ()
+    """The classes; empty: the file does not name them."""
+    activation: str | None = None
+    """What the model's YAML says; None: SiLU."""
+
+    @property
+    def head(self) -> str | None:
+        """The name of its anchor head, such as `model.24`, or None where it has none."""
+        return next((match[1] for name in self.tensors if (match := _OUTPUT.fullmatch(name))), None)
+
+    def class_names(self) -> tuple[str, ...]:
+        """Returns the names of the classes that its head has, their numbers where the file's do not go with it."""
+        outputs = self.tensors[f"{self.head}.m.0.weight"].shape[0]
+        count = outputs // N_ANCHORS - BOX_ROWS
+        return self.names if len(self.names) == count else tuple(map(str, range(count)))
+
+    def for_anchor_head(self) -> dict[str, Tensor]:
+        """Returns the tensors under our names: anchors in px (the file has them in cells)."""
+        tensors = {name: tensor for name, tensor in self.tensors.items() if not name.endswith(".anchor_grid")}
+        anchors = tensors.pop(f"{self.head}.anchors", None)
+        if anchors is not None and anchors.shape[:1] == (len(STRIDES),):
+            tensors[f"{self.head}.anchor_wh"] = anchors * anchors.new_tensor(STRIDES).view(-1, 1, 1)
+        return tensors
 
     def fitting(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns the tensors that fit a model's ``state_dict`` by name and shape.
 
         Raises:
-            WeightsError: None does.
+            WeightsError: No convolution does.
         """
         found = {
             name: tensor
-            for name, tensor in self.tensors.items()
-            if name in state and state[name].is_floating_point() and state[name].shape == tensor.shape
+            for name, tensor in self.for_anchor_head().items()
+            if name in state and state[name].shape == tensor.shape
         }
-        if not found:
+        if not any(tensor.ndim == 4 for tensor in found.values()):  # counters and anchors fit any network
             first = next((name for name in self.tensors if name in state), None)
             example = (
                 f"'{first}' is {list(self.tensors[first].shape)} there and {list(state[first].shape)} here"
@@ -47,18 +74,18 @@ class ClassicWeights:
                 else f"its first is '{next(iter(self.tensors), 'missing')}', the model's '{next(iter(state))}'"
             )
             raise WeightsError(
-                f"'{self.path}' (classic YOLOv5) has {len(self.tensors)} tensors, but none fits the model by name "
-                f"and shape: {example}. Give the --model of the same size, such as yolov5s.yaml for yolov5s.pt."
+                f"'{self.path}' (classic YOLOv5) has {len(self.tensors)} tensors, but no convolution fits the "
+                f"model by name and shape: {example}. Give the --model of the same size, such as yolov5s.yaml for "
+                "yolov5s.pt."
             )
         return found
 
     def summary(self, found: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
         """Returns one line on what was transferred into a model and what was not."""
-        wanted = [name for name, tensor in state.items() if tensor.is_floating_point()]
-        left = Counter(".".join(name.split(".")[:2]) for name in wanted if name not in found)
+        left = Counter(".".join(name.split(".")[:2]) for name in state if name not in found)
         rest = ", ".join(f"{layer} ({count})" for layer, count in left.items())
         return (
-            f"Transferred {len(found)} of {len(wanted)} tensors from '{self.path.name}' (classic YOLOv5); "
+            f"Transferred {len(found)} of {len(state)} tensors from '{self.path.name}' (classic YOLOv5); "
             f"untrained: {rest or 'none'}"
         )
 
@@ -76,10 +103,19 @@ def read_classic(archive: TorchArchive, path: Path) -> ClassicWeights:
         raise WeightsError(f"'{path}' is of the YOLOv5 repository, but holds no model under 'ema' or 'model'.")
     tensors = {}
     for name, stored in _named_tensors(model, "", 0):
-        values = archive.array(stored)
-        if values.dtype.kind == "f":
-            tensors[name] = torch.from_numpy(values).float()
-    return ClassicWeights(path, tensors)
+        values = torch.from_numpy(archive.array(stored))
+        tensors[name] = values.float() if values.is_floating_point() else values
+    state = model.state if isinstance(model.state, dict) else {}
+    yaml = state.get("yaml")
+    activation = yaml.get("activation") if isinstance(yaml, dict) else None
+    return ClassicWeights(path, tensors, _names(state.get("names")), activation)
+
+
+def _names(names: Any) -> tuple[str, ...]:
+    """Returns the classes of a file, which lists them or counts them from 0."""
+    if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
+        names = [names[place] for place in range(len(names))]
+    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def _named_tensors(module: Placeholder, prefix: str, depth: int) -> Iterator[tuple[str, StoredTensor]]:

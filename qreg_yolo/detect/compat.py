@@ -17,8 +17,15 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 from qreg_yolo.training.environment import requested_threads
 
 _HOOKS: dict[type, tuple[str, ...]] = {
-    DetectionModel: ("_apply", "_predict_once", "fuse", "info", "is_fused", "load"),
-    DetectionTrainer: ("build_optimizer", "get_model", "get_validator", "preprocess_batch", "set_model_attributes"),
+    DetectionModel: ("_apply", "_predict_once", "fuse", "info", "init_criterion", "is_fused", "load"),
+    DetectionTrainer: (
+        "build_optimizer",
+        "get_model",
+        "get_validator",
+        "preprocess_batch",
+        "set_class_weights",
+        "set_model_attributes",
+    ),
     DetectionValidator: (
         "_prepare_batch",
         "_prepare_pred",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 from weakref import WeakSet
@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from ultralytics.utils import LOGGER
 
+from qreg_yolo.detect.anchor_head import AnchorDetect, put_anchor_head
+from qreg_yolo.detect.anchor_loss import AnchorLoss
 from qreg_yolo.detect.classic import ClassicWeights
+from qreg_yolo.detect.head_rows import HeadRows
 from qreg_yolo.detect.model_yaml import check_model_yaml
 from qreg_yolo.detect.policy import edge_layers, float_layers
 from qreg_yolo.detect.precision import in_bf16, trains_in_bf16
@@ -25,7 +28,7 @@ _TOLD: WeakSet[nn.Module] = WeakSet()
 
 
 class QuantDetectionModel(DetectionModel):
-    """An Ultralytics `DetectionModel` whose ``yaml["qreg"]`` section says how it is quantized.
+    """An Ultralytics `DetectionModel` whose ``yaml["qreg"]`` section says how it is quantized, and which head it has.
 
     Without the section it is a float model. The fp32 twin has a section that quantizes nothing, and takes the very
     same path. Tensors stay float32 whatever the host casts, because half-precision weights change their codes; and
@@ -43,8 +46,13 @@ class QuantDetectionModel(DetectionModel):
     ) -> None:
         cfg = cfg if isinstance(cfg, dict) else yaml_model_load(cfg)
         check_model_yaml(cfg, f"The model YAML '{cfg.get('yaml_file', 'without a name')}'")
-        super().__init__(cfg, ch, nc, verbose)
-        section = Section.read(self.yaml)
+        section = Section.read(cfg)
+        has_anchors = section is not None and section.head.has_anchors
+        super().__init__(cfg, ch, nc, verbose and not has_anchors)
+        if has_anchors:
+            put_anchor_head(self)
+            if verbose:
+                self.info()
         if section is None:
             return
         if section.layers is None:
@@ -82,10 +90,13 @@ class QuantDetectionModel(DetectionModel):
         present = {name: layer.plan for name, layer in quantized_layers(source).items()}
         alike = present.keys() == plans.keys() and all(plans_agree(present[name], plans[name]) for name in plans)
         state = quantizer_state(source) if alike else {}
-        source = deepcopy(source)
-        dequantize_model(source)
+        plain: Any = deepcopy(source)
+        dequantize_model(plain)
         dequantize_model(self)  # the host may rebuild the head for another number of classes: it does so in float
-        super().load(source, verbose)
+        fresh = {name: tensor.clone() for name, tensor in self.state_dict().items()}
+        super().load(plain, verbose)
+        if isinstance(plain.model[-1], AnchorDetect):
+            self._load_head_rows(plain.state_dict(), list(plain.names.values()), fresh, verbose)
         apply_plan(self, plans)
         if state:
             missing = self.load_state_dict({**self.state_dict(), **state})
@@ -95,12 +106,39 @@ class QuantDetectionModel(DetectionModel):
         plans = {name: layer.plan for name, layer in quantized_layers(self).items()}
         dequantize_model(self)  # fresh quantizers follow: the ranges of other weights do not fit
         state = self.state_dict()
+        fresh = {name: tensor.clone() for name, tensor in state.items()}
         found = weights.fitting(state)
         self.load_state_dict({**state, **found})
         if verbose:
             LOGGER.info(weights.summary(found, state))
+        if weights.head == self._head_name():
+            self._load_head_rows(weights.tensors, weights.class_names(), fresh, verbose)
         self.pt_path = str(weights.path)
         apply_plan(self, plans)
+
+    def _head_name(self) -> str | None:
+        """Returns the full name of the anchor head, or None where the model has another one."""
+        return f"model.{len(self.model) - 1}" if isinstance(self.model[-1], AnchorDetect) else None
+
+    def _load_head_rows(
+        self, source: dict[str, Tensor], source_names: Sequence[str], fresh: dict[str, Tensor], verbose: bool
+    ) -> None:
+        """Fills the anchor head from one whose classes are others, or in another order."""
+        rows = HeadRows.by_name(list(self.names.values()), source_names)
+        name = self._head_name()
+        if name is None or rows.is_identity:
+            return
+        found = rows.take_all(source, fresh, name)
+        self.load_state_dict({**self.state_dict(), **found})
+        if verbose and found:
+            LOGGER.info(rows.summary())
+
+    def init_criterion(self) -> Any:
+        """Returns the loss that goes with the head."""
+        section = Section.read(self.yaml)
+        if section is not None and section.head.has_anchors:
+            return AnchorLoss(self, section.head)
+        return super().init_criterion()
 
     def is_fused(self) -> bool:
         """Returns False: nothing is ever folded into a quantized model.

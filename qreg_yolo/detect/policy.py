@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ultralytics.nn.modules.block import DFL
 from ultralytics.nn.modules.head import Detect
 
+from qreg_yolo.detect.anchor_head import AnchorDetect
 from qreg_yolo.quant.base import Quantizer
 from qreg_yolo.quant.calibration import batch_statistics, quantizers_off
 from qreg_yolo.quant.convert import quantized_layers
@@ -27,13 +28,16 @@ def first_convolution(model: nn.Module) -> str:
 def output_convolutions(model: nn.Module) -> list[str]:
     """Returns the full names of the bare convolutions that end a detection head's branches.
 
-    Six for a head of three levels (box and class each); the one-to-one branches of end-to-end heads count too.
+    Six for a head of three levels (box and class each), three for the anchor head; the one-to-one branches of
+    end-to-end heads count too.
     """
     ends = {id(conv) for module in model.modules() if isinstance(module, Detect) for conv in _branch_ends(module)}
     return [name for name, module in model.named_modules() if id(module) in ends]
 
 
 def _branch_ends(head: Detect) -> Iterator[nn.Module]:
+    if isinstance(head, AnchorDetect):
+        yield from head.m
     for attribute in ("cv2", "cv3", "one2one_cv2", "one2one_cv3"):
         for branch in getattr(head, attribute, None) or ():
             if isinstance(branch[-1], nn.Conv2d):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from qreg_yolo.detect.anchor_head import AnchorDetect
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.pickled_values import STORAGES, PickleError
 from qreg_yolo.quant.layers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, QuantConv2d, QuantLinear
@@ -22,6 +23,7 @@ from qreg_yolo.training.tensor_file import WeightsError
 
 OUR_CLASSES: tuple[type, ...] = (
     QuantDetectionModel,
+    AnchorDetect,
     QuantConv2d,
     QuantLinear,
     QuantizerSpec,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from qreg_yolo.head import HeadConfig
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
 from qreg_yolo.suggest import did_you_mean
 
@@ -32,6 +33,8 @@ class Section:
     """Whether trained weights were loaded (DoReFa keeps their scale then)."""
     precision: str = "fp32"
     """Arithmetic outside the quantizers in training."""
+    head: HeadConfig = field(default_factory=HeadConfig)
+    """The detection head."""
     layers: dict[str, LayerPlan] | None = None
     """The plan of every quantized layer, by full name."""
     skipped: dict[str, str] = field(default_factory=dict)
@@ -39,7 +42,9 @@ class Section:
 
     @classmethod
     def from_request(cls, request: Mapping[str, Any], *, pretrained: bool) -> Section:
-        """Returns the section of what a user wrote: `QuantSpec`'s options and ``activation``.
+        """Returns the section of what a user wrote: `QuantSpec`'s options, ``activation`` and ``head``.
+
+        ``head`` is a kind, or a mapping of `HeadConfig`'s fields.
 
         Raises:
             ValueError: An unknown option (the nearest is named) or a wrong value.
@@ -50,7 +55,8 @@ class Section:
             names = ", ".join(_ACTIVATIONS)
             hint = did_you_mean(str(activation), _ACTIVATIONS)
             raise ValueError(f"activation={activation!r} is not one of: {names}.{hint}")
-        return cls(spec=QuantSpec.from_options(options), activation=activation, pretrained=pretrained)
+        head = _head(options.pop("head", None))
+        return cls(spec=QuantSpec.from_options(options), activation=activation, pretrained=pretrained, head=head)
 
     @classmethod
     def read(cls, model_yaml: Mapping[str, Any]) -> Section | None:
@@ -73,6 +79,7 @@ class Section:
             activation=data["activation"],
             pretrained=data["pretrained"],
             precision=data["precision"],
+            head=HeadConfig(**data.get("head", {})),
             layers=None if layers is None else {name: LayerPlan.from_dict(plan) for name, plan in layers.items()},
             skipped=dict(data["skipped"]),
         )
@@ -86,8 +93,25 @@ class Section:
             "activation": self.activation,
             "pretrained": self.pretrained,
             "precision": self.precision,
+            **({"head": asdict(self.head)} if self.head.has_anchors else {}),
             "layers": layers,
             "skipped": dict(self.skipped),
         }
         if _ACTIVATIONS[self.activation] is not None:
             model_yaml["activation"] = _ACTIVATIONS[self.activation]
+
+
+def _head(given: str | Mapping[str, Any] | None) -> HeadConfig:
+    if not isinstance(given, Mapping):
+        return HeadConfig() if given is None else HeadConfig(kind=given)
+    known = [one.name for one in fields(HeadConfig)]
+    for name in given:
+        if name not in known:
+            raise ValueError(f"head has no '{name}'.{did_you_mean(str(name), known)} Known: {', '.join(known)}.")
+    return HeadConfig(**given)
+
+
+def head_kind(model_yaml: Mapping[str, Any]) -> str:
+    """Returns which head a model's YAML dictionary asks for."""
+    section = Section.read(model_yaml)
+    return HeadConfig().kind if section is None else section.head.kind

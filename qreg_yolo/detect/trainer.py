@@ -19,12 +19,13 @@ from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_m
 
 from qreg_yolo import files
 from qreg_yolo.detect import resume
+from qreg_yolo.detect.auto_anchor import look_at_anchors
 from qreg_yolo.detect.checkpoint import Start, description_of, load_start, strip_checkpoint
 from qreg_yolo.detect.compat import check_host, refuse_host_quantization, restore_threads
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.policy import clipping_warning
 from qreg_yolo.detect.precision import precision_of
-from qreg_yolo.detect.section import KEY, Section
+from qreg_yolo.detect.section import KEY, Section, head_kind
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.quant.calibration import calibrate, uninitialized_quantizers
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
@@ -36,7 +37,7 @@ CALIBRATION_IMAGES = 64
 
 
 class QuantDetectionTrainer(DetectionTrainer):
-    """`DetectionTrainer` that takes one more argument, ``qreg``: `QuantSpec`'s options and ``activation``.
+    """`DetectionTrainer` that takes one more argument, ``qreg``: `QuantSpec`'s options, ``activation`` and ``head``.
 
     >>> trainer = QuantDetectionTrainer(overrides=dict(model="yolov5n.yaml", qreg=dict(bits=4)))  # doctest: +SKIP
     """
@@ -93,7 +94,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         model_yaml = deepcopy(cfg) if isinstance(cfg, dict) else yaml_model_load(cfg)
         request = None if self.resume else getattr(self.args, KEY, None)
         if request is not None:
-            section = Section.from_request(request, pretrained=weights is not None)
+            section = Section.from_request({"head": head_kind(model_yaml), **request}, pretrained=weights is not None)
             section.precision = self._precision
             section.write(model_yaml)
         model = self.set_model_names_for_load(
@@ -135,6 +136,11 @@ class QuantDetectionTrainer(DetectionTrainer):
         with override_configs(self.args, {"cache": False, "workers": 0}):
             loader = self.get_dataloader(self.data["train"], batch_size=batch, rank=-1, mode="train")
         yield from islice(loader, max(CALIBRATION_IMAGES // batch, 1))
+
+    def set_class_weights(self) -> None:
+        """Does what follows from the labels, before the EMA copy: class weights, and a look at the anchors."""
+        super().set_class_weights()
+        look_at_anchors(unwrap_model(self.model), self.train_loader.dataset.labels, self.args.imgsz, self.resume)
 
     def build_optimizer(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Returns the host's optimizer with the quantizers' parameters moved to groups of their own."""

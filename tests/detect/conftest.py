@@ -61,7 +61,7 @@ class CallCounter:
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
         kind = type(module).__name__
-        if kind == "Detect":
+        if kind in ("Detect", "AnchorDetect"):
             self.calls[self.phase, "pass"] += 1
             self.threads[self.phase] = torch.get_num_threads()
         elif "WeightQuantizer" in kind:

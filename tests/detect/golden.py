@@ -16,15 +16,22 @@ from qreg_yolo.quant.convert import ConversionReport, candidate_layers, plan_qua
 from qreg_yolo.quant.spec import FLOAT_BITS, LayerPlan
 
 MODELS = (
-    "yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x", "yolov8n", "yolo11n", "yolo26n",
+    "yolov5n", "yolov5n-anchor", "yolov5s", "yolov5m", "yolov5l", "yolov5x", "yolov8n", "yolo11n", "yolo26n",
 )  # fmt: skip
 FOLDER = Path(__file__).with_name("golden")
 
 
+def yaml_and_head(name: str) -> tuple[str, str]:
+    """Returns the model YAML and the head of a name such as `yolov5n-anchor`."""
+    stem, _, head = name.partition("-")
+    return f"{stem}.yaml", head or "anchor_free"
+
+
 def build_network(name: str, method: str = "lsq") -> QuantDetectionModel:
     """Returns a detector for four classes at 4 bits, not yet calibrated."""
-    cfg = yaml_model_load(f"{name}.yaml")
-    Section.from_request({"bits": 4, "method": method}, pretrained=False).write(cfg)
+    yaml, head = yaml_and_head(name)
+    cfg = yaml_model_load(yaml)
+    Section.from_request({"bits": 4, "method": method, "head": head}, pretrained=False).write(cfg)
     return QuantDetectionModel(cfg, nc=4, verbose=False)
 
 

@@ -15,17 +15,18 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
+from qreg_yolo.detect.anchor_head import AnchorDetect
 from qreg_yolo.detect.inspection import inspect_weights
 from qreg_yolo.detect.policy import clipped_layers, clipping_warning, spare_layers
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.quant import QuantSpec, calibrate, quantized_layers
 
 from .conftest import Trained, train_tiny
-from .golden import FOLDER, MODELS, build_network, table
+from .golden import FOLDER, MODELS, build_network, table, yaml_and_head
 from .test_model import build, images
 from .test_trainer import Stub
 
-SMALL = ("yolov5s", "yolov8n", "yolo11n", "yolo26n")
+SMALL = ("yolov5n-anchor", "yolov5s", "yolov8n", "yolo11n", "yolo26n")
 LARGE = ("yolov5m", "yolov5l", "yolov5x")
 
 
@@ -40,7 +41,7 @@ def network(request: pytest.FixtureRequest) -> QuantDetectionModel:
 
 
 def _name(model: QuantDetectionModel) -> str:
-    return Path(model.yaml["yaml_file"]).stem
+    return Path(model.yaml["yaml_file"]).stem + ("-anchor" if isinstance(model.model[-1], AnchorDetect) else "")
 
 
 def test_swapped_and_skipped_layers_are_the_golden_ones(network: QuantDetectionModel) -> None:
@@ -132,15 +133,18 @@ def test_a_weight_read_behind_its_quantizer_and_a_second_call_are_noticed() -> N
     assert seen.calls["model.10.m.0.attn.proj.conv", "input"] == 2
 
 
-def _branches(outputs: dict[str, Any]) -> list[dict[str, Tensor]]:
-    return list(outputs.values()) if "one2many" in outputs else [outputs]
+def _raw(outputs: dict[str, Any]) -> list[Tensor]:
+    """Returns what a head gives before it is decoded."""
+    if "levels" in outputs:
+        return list(outputs["levels"])
+    branches = outputs.values() if "one2many" in outputs else [outputs]
+    return [branch[key] for branch in branches for key in ("boxes", "scores")]
 
 
 @pytest.mark.parametrize("network", SMALL, indirect=True)
 def test_every_weight_and_every_step_gets_a_gradient(network: QuantDetectionModel) -> None:
     network.train()
-    outputs = [branch[key] for branch in _branches(network(images())) for key in ("boxes", "scores")]
-    torch.stack([output.square().sum() for output in outputs]).sum().backward()
+    torch.stack([output.square().sum() for output in _raw(network(images()))]).sum().backward()
     missing = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     network.zero_grad()
     assert [name for name in missing if ".dfl." not in name] == []
@@ -179,7 +183,7 @@ def validations(monkeypatch: pytest.MonkeyPatch) -> list[Validation]:
     original = QuantDetectionValidator.postprocess
 
     def recorded(self: QuantDetectionValidator, predictions: Any) -> Any:
-        outputs = [branch[key].flatten() for branch in _branches(predictions[1]) for key in ("boxes", "scores")]
+        outputs = [output.flatten() for output in _raw(predictions[1])]
         found.append(Validation(self.end2end, torch.cat(outputs)))
         return original(self, predictions)
 
@@ -188,7 +192,8 @@ def validations(monkeypatch: pytest.MonkeyPatch) -> list[Validation]:
 
 
 def _check_run(name: str, data: Path, folder: Path, validations: list[Validation], **more: Any) -> Trained:
-    run = train_tiny(data, folder, {"bits": 4}, epochs=1, model_yaml=f"{name}.yaml", imgsz=32, **more)
+    yaml, head = yaml_and_head(name)
+    run = train_tiny(data, folder, {"bits": 4, "head": head}, epochs=1, model_yaml=yaml, imgsz=32, **more)
     count = len(quantized_layers(run.model))
     assert count == len(quantized_layers(build_network(name)))
     assert {run.counter.per_pass(phase) for phase in ("train", "val", "final_eval")} == {(count, count)}

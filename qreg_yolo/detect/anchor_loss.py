@@ -1,0 +1,146 @@
+"""The loss of YOLOv5's anchor head: CIoU boxes, objectness with the IoU as its target, binary cross-entropy of classes.
+
+Written from the published definition of YOLOv5 6.0 (doi 10.5281/zenodo.5563715).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils.metrics import bbox_iou
+
+from qreg_yolo.detect.anchor_head import BOX_ROWS, AnchorDetect
+from qreg_yolo.head import HeadConfig
+
+BALANCE = (4.0, 1.0, 0.4)
+"""Weight of the objectness loss by level, fine to coarse."""
+_STEPS = ((0.0, 0.0), (-0.5, 0.0), (0.0, -0.5), (0.5, 0.0), (0.0, 0.5))
+"""From an object's centre to the cells that answer for it (x, y in cells): its own, left, upper, right, lower."""
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Which outputs of a level answer for which objects: m pairs."""
+
+    image: Tensor
+    """`(m,)`, place in the batch."""
+    anchor: Tensor
+    """`(m,)`."""
+    row: Tensor
+    """`(m,)`, of the cell."""
+    column: Tensor
+    """`(m,)`, of the cell."""
+    category: Tensor
+    """`(m,)`, class of the object."""
+    box: Tensor
+    """`(m, 4)`, xywh in cells; the centre counts from the cell's corner, -0.5 to 1.5."""
+
+
+def match(targets: Tensor, anchor_cells: Tensor, height: int, width: int, anchor_t: float) -> Matches:
+    """Returns the pairs of a level.
+
+    An anchor matches an object where neither width nor height differ by a factor of ``anchor_t`` or more. The cell of
+    the centre answers for the object, and of its four neighbours the nearer one in x and in y, where the grid has one.
+
+    Args:
+        targets: `(n, 6)`: image, class, xywh in fractions of the image.
+        anchor_cells: `(anchor, 2)`: width and height in cells.
+        height: Of the grid.
+        width: Of the grid.
+        anchor_t: Above 1.
+    """
+    grid = targets.new_tensor([width, height])
+    xy, wh = targets[:, 2:4] * grid, targets[:, 4:6] * grid
+    ratio = wh / anchor_cells[:, None]
+    anchor, target = (torch.maximum(ratio, 1 / ratio).amax(2) < anchor_t).nonzero(as_tuple=True)
+    xy, wh = xy[target], wh[target]
+    rest = grid - xy  # to the far border
+    near = [(xy % 1 < 0.5) & (xy > 1), (rest % 1 < 0.5) & (rest > 1)]
+    chosen = torch.cat((torch.ones_like(near[0][:, :1]), *near), 1)
+    pair, step = chosen.nonzero(as_tuple=True)
+    cell = (xy[pair] + xy.new_tensor(_STEPS)[step]).floor()
+    cell = torch.minimum(cell.clamp(min=0), grid - 1)
+    column, row = cell.long().unbind(1)
+    image, category = targets[target[pair], :2].long().unbind(1)
+    return Matches(image, anchor[pair], row, column, category, torch.cat((xy[pair] - cell, wh[pair]), 1))
+
+
+class AnchorLoss:
+    """The criterion of a detector with an `AnchorDetect` head.
+
+    Each term is a mean over the pairs (objectness: over all outputs) of a level, summed over the levels, times its
+    gain. The gains are meant for 3 levels, 80 classes and 640 px, and scaled to others: ``box * 3 / nl``,
+    ``cls * nc / 80 * 3 / nl``, ``obj * (imgsz / 640)^2 * 3 / nl``.
+
+    Deviates: where several objects claim one output, the largest IoU is its objectness target (YOLOv5: whichever was
+    written last).
+
+    Args:
+        model: Its ``args`` hold the training's image size.
+        config: The gains.
+    """
+
+    def __init__(self, model: DetectionModel, config: HeadConfig) -> None:
+        self.head: AnchorDetect = model.model[-1]
+        arguments = model.args if isinstance(model.args, Mapping) else vars(model.args)
+        levels, size = 3 / self.head.nl, int(arguments["imgsz"]) / 640
+        self.gains = (config.box * levels, config.obj * size**2 * levels, config.cls * self.head.nc / 80 * levels)
+        self.obj_pw, self.cls_pw, self.anchor_t = config.obj_pw, config.cls_pw, config.anchor_t
+
+    def __call__(self, preds: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the loss times the number of images, and its three terms (detached, not multiplied).
+
+        Args:
+            preds: What the head gives, in training or in eval mode.
+            batch: The host's: ``batch_idx`` `(n,)`, ``cls`` `(n, 1)`, ``bboxes`` `(n, 4)`, xywh in fractions.
+        """
+        levels = (preds[1] if isinstance(preds, (list, tuple)) else preds)["levels"]
+        with torch.autocast(levels[0].device.type, enabled=False):
+            outputs = [self.head.by_anchor(level) for level in levels]
+            columns = (batch["batch_idx"].view(-1, 1), batch["cls"].view(-1, 1), batch["bboxes"])
+            targets = torch.cat([column.to(outputs[0]) for column in columns], 1)
+            terms = torch.stack([self._level(out, targets, index) for index, out in enumerate(outputs)]).sum(0)
+            box, objectness, classes = (gain * term for gain, term in zip(self.gains, terms, strict=True))
+            items = {"box_loss": box.detach(), "obj_loss": objectness.detach(), "cls_loss": classes.detach()}
+            return (box + objectness + classes) * len(outputs[0]), items
+
+    def _level(self, outputs: Tensor, targets: Tensor, index: int) -> Tensor:
+        """Returns the means of box, objectness (weighted by level) and class loss of `(b, anchor, 5 + nc, h, w)`."""
+        anchors = (self.head.anchor_wh[index] / self.head.stride[index]).to(outputs)
+        height, width = outputs.shape[3:]
+        found = match(targets, anchors, height, width, self.anchor_t)
+        present = outputs.new_zeros(outputs[:, :, 4].shape)
+        box = classes = outputs.new_zeros(())
+        if len(found.image):
+            picked = outputs[found.image, found.anchor, :, found.row, found.column]
+            xy = 2 * picked[:, :2].sigmoid() - 0.5
+            wh = (2 * picked[:, 2:4].sigmoid()) ** 2 * anchors[found.anchor]
+            iou = bbox_iou(torch.cat((xy, wh), 1), found.box, CIoU=True).squeeze(1)
+            box = (1 - iou).mean()
+            claims = _flat_index((found.image, found.anchor, found.row, found.column), present.shape)
+            present.view(-1).scatter_reduce_(0, claims, iou.detach(), "amax")  # none is below the 0 that stands there
+            if self.head.nc > 1:
+                wanted = F.one_hot(found.category, self.head.nc).to(picked)
+                classes = _cross_entropy(picked[:, BOX_ROWS:], wanted, self.cls_pw)
+        objectness = _cross_entropy(outputs[:, :, 4], present, self.obj_pw)
+        return torch.stack((box, BALANCE[index] * objectness, classes))
+
+
+def _flat_index(places: tuple[Tensor, ...], shape: torch.Size) -> Tensor:
+    """Returns the places in a flattened tensor of ``shape``."""
+    index = torch.zeros_like(places[0])
+    for place, size in zip(places, shape, strict=True):
+        index = index * size + place
+    return index
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, positive: float) -> Tensor:
+    """Returns the mean binary cross-entropy, positive targets weighted."""
+    weight = None if positive == 1 else logits.new_tensor(positive)
+    return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight)

@@ -1,0 +1,158 @@
+"""How well the anchors fit a training set's objects, and anchors that fit them better (YOLOv5's auto-anchor).
+
+Written from the published definition of YOLOv5 6.0 (doi 10.5281/zenodo.5563715).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils import LOGGER, RANK
+
+from qreg_yolo.detect.section import Section
+
+Sizes = NDArray[np.float64]
+"""`(n, 2)`: width and height, px."""
+LOW_RECALL = 0.98
+"""Below it, YOLOv5 fits anchors."""
+SMALLEST = 2.0
+"""Px; anchors are fitted to objects of this width or height and more."""
+GENERATIONS = 1000
+MUTATED = 0.9
+"""Share of the numbers that a generation changes."""
+SPREAD = 0.1
+"""Standard deviation of a change, as a fraction."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How anchors fit some objects."""
+
+    recall: float
+    """Best possible recall: the share of objects that at least one anchor matches."""
+    per_object: float
+    """How many anchors match an object, on average."""
+    fitness: float
+    """What is evolved: 1 over the factor between an object and its nearest anchor, 0 if unmatched; the mean."""
+
+
+def object_sizes(labels: Iterable[Mapping[str, Any]], imgsz: int) -> Sizes:
+    """Returns the sizes of all objects as they are when their image's longer side is ``imgsz`` px.
+
+    Args:
+        labels: The host's, one per image: ``shape`` (height, width) and ``bboxes`` `(n, 4)`, xywh in fractions.
+        imgsz: Px.
+    """
+    found = [np.empty((0, 2))]
+    for label in labels:
+        height, width = label["shape"]
+        found.append(label["bboxes"][:, 2:4] * np.array([width, height]) * imgsz / max(height, width))
+    return np.concatenate(found).astype(np.float64)
+
+
+def fit_of(sizes: Sizes, anchors: Sizes, anchor_t: float) -> Fit:
+    """Returns how ``anchors`` fit; an anchor matches where both sides differ by a factor below ``anchor_t``."""
+    closeness = 1 / _factors(sizes, anchors)
+    matches, best = closeness > 1 / anchor_t, closeness.max(1)
+    return Fit(
+        recall=float(matches.any(1).mean()),
+        per_object=float(matches.sum(1).mean()),
+        fitness=float((best * (best > 1 / anchor_t)).mean()),
+    )
+
+
+def fitted_anchors(sizes: Sizes, anchor_t: float, count: int = 9, seed: int = 0) -> Sizes:
+    """Returns ``count`` anchors by k-means on the sizes, then by evolution, from small to large area.
+
+    Args:
+        sizes: Of the objects.
+        anchor_t: Largest factor of a match.
+        count: How many.
+        seed: Of the evolution.
+
+    Raises:
+        ValueError: Fewer different sizes than anchors.
+    """
+    sizes = sizes[(sizes >= SMALLEST).any(1) & (sizes > 0).all(1)]
+    if len(np.unique(sizes, axis=0)) < count:
+        raise ValueError(
+            f"{len(sizes)} objects have too few different sizes for {count} anchors. Leave --autoanchor out."
+        )
+    spread = sizes.std(0) + np.finfo(float).tiny
+    anchors = _k_means(sizes / spread, count) * spread
+    anchors = _evolved(sizes, anchors, anchor_t, np.random.default_rng(seed))
+    return anchors[np.argsort(anchors.prod(1))]
+
+
+def _factors(sizes: Sizes, anchors: Sizes) -> NDArray[np.float64]:
+    """Returns `(object, anchor)`: the larger factor, 1 or more, between their widths or heights."""
+    with np.errstate(divide="ignore"):
+        ratio = sizes[:, None] / anchors[None]
+        factors: NDArray[np.float64] = np.maximum(ratio, 1 / ratio).max(2)
+    return factors
+
+
+def _k_means(points: Sizes, count: int, rounds: int = 30) -> Sizes:
+    """Returns the centres of Lloyd's algorithm, begun on points evenly spaced in the order of area."""
+    different = np.unique(points, axis=0)
+    different = different[np.argsort(different.prod(1), kind="stable")]
+    centres: Sizes = different[((np.arange(count) + 0.5) * len(different) / count).astype(int)]
+    for _ in range(rounds):
+        nearest = ((points[:, None] - centres[None]) ** 2).sum(2).argmin(1)
+        members = [points[nearest == index] for index in range(count)]
+        centres = np.array([one.mean(0) if len(one) else c for one, c in zip(members, centres, strict=True)])
+    return centres
+
+
+def _evolved(sizes: Sizes, anchors: Sizes, anchor_t: float, rng: np.random.Generator) -> Sizes:
+    """Returns the fittest of a line of random changes, each made to the fittest before it."""
+    best = fit_of(sizes, anchors, anchor_t).fitness
+    for _ in range(GENERATIONS):
+        change = (rng.random(anchors.shape) < MUTATED) * rng.random() * rng.normal(size=anchors.shape) * SPREAD
+        child = np.maximum(anchors * np.clip(1 + change, 0.3, 3.0), SMALLEST)
+        fitness = fit_of(sizes, child, anchor_t).fitness
+        if fitness > best:
+            anchors, best = child, fitness
+    return anchors
+
+
+def look_at_anchors(model: DetectionModel, labels: Iterable[Mapping[str, Any]], imgsz: int, resumed: bool) -> None:
+    """Says how the anchors fit a training set, after replacing them where that is asked for and gains something.
+
+    Args:
+        model: Nothing happens unless it has the anchor head.
+        labels: Of the training set, the host's.
+        imgsz: Px.
+        resumed: Whether the anchors stay in any case: they come from the checkpoint.
+
+    Raises:
+        ValueError: As `fitted_anchors`.
+    """
+    section, sizes = Section.read(model.yaml), object_sizes(labels, imgsz)
+    if section is None or not section.head.has_anchors or not len(sizes):
+        return
+    head, anchor_t = model.model[-1], section.head.anchor_t
+    present = head.anchor_wh.cpu().double().numpy().reshape(-1, 2)
+    found, note = fit_of(sizes, present, anchor_t), ""
+    if section.head.autoanchor and not resumed:
+        anchors = fitted_anchors(sizes, anchor_t, len(present)).round(1)
+        better = fit_of(sizes, anchors, anchor_t)
+        note = "; kept: those fitted to the training set are no better"
+        if better.fitness > found.fitness:
+            head.anchor_wh.copy_(torch.from_numpy(anchors).view(head.anchor_wh.shape))
+            shown = ", ".join(f"{width:g}x{height:g}" for width, height in anchors)
+            note = f"; fitted to the training set (fitness {found.fitness:.3f} -> {better.fitness:.3f}): {shown}"
+            found = better
+    elif found.recall < LOW_RECALL:
+        note = f"; below {LOW_RECALL}: --autoanchor fits them to the training set"
+    if RANK in {-1, 0}:
+        LOGGER.info(
+            f"Anchors: best possible recall {found.recall:.4f} at {imgsz} px, {found.per_object:.2f} anchors per "
+            f"object{note}"
+        )

@@ -1,0 +1,35 @@
+"""Class maps: which outputs of a model are the classes of the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qreg_yolo.detect.class_map import class_map
+from qreg_yolo.strict_yaml import ConfigError
+
+
+def test_the_map_from_coco_to_voc() -> None:
+    coco = ["person", "airplane", "dining table", "motorcycle", "potted plant", "couch", "tv", "sheep"]
+    voc = ["aeroplane", "diningtable", "motorbike", "person", "pottedplant", "sheep", "sofa", "tvmonitor"]
+    found = class_map("coco2voc", voc, coco)
+    assert found.names == tuple(voc)
+    assert found.rows == (1, 2, 3, 0, 4, 7, 5, 6)
+
+
+def test_maps_that_do_not_fit(tmp_path: Path) -> None:
+    path = tmp_path / "map.yaml"
+    path.write_text("dog: hound\n")
+    assert class_map(str(path), ["dog", "cat"], ["cat", "hound"]).rows == (1, 0)
+    for given, names, words in (
+        (str(path), ["cat"], "the data has no class 'dog'"),
+        (str(path), ["dog", "bird"], r"'bird' of the data.*data class: model class"),
+        ("coco2vco", ["dog"], "Did you mean 'coco2voc'"),
+        (str(tmp_path / "none.yaml"), ["dog"], "none.yaml"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            class_map(given, names, ["cat", "hound"])
+    path.write_text("[1]")
+    with pytest.raises(ConfigError, match="not a mapping"):
+        class_map(str(path), ["dog"], ["cat"])
