@@ -29,6 +29,6 @@ def predict(
     arguments = parse_overrides(overrides or [])
     check_train({key: value for key, value in arguments.items() if key != "source"}, COMMAND_LINE)
     prepare_host(online=online)
-    from qreg_yolo.detect import runs
+    from qreg_yolo.detect import evaluate
 
-    print(runs.predict(weights, source, arguments, threads).table)
+    print(evaluate.predict(weights, source, arguments, threads).table)

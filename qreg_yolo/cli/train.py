@@ -31,9 +31,10 @@ Examples:
   qreg-yolo train --bits 32
   qreg-yolo train --weight-bits 2 --act-bits 8 --per-channel epochs=50 imgsz=320 batch=16
   qreg-yolo train --method dorefa --bits 4 --weight-only --data voc --weights yolov5nu.pt
+  qreg-yolo train --bits 4 --head anchor --weights yolov5n.pt
   qreg-yolo train --resume runs/yolov5n-lsq-w4a4-s0/weights/last.pt"""
 
-_NEW_RUN = ("model", "data", "weights", "hyp", "seed")
+_NEW_RUN = ("model", "data", "weights", "hyp", "seed", "head", "autoanchor")
 """Options that begin a run: a resumed one has its own."""
 _RECIPES = {"demo": "demo", "voc": "voc_scratch"}
 
@@ -51,6 +52,10 @@ def train(
     edge_bits: EdgeBits = None,
     signed: Signed = None,
     activation: Annotated[str | None, typer.Option(help="silu | relu. [default: silu]")] = None,
+    head: Annotated[
+        str | None, typer.Option(help="anchor_free | anchor (YOLOv5's own). [default: anchor_free]")
+    ] = None,
+    autoanchor: Annotated[bool | None, typer.Option("--autoanchor", help="Fit the anchors to the data.")] = None,
     model: Annotated[str | None, typer.Option(help="Ultralytics detection YAML. [default: yolov5n.yaml]")] = None,
     data: Annotated[str | None, typer.Option(help="Data YAML, demo or voc. [default: demo]")] = None,
     weights: Annotated[str | None, typer.Option(help="Checkpoint to start from; classic YOLOv5's too.")] = None,
@@ -65,7 +70,8 @@ def train(
     given = {
         "bits": bits, "weight_bits": weight_bits, "act_bits": act_bits, "method": method, "weight_only": weight_only,
         "per_channel": per_channel, "edge_bits": edge(edge_bits), "signed": signed, "activation": activation,
-        "model": model, "data": data, "weights": weights, "seed": seed, "threads": threads, "online": online,
+        "head": head, "autoanchor": autoanchor, "model": model, "data": data, "weights": weights, "seed": seed,
+        "threads": threads, "online": online,
     }  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
     arguments = _with_amp(amp, parse_overrides(overrides or []))

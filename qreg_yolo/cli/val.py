@@ -8,33 +8,54 @@ from typing import Annotated
 import typer
 
 from qreg_yolo.cli.offline import prepare_host
-from qreg_yolo.config import COMMAND_LINE, check_train, parse_overrides
+from qreg_yolo.config import COMMAND_LINE, HeadConfig, check_train, named, parse_overrides
 from qreg_yolo.strict_yaml import ConfigError
 
 EXAMPLES = """\b
 Examples:
   qreg-yolo val runs/yolov5n-lsq-w4a4-s0/weights/best.pt
-  qreg-yolo val best.pt --data voc split=test imgsz=640"""
+  qreg-yolo val best.pt --data voc split=test imgsz=640
+  qreg-yolo val --head anchor --weights yolov5n.pt --class-map coco2voc --data voc"""
 
 
 def val(
-    weights: Annotated[Path, typer.Argument(help="Checkpoint, such as weights/best.pt.")],
+    checkpoint: Annotated[
+        str | None, typer.Argument(metavar="[WEIGHTS]", help="Checkpoint, such as weights/best.pt.")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Any Ultralytics validation argument.")
     ] = None,
+    weights: Annotated[Path | None, typer.Option(help="The checkpoint, if it is not the first argument.")] = None,
+    head: Annotated[str | None, typer.Option(help="anchor_free | anchor. [default: the checkpoint's]")] = None,
+    class_map: Annotated[str | None, typer.Option(help="coco2voc, or a YAML file: data class to model class.")] = None,
     data: Annotated[str | None, typer.Option(help="Data YAML, demo or voc. [default: the checkpoint's]")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: all cores]")] = None,
     online: Annotated[bool, typer.Option("--online", help="Let Ultralytics use the network.")] = False,
 ) -> None:
     """Measure a checkpoint."""
-    arguments = parse_overrides(overrides or [])
+    weights, words = _checkpoint(checkpoint, weights, overrides or [])
+    if head is not None:
+        with named("--head"):
+            HeadConfig(kind=head)
+    arguments = parse_overrides(words)
     if "data" in arguments:
         data = _one("data", data, arguments.pop("data"))
     check_train(arguments, COMMAND_LINE)
     prepare_host(online=online)
-    from qreg_yolo.detect import runs
+    from qreg_yolo.detect import evaluate
 
-    print(runs.validate(weights, data, arguments, threads).table)
+    print(evaluate.validate(weights, data, arguments, threads, head, class_map).table)
+
+
+def _checkpoint(first: str | None, option: Path | None, words: list[str]) -> tuple[Path, list[str]]:
+    """Returns the checkpoint, given as first argument or by ``--weights``, and the ``key=value`` words."""
+    if option is None:
+        if first is None:
+            raise ConfigError("There is no checkpoint. Give one, such as weights/best.pt.")
+        return Path(first), words
+    if first is None or "=" in first:
+        return option, [*([] if first is None else [first]), *words]
+    raise ConfigError(f"'{first}' and --weights {option} are both given. Drop one of them.")
 
 
 def _one(name: str, option: str | None, value: object) -> str:

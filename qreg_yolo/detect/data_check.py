@@ -40,6 +40,8 @@ class CheckedData:
     """Its data YAML."""
     n_images: dict[str, int]
     """Images by split."""
+    names: tuple[str, ...]
+    """The classes."""
 
 
 def find_data(name: str) -> Path:
@@ -69,7 +71,9 @@ def check_data(yaml: Path, splits: tuple[str, ...] = ("train", "val")) -> Checke
         _check_labels(images, split, len(data["names"]))
         _check_caches(images)
         counts[split] = len(images)
-    return CheckedData(yaml=yaml, n_images=counts)
+    names = data["names"]
+    listed = [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names
+    return CheckedData(yaml=yaml, n_images=counts, names=tuple(map(str, listed)))
 
 
 def _description(yaml: Path, splits: tuple[str, ...]) -> dict[str, Any]:

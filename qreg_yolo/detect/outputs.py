@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from ultralytics.utils import LOGGER
 
 from qreg_yolo import files, records
 from qreg_yolo.config import RunConfig, dump
@@ -22,6 +24,16 @@ _METRICS = {
     "metrics/mAP50-95(B)": "map50_95",
 }
 """The host's names -> ours."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a run's files lie and what it reached."""
+
+    save_dir: Path
+    """The run's folder."""
+    table: str
+    """What it reached, for a terminal."""
 
 
 def write_description(save_dir: Path, config: RunConfig, model_yaml: dict[str, Any], device: torch.device) -> None:
@@ -82,6 +94,8 @@ def identity(weights: Path, model_yaml: dict[str, Any], seed: int) -> dict[str, 
     """Returns the fields of a record that say which run and which of its checkpoints was measured."""
     section = Section.read(model_yaml)
     model = Path(str(model_yaml.get("yaml_file") or "unknown")).name
+    if section is not None and section.head.has_anchors:
+        model = f"{Path(model).stem}-anchor"  # another network: it has its own fp32 twin
     digest = files.sha256(weights)
     label = section.spec.label if section else "fp32"
     return {
@@ -106,3 +120,9 @@ def accuracy_table(rows: dict[str, dict[str, float]]) -> str:
         cells = [found[m][1] for m in ("map50", "map50_95", "precision", "recall")]
         lines.append(f"{label:28}{cells[0]:>9.4f}{cells[1]:>10.4f}{cells[2]:>11.4f}{cells[3]:>8.4f}")
     return "\n".join(lines)
+
+
+def warn(message: str | None) -> None:
+    """Says ``message`` in the host's log, where there is one."""
+    if message is not None:
+        LOGGER.warning(message)

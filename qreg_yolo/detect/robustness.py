@@ -21,13 +21,13 @@ from qreg_yolo.corrupt import MIN_SIDE, NAMES, load_overlays
 from qreg_yolo.detect.compat import restore_threads
 from qreg_yolo.detect.data_check import MIN_SIDE as HOST_MIN_SIDE
 from qreg_yolo.detect.data_check import find_data
+from qreg_yolo.detect.outputs import RunResult
 from qreg_yolo.detect.robust import fingerprint
 from qreg_yolo.detect.robust.coco import coco_map
 from qreg_yolo.detect.robust.images import ImageSet, read_images
 from qreg_yolo.detect.robust.models import Candidate, Judge, check_classes, load_candidates
 from qreg_yolo.detect.robust.results import MEASURED, conclude
 from qreg_yolo.detect.robust.views import CorruptedBatches, Corrupting, View, ViewKey, load
-from qreg_yolo.detect.runs import RunResult
 from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.robust import settings
 from qreg_yolo.robust.checks import check_corruptions, check_counts

@@ -1,9 +1,9 @@
-"""One function per subcommand: train, validate, predict. Everything that can be refused is refused before the work."""
+"""Trains and resumes. Everything that can be refused is refused before the work."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from qreg_yolo.config import RunConfig
 from qreg_yolo.detect import outputs
+from qreg_yolo.detect.anchor_head import check_levels
 from qreg_yolo.detect.artefact import save_safetensors
 from qreg_yolo.detect.checkpoint import ClassicWeights, load_start, load_weights, quantization_warning
 from qreg_yolo.detect.data_check import CheckedData, check_data, find_data
@@ -21,32 +22,19 @@ from qreg_yolo.detect.guard import RunLock, how_to_go_on
 from qreg_yolo.detect.precision import amp_hint, resolve_amp
 from qreg_yolo.detect.preflight import check_arguments, check_model, check_resumption
 from qreg_yolo.detect.safe_load import check_file
-from qreg_yolo.detect.section import KEY, Section
+from qreg_yolo.detect.section import KEY, Section, head_kind
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from qreg_yolo.quant.report import model_size, plan_summary
-from qreg_yolo.strict_yaml import ConfigError
-from qreg_yolo.suggest import did_you_mean
 from qreg_yolo.training.environment import use_threads
 from qreg_yolo.training.folders import writable_project
 from qreg_yolo.training.guard import refuse_if_running, terminable
 from qreg_yolo.training.tensor_file import SUFFIX
 
-SPLITS: tuple[str, ...] = ("train", "val", "test")
 _DEFAULTS: dict[str, Any] = {"optimizer": "SGD"}
 """Where a recipe is silent: never `optimizer=auto`."""
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """Where a run's files lie and what it reached."""
-
-    save_dir: Path
-    """The run's folder."""
-    table: str
-    """What it reached, for a terminal."""
-
-
-def train(config: RunConfig) -> RunResult:
+def train(config: RunConfig) -> outputs.RunResult:
     """Trains what ``config`` says and writes its results; returns where and the final table.
 
     Raises:
@@ -64,15 +52,19 @@ def train(config: RunConfig) -> RunResult:
         LOGGER.info(hint)
     check_model(config.run.model)
     facade = _built(config.run.model)
+    if config.head.has_anchors:
+        check_levels(facade.model)
     if config.run.weights is not None:
         start = load_start(Path(config.run.weights))
         if isinstance(start, ClassicWeights):
             start.fitting(facade.model.state_dict())  # an error if nothing does
         else:
-            _warn(quantization_warning(start))
+            outputs.warn(quantization_warning(start))
+            outputs.warn(_other_head(start.yaml, config.head.kind))
     project = writable_project(config.train.get("project"))
     data = check_data(find_data(config.run.data))
-    name = f"{Path(config.run.model).stem}-{config.quant.label}-s{config.run.seed}"
+    head = "-anchor" if config.head.has_anchors else ""
+    name = f"{Path(config.run.model).stem}{head}-{config.quant.label}-s{config.run.seed}"
     arguments = {
         "name": name,
         **_DEFAULTS,
@@ -82,7 +74,11 @@ def train(config: RunConfig) -> RunResult:
         "seed": config.run.seed,
         "pretrained": config.run.weights or False,
         "project": project,
-        KEY: {**config.quant.to_dict(), "activation": config.run.activation},
+        KEY: {
+            **config.quant.to_dict(),
+            "activation": config.run.activation,
+            "head": asdict(config.head) if config.head.has_anchors else config.head.kind,
+        },
     }
     if arguments.get("exist_ok"):
         refuse_if_running(Path(project) / str(arguments["name"]))
@@ -105,7 +101,9 @@ def _built(model: str) -> QuantYOLO:
         ) from error
 
 
-def resume(checkpoint: Path, arguments: dict[str, Any], request: dict[str, Any], threads: int | None) -> RunResult:
+def resume(
+    checkpoint: Path, arguments: dict[str, Any], request: dict[str, Any], threads: int | None
+) -> outputs.RunResult:
     """Continues an interrupted run from its ``last.pt``.
 
     Args:
@@ -131,7 +129,7 @@ def resume(checkpoint: Path, arguments: dict[str, Any], request: dict[str, Any],
     return _run(QuantYOLO(str(checkpoint)), {**arguments, **own}, data, None)
 
 
-def _run(model: QuantYOLO, arguments: dict[str, Any], data: CheckedData, config: RunConfig | None) -> RunResult:
+def _run(model: QuantYOLO, arguments: dict[str, Any], data: CheckedData, config: RunConfig | None) -> outputs.RunResult:
     lock = RunLock()
     for event, callback in callbacks(config, lock).items():
         model.add_callback(event, callback)
@@ -139,7 +137,7 @@ def _run(model: QuantYOLO, arguments: dict[str, Any], data: CheckedData, config:
         with terminable():
             model.train(**arguments)
     except (KeyboardInterrupt, SystemExit):
-        _warn(how_to_go_on(model.trainer))
+        outputs.warn(how_to_go_on(model.trainer))
         raise
     finally:
         lock.release()
@@ -163,7 +161,7 @@ def _run(model: QuantYOLO, arguments: dict[str, Any], data: CheckedData, config:
         f"Size: {size.quantized_mb:.2f} MB at its bit widths, {size.float_mb:.2f} MB in fp32\n"
         f"Results: {trainer.save_dir} (weights/best.pt, best.safetensors, results.csv, records.csv, config.yaml)"
     )
-    return RunResult(save_dir=trainer.save_dir, table=table)
+    return outputs.RunResult(save_dir=trainer.save_dir, table=table)
 
 
 def callbacks(config: RunConfig | None, lock: RunLock) -> dict[str, Callable[[Any], None]]:
@@ -210,68 +208,11 @@ def summary(model_yaml: dict[str, Any]) -> str:
     return plan_summary(layers, skipped, noun="convolutions")
 
 
-def validate(weights: Path, data: str | None, arguments: dict[str, Any], threads: int | None) -> RunResult:
-    """Measures a checkpoint on a data set (default: the one it was trained on) and records the numbers.
-
-    Raises:
-        As `train`.
-    """
-    split = arguments.get("split", "val")
-    if split not in SPLITS:
-        raise ConfigError(f"split={split} is not one of: {', '.join(SPLITS)}.{did_you_mean(str(split), SPLITS)}")
-    use_threads(threads)
-    check_arguments(arguments)
-    model, stored = load_weights(weights)
-    _warn(quantization_warning(model))
-    trained = stored.get("train_args", {})
-    project = writable_project(arguments.get("project"))
-    checked = check_data(find_data(data or str(trained.get("data") or "demo")), (split,))
-    facade = QuantYOLO(str(weights))
-    metrics = facade.val(**{"name": "val", **arguments, "project": project, "data": str(checked.yaml)})
-    results = {str(key): float(value) for key, value in metrics.results_dict.items()}
-    save_dir = Path(metrics.save_dir)
-    outputs.append_records(
-        save_dir / outputs.RECORDS,
-        weights,
-        model.yaml,
-        results,
-        data=checked.yaml.stem,
-        seed=int(trained.get("seed", 0)),
-        n_images=checked.n_images,
-        val_split=split,
+def _other_head(model_yaml: dict[str, Any], kind: str) -> str | None:
+    """Returns what to say where a checkpoint's head is not the one that is trained, else None."""
+    if (present := head_kind(model_yaml)) == kind:
+        return None
+    return (
+        f"The checkpoint has the {present} head, this run the {kind} head, which starts untrained. To keep it: "
+        f"--head {present}."
     )
-    table = f"{outputs.accuracy_table({weights.name: results})}\nResults: {save_dir}"
-    return RunResult(save_dir=save_dir, table=table)
-
-
-def predict(weights: Path, source: str, arguments: dict[str, Any], threads: int | None) -> RunResult:
-    """Draws a checkpoint's detections on images; returns where they lie.
-
-    Raises:
-        ConfigError: A value that the host refuses.
-        FileNotFoundError: The checkpoint or the source does not exist.
-        WeightsError: Not a checkpoint.
-    """
-    if "source" in arguments:
-        raise ConfigError(f"source={arguments['source']}: the source is the second argument. Drop the key=value.")
-    use_threads(threads)
-    check_arguments(arguments)
-    model, _ = load_weights(weights)
-    _warn(quantization_warning(model))
-    if not Path(source).exists() and "*" not in source:
-        raise FileNotFoundError(
-            f"There is no image or folder '{source}'. Give an image, a folder or a pattern with '*'."
-        )
-    project = writable_project(arguments.get("project"))
-    defaults = {"save": True, "name": "predict", "verbose": False}
-    images = boxes = 0
-    save_dir = Path(project)
-    facade = QuantYOLO(str(weights))
-    for result in facade.predict(source, stream=True, **{**defaults, **arguments, "project": project}):
-        images, boxes, save_dir = images + 1, boxes + len(result.boxes), Path(result.save_dir or project)
-    return RunResult(save_dir=save_dir, table=f"{boxes} detections on {images} images\nResults: {save_dir}")
-
-
-def _warn(message: str | None) -> None:
-    if message is not None:
-        LOGGER.warning(message)

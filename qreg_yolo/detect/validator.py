@@ -2,27 +2,60 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from ultralytics.models.yolo.detect import DetectionPredictor, DetectionValidator
 
+from qreg_yolo.detect.class_map import ClassMap
 from qreg_yolo.detect.compat import restore_threads
+from qreg_yolo.strict_yaml import ConfigError
 
 
 class QuantDetectionValidator(DetectionValidator):
-    """`DetectionValidator` on every core (the host's ``select_device`` leaves one out)."""
+    """`DetectionValidator` on every core (the host's ``select_device`` leaves one out).
+
+    Args:
+        dataloader: The host's, as the next three.
+        save_dir: Where results go.
+        args: The host's arguments.
+        _callbacks: By event.
+        classes: Which of the model's classes are those of the data; None: they are the same.
+    """
 
     def __init__(
-        self, dataloader: Any = None, save_dir: Any = None, args: Any = None, _callbacks: dict[str, Any] | None = None
+        self,
+        dataloader: Any = None,
+        save_dir: Any = None,
+        args: Any = None,
+        _callbacks: dict[str, Any] | None = None,
+        classes: ClassMap | None = None,
     ) -> None:
         super().__init__(dataloader, save_dir, args, _callbacks)
+        self._classes = classes
         self._workers = args.get("workers") if isinstance(args, dict) else None
 
     def init_metrics(self, model: nn.Module) -> None:
         restore_threads()  # the first hook after select_device, in training and alone
-        super().init_metrics(model)
+        if self._classes is None:
+            super().init_metrics(model)
+            return
+        if getattr(model, "end2end", False):
+            raise ConfigError(
+                "A class map does not go with nms=false, which gives one class per box. Drop one of them."
+            )
+        super().init_metrics(SimpleNamespace(names=dict(enumerate(self._classes.names))))
+
+    def postprocess(self, preds: Any) -> Any:
+        """Returns the host's NMS, on the classes of the data alone where they are mapped."""
+        if self._classes is not None:
+            preds = preds[0] if isinstance(preds, (list, tuple)) else preds
+            rows = [*range(4), *(4 + row for row in self._classes.rows)]
+            preds = preds[:, torch.tensor(rows, device=preds.device)]
+        return super().postprocess(preds)
 
     def get_dataloader(self, dataset_path: str, batch_size: int) -> DataLoader[Any]:
         """Returns the host's loader, with the workers that were asked for (the host sets 0 on the CPU)."""

@@ -25,11 +25,14 @@ SURFACE = {
         "arguments": ["overrides"],
         "options": [
             "--bits", "--weight-bits", "--act-bits", "--method", "--weight-only", "--per-channel", "--edge-bits",
-            "--signed", "--activation", "--model", "--data", "--weights", "--hyp", "--seed", "--threads", "--amp",
-            "--resume", "--online",
+            "--signed", "--activation", "--head", "--autoanchor", "--model", "--data", "--weights", "--hyp", "--seed",
+            "--threads", "--amp", "--resume", "--online",
         ],
     },
-    "val": {"arguments": ["weights", "overrides"], "options": ["--data", "--threads", "--online"]},
+    "val": {
+        "arguments": ["checkpoint", "overrides"],
+        "options": ["--weights", "--head", "--class-map", "--data", "--threads", "--online"],
+    },
     "predict": {"arguments": ["weights", "source", "overrides"], "options": ["--threads", "--online"]},
     "inspect": {"arguments": ["weights"], "options": ["--json", "--model"]},
     "corrupt": {

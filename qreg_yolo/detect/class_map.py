@@ -1,0 +1,70 @@
+"""Measures a detector on a data set whose classes are some of its own, under other numbers or names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qreg_yolo import strict_yaml
+from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.suggest import did_you_mean
+
+MAPS: dict[str, dict[str, str]] = {
+    "coco2voc": {
+        "aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle",
+        "pottedplant": "potted plant", "sofa": "couch", "tvmonitor": "tv",
+    },
+}  # fmt: skip
+"""Name -> class of the data -> class of the model; classes that are not listed have the same name in both."""
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """Which outputs of a model are the classes of the data; the model's other classes count for nothing."""
+
+    rows: tuple[int, ...]
+    """Class of the model, for each class of the data."""
+    names: tuple[str, ...]
+    """The classes of the data."""
+
+
+def class_map(given: str, names: Sequence[str], model_names: Sequence[str]) -> ClassMap:
+    """Returns the map that ``given`` names.
+
+    Args:
+        given: A name of `MAPS`, or a YAML file: a mapping of data classes to model classes.
+        names: The classes of the data.
+        model_names: The classes of the model.
+
+    Raises:
+        ConfigError: No such map, or a class that the data or the model does not have.
+    """
+    renamed = _read(given)
+    for name in renamed:
+        if name not in names:
+            raise ConfigError(f"--class-map {given}: the data has no class '{name}'.{did_you_mean(name, names)}")
+    rows = []
+    for name in names:
+        wanted = renamed.get(name, name)
+        if wanted not in model_names:
+            raise ConfigError(
+                f"--class-map {given}: '{name}' of the data is '{wanted}' of the model, which has no such class."
+                f"{did_you_mean(wanted, model_names)} Give a YAML file with a line 'data class: model class'."
+            )
+        rows.append(model_names.index(wanted))
+    return ClassMap(tuple(rows), tuple(names))
+
+
+def _read(given: str) -> Mapping[str, str]:
+    if given in MAPS:
+        return MAPS[given]
+    if Path(given).suffix not in (".yaml", ".yml"):
+        raise ConfigError(
+            f"--class-map {given} is not a map.{did_you_mean(given, MAPS)} Give a YAML file, or one of: "
+            f"{', '.join(MAPS)}."
+        )
+    found = strict_yaml.load(Path(given))
+    if not isinstance(found, dict) or not all(isinstance(text, str) for pair in found.items() for text in pair):
+        raise ConfigError(f"--class-map {given} is not a mapping of names. Write lines 'data class: model class'.")
+    return found
