@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from models import Range, Task, calibrated_ranges, ours
+from models import Range, Task, calibrated_ranges, ours, yolov5n_with
 from torch import Tensor, nn
 
 FakeQuant = Callable[[Range, bool], nn.Module]
@@ -197,5 +197,6 @@ CONTENDERS = {
         "shell; signed, starts from the absolute maximum, no gradient scale",
         "torchao",
     ),
+    "anchor head": Contender(lambda _: yolov5n_with("anchor"), "YOLOv5's head and loss, instead of Ultralytics'"),
 }
 """In the order of the table. All have one step per tensor and leave BatchNorm as it is."""

@@ -1,4 +1,4 @@
-"""The two networks that are timed: what they see, their loss, and which of their convolutions are quantized."""
+"""The networks that are timed: what they see, their loss, and which of their convolutions are quantized."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ class Task:
     """Runs the forward pass and returns the scalar loss."""
     quantize: Callable[[nn.Module], object]
     """Puts our quantized layers in (not calibrated yet)."""
+    subject: str = "ours"
+    """The contender that the limit is for."""
+    only: tuple[str, ...] = ()
+    """The contenders that go with this task alone; none: those of all tasks."""
 
 
 def step(task: Task, model: nn.Module, batch: Tensor) -> Tensor:
@@ -113,6 +117,41 @@ def _quantize_yolov5n(model: nn.Module) -> object:
     return quantize_model(model, spec, edge_layers=edge_layers(model), keep_float=float_layers(model))
 
 
+# ---------------------------------------------------------------------------------------------- the two heads
+
+
+def yolov5n_with(head: str) -> nn.Module:
+    """Returns YOLOv5n for 20 classes in full precision, with a head and the loss that goes with it."""
+    from types import SimpleNamespace
+
+    from ultralytics.nn.tasks import yaml_model_load
+
+    from qreg_yolo.detect import QuantDetectionModel
+    from qreg_yolo.detect.section import Section
+
+    description = yaml_model_load("yolov5n.yaml")
+    Section.from_request({"bits": 32, "head": head}, pretrained=False).write(description)
+    torch.manual_seed(SEED)
+    model: nn.Module = QuantDetectionModel(description, nc=20, verbose=False)
+    model.args = SimpleNamespace(imgsz=320, box=7.5, cls=0.5, dfl=1.5)
+    return model.train()
+
+
+def _detection_loss(model: nn.Module, batch: Tensor) -> Tensor:
+    """Runs the forward pass and the loss of the model's head on eight objects per image."""
+    generator = torch.Generator().manual_seed(SEED)
+    count = 8 * len(batch)
+    centres, sizes = 0.1 + 0.8 * torch.rand(count, 2, generator=generator), torch.rand(count, 2, generator=generator)
+    targets = {
+        "img": batch,
+        "batch_idx": torch.arange(float(len(batch))).repeat_interleave(8),
+        "cls": (torch.arange(float(count)) % 20)[:, None],
+        "bboxes": torch.cat((centres, 0.03 + 0.17 * sizes), 1),
+    }
+    loss: Tensor = model(targets)[0]
+    return loss.sum()
+
+
 def _images(n: int, size: int) -> Tensor:
     return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(SEED))
 
@@ -134,5 +173,16 @@ TASKS = {
         lambda: _images(4, 320),
         _yolov5n_loss,
         _quantize_yolov5n,
+    ),
+    "heads": Task(
+        "YOLOv5n for 20 classes in full precision, batch 4x3x320x320, 8 objects per image, each head with its own "
+        "loss: Ultralytics' (fp32) and YOLOv5's",
+        1.0,
+        lambda: yolov5n_with("anchor_free"),
+        lambda: _images(4, 320),
+        _detection_loss,
+        lambda model: None,
+        subject="anchor head",
+        only=("fp32", "fp32 again", "anchor head"),
     ),
 }

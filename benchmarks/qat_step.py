@@ -61,8 +61,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--check", action="store_true", help="exit 1 where ours exceeds a limit")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # what a subprocess measures
     args = parser.parse_args()
-    if args.check and not {"fp32", "ours"} <= set(args.contenders):
-        parser.error("--check compares 'ours' with 'fp32': both must be among --contenders.")
+    for name in args.model if args.check else ():
+        if not {"fp32", TASKS[name].subject} <= set(args.contenders):
+            parser.error(f"--check compares '{TASKS[name].subject}' with 'fp32': both must be among --contenders.")
     if args.rounds < 1 or args.warmup < 1 or args.threads < 1:
         parser.error("--rounds, --warmup and --threads take 1 or more.")
     return args
@@ -70,7 +71,7 @@ def parse_args() -> argparse.Namespace:
 
 def set_threads(args: argparse.Namespace) -> None:
     """Sets the number of threads, after Ultralytics has set OMP_NUM_THREADS=1 at its import."""
-    if "yolov5n" in args.model:
+    if {"yolov5n", "heads"} & set(args.model):
         import ultralytics  # noqa: F401
     torch.set_num_threads(args.threads)
 
@@ -105,7 +106,7 @@ def run_model(name: str, args: argparse.Namespace) -> dict[str, Any]:
     set_threads(args)
     models: dict[str, nn.Module] = {}
     missing: dict[str, str] = {}
-    for contender in args.contenders:
+    for contender in contenders_of(task, args.contenders):
         package = CONTENDERS[contender].package
         if not is_installed(package):
             missing[contender] = f"{package} is not installed"
@@ -123,7 +124,14 @@ def run_model(name: str, args: argparse.Namespace) -> dict[str, Any]:
         for contender, row in rows.items():
             progress(f"{name}: memory of {contender}")
             row.update(memory_in_subprocess(name, contender, args))
-    return {"title": task.title, "limit": task.limit, "contenders": rows, "missing": missing}
+    about = {"title": task.title, "limit": task.limit, "subject": task.subject}
+    return {**about, "contenders": rows, "missing": missing}
+
+
+def contenders_of(task: Task, asked: list[str]) -> list[str]:
+    """Returns those that go with a task, in the order asked for."""
+    special = {name for other in TASKS.values() for name in other.only} - {"fp32", "fp32 again"}
+    return [name for name in asked if (name in task.only if task.only else name not in special)]
 
 
 def interleave(

@@ -17,7 +17,7 @@ from contenders import CONTENDERS
 from qreg_yolo.records import provenance
 
 MEMORY_LIMIT = 1.55
-"""What `ours` may take of memory, times fp32."""
+"""What a task's subject may take of memory, times fp32."""
 ALLOCATOR_VARIABLES = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_", "KMP_", "MKL_", "DNNL_", "ONEDNN_", "ATEN_")
 MIB = 2**20
 
@@ -76,19 +76,19 @@ def memory_ratio(rows: dict[str, Any], name: str, key: str) -> float | None:
 
 
 def exceeded(report: dict[str, Any]) -> list[str]:
-    """Returns one line per limit that ours exceeds (eager mode's limits)."""
+    """Returns one line per limit that is exceeded (eager mode's limits)."""
     lines = []
     for model, result in report["models"].items():
-        rows = result["contenders"]
+        rows, subject = result["contenders"], result["subject"]
         lines += [
-            f"{model}: {name} {result['missing'][name]}" for name in ("fp32", "ours") if name in result["missing"]
+            f"{model}: {name} {result['missing'][name]}" for name in ("fp32", subject) if name in result["missing"]
         ]
-        if not {"fp32", "ours"} <= set(rows):
+        if not {"fp32", subject} <= set(rows):
             continue
-        ratio, memory = time_ratio(rows, "ours"), memory_ratio(rows, "ours", "peak_bytes")
+        ratio, memory = time_ratio(rows, subject), memory_ratio(rows, subject, "peak_bytes")
         for what, value, limit in (("time", ratio and ratio[1], result["limit"]), ("memory", memory, MEMORY_LIMIT)):
             if value and value > limit:
-                lines.append(f"{model}: ours takes {value:.2f}x the {what} of fp32, the limit is {limit:.2f}x")
+                lines.append(f"{model}: {subject} takes {value:.2f}x the {what} of fp32, the limit is {limit:.2f}x")
     return lines
 
 
@@ -102,13 +102,14 @@ def markdown(report: dict[str, Any], passed_limits: list[str]) -> str:
         lines += ["|---|--:|--:|--:|--:|--:|--:|--:|"]
         lines += [table_row(rows, name) for name in rows]
         lines += [f"| {name} | {why} | | | | | | |" for name, why in result["missing"].items()]
-        lines += ["", f"Limits of ours: time {result['limit']:.2f}x, peak memory {MEMORY_LIMIT:.2f}x fp32."]
+        limits = f"time {result['limit']:.2f}x, peak memory {MEMORY_LIMIT:.2f}x fp32"
+        lines += ["", f"Limits of {result['subject']}: {limits}."]
     names = {name: None for result in report["models"].values() for name in result["contenders"]}
     lines += ["", "What each does:", "", *(f"- {name}: {CONTENDERS[name].note}." for name in names), ""]
     measured = all("peak_bytes" in r for m in report["models"].values() for r in m["contenders"].values())
     within = "Within the limits." if measured else "Within the limits of time; memory was not measured."
-    if not all({"fp32", "ours"} <= set(m["contenders"]) for m in report["models"].values()):
-        within = "The limits were not looked at: they compare ours with fp32."
+    if not all({"fp32", m["subject"]} <= set(m["contenders"]) for m in report["models"].values()):
+        within = "The limits were not looked at: they compare with fp32."
     lines += [f"limit exceeded: {line}" for line in passed_limits] or [within]
     return "\n".join(lines)
 
