@@ -10,12 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from qreg_yolo import records
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
 from qreg_yolo.detect.checkpoint import load_start, load_weights
 from qreg_yolo.detect.classic import ClassicWeights
 from qreg_yolo.detect.classic_model import classic_detector
+from qreg_yolo.detect.evaluate import validate
 from qreg_yolo.detect.head_rows import HeadRows
 from qreg_yolo.detect.section import head_kind
+from qreg_yolo.detect.voc import convert_voc
 from qreg_yolo.quant import quantized_layers
 from qreg_yolo.training.tensor_file import WeightsError
 
@@ -224,3 +227,16 @@ def test_the_official_file_gives_what_its_tensors_give() -> None:
     assert len(model.names) == 80
     assert_agrees(model, start.tensors, image)
     assert float(model(image)[0][:, 4:].max()) > 0.3, "it detects nothing, so agreement proves little"
+
+
+@pytest.mark.data
+@pytest.mark.slow  # a minute of one core
+@pytest.mark.skipif(not OFFICIAL.is_file(), reason="the official yolov5n.pt is not there")
+def test_the_official_file_detects_on_photographs(tmp_path: Path) -> None:
+    """The sample's images are 320 px and its classes skewed: the number is no one else's, but no chance either."""
+    yaml = convert_voc(PHOTOS.parents[1], tmp_path / "VOC").yaml
+    arguments = {"imgsz": 640, "batch": 8, "plots": False, "project": str(tmp_path), "split": "test"}
+    result = validate(OFFICIAL, str(yaml), arguments, 1, "anchor", "coco2voc")
+    found = {row["metric"]: row["value"] for row in records.read(result.save_dir / "records.csv").to_dicts()}
+    assert found["map50"] == pytest.approx(0.4843, abs=0.005)
+    assert found["map50_95"] == pytest.approx(0.3067, abs=0.005)
