@@ -21,7 +21,7 @@ from qreg_yolo.detect.guard import RunLock, how_to_go_on
 from qreg_yolo.detect.precision import amp_hint, resolve_amp
 from qreg_yolo.detect.preflight import check_arguments, check_model, check_resumption
 from qreg_yolo.detect.safe_load import check_file
-from qreg_yolo.detect.section import KEY, Section
+from qreg_yolo.detect.section import KEY, LOG_NOISE, Section
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from qreg_yolo.quant.report import model_size, plan_summary
 from qreg_yolo.strict_yaml import ConfigError
@@ -82,7 +82,9 @@ def train(config: RunConfig) -> RunResult:
         "seed": config.run.seed,
         "pretrained": config.run.weights or False,
         "project": project,
-        KEY: {**config.quant.to_dict(), "activation": config.run.activation},
+        KEY: {
+            **config.quant.to_dict(), "activation": config.run.activation, LOG_NOISE: config.run.log_noise,
+        },  # fmt: skip
     }
     if arguments.get("exist_ok"):
         refuse_if_running(Path(project) / str(arguments["name"]))
