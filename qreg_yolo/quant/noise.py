@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from qreg_yolo.quant.convert import distinct_layers
 from qreg_yolo.quant.layers import WEIGHT_QUANTIZERS, QuantLayer
 from qreg_yolo.quant.spec import FLOAT_BITS, LayerPlan
 
+Rounding = tuple[Quantizer, Tensor]
+"""A calibrated weight quantizer, and the weight that it is given."""
 _COLUMNS = {"noise": "sigma2", "noise_ratio": "ratio"}
 """Kind of a column of ``results.csv`` -> the number in it."""
 _MORE_COLUMNS = {
@@ -138,56 +140,69 @@ def layer_noise(model: nn.Module) -> dict[str, WeightNoise]:
 
     A layer that is held in several places comes once, under the first of its names.
     """
-    quantizers = {
-        name: layer.weight_fake_quant
-        for name, layer in distinct_layers(model).items()
-        if isinstance(layer, QuantLayer) and layer.weight_fake_quant is not None
-    }
-    return noise_of(model, quantizers)
+    return noise_of(own_rounding(model))
 
 
-def noise_of(model: nn.Module, quantizers: Mapping[str, Quantizer]) -> dict[str, WeightNoise]:
-    """Returns the noise that quantizers would add to the weights of a model's layers.
+def noise_of(rounding: Mapping[str, Rounding]) -> dict[str, WeightNoise]:
+    """Returns the noise of several layers.
 
     Args:
-        model: Its layers may be quantized otherwise, or not at all.
-        quantizers: By the full name of the layer.
+        rounding: By the full name of the layer.
 
     Raises:
         ValueError: A layer whose weight has no elements; it is named.
     """
     found = {}
-    for name, quantizer in quantizers.items():
+    for name, (quantizer, weight) in rounding.items():
         try:
-            found[name] = weight_noise(quantizer, weight_of(model, name))
+            found[name] = weight_noise(quantizer, weight)
         except ValueError as error:
             raise ValueError(f"Layer '{name}': {error}") from error
     return found
 
 
-def weight_quantizers(model: nn.Module, plans: Mapping[str, LayerPlan]) -> dict[str, Quantizer]:
-    """Returns calibrated weight quantizers of some layers without touching the model: quantization after training.
+def own_rounding(model: nn.Module) -> dict[str, Rounding]:
+    """Returns what a quantized model does to its weights, by the full name of the layer."""
+    return {
+        name: (layer.weight_fake_quant, layer.weight.detach())
+        for name, layer in distinct_layers(model).items()
+        if isinstance(layer, QuantLayer) and layer.weight_fake_quant is not None
+    }
+
+
+def rounding_after_training(model: nn.Module, plans: Mapping[str, LayerPlan]) -> dict[str, Rounding]:
+    """Returns what quantization after training would do to a model's weights; the model is not touched.
+
+    Of a quantized model the latent float weights are rounded, as its network uses them (`float_weight`). DoReFa on
+    DoReFa takes the weight that was trained, and keeps the standard deviation where the training did.
 
     Args:
-        model: Float, or quantized: its latent float weights count.
-        plans: By the full name of the layer; those that leave the weight in full precision have no quantizer.
+        model: Float or quantized.
+        plans: By the full name of the layer; those that leave the weight in full precision are passed over.
     """
-    quantizers = {}
+    found = {}
     for name, plan in plans.items():
         if plan.weight is not None:
-            weight = weight_of(model, name)
-            quantizer = WEIGHT_QUANTIZERS[plan.weight.method](plan.weight, channels=weight.shape[0])
+            layer, spec, weight = model.get_submodule(name), plan.weight, float_weight(model, name)
+            present = layer.weight_fake_quant.spec if isinstance(layer, QuantLayer) and layer.weight_fake_quant else None
+            if present is not None and present.method == spec.method == "dorefa":
+                spec, weight = replace(spec, rescale=present.rescale), layer.weight.detach()
+            quantizer = WEIGHT_QUANTIZERS[spec.method](spec, channels=weight.shape[0]).to(weight.device)
             if weight.numel():
-                quantizer.to(weight.device).calibrate(weight.detach())
-            quantizers[name] = quantizer
-    return quantizers
+                quantizer.calibrate(weight)
+            found[name] = quantizer, weight
+    return found
 
 
-def weight_of(model: nn.Module, name: str) -> Tensor:
-    """Returns the (latent) float weight of the layer called ``name``."""
-    weight = model.get_submodule(name).weight
+@torch.no_grad()
+def float_weight(model: nn.Module, name: str) -> Tensor:
+    """Returns the weight that a layer would use with infinitely many levels: of a float layer its own."""
+    layer = model.get_submodule(name)
+    weight = layer.weight
     assert isinstance(weight, Tensor)
-    return weight
+    if isinstance(layer, QuantLayer) and layer.weight_fake_quant is not None:
+        return layer.weight_fake_quant.ideal(weight).to(weight.dtype)
+    return weight.detach()
 
 
 def pooled(parts: Collection[WeightNoise]) -> WeightNoise:
