@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,10 @@ def publish(report: Report, folder: Path) -> str:
 
 
 def tables(report: Report) -> list[Table]:
-    """Returns the table of the weight noise, and one per loss that was measured."""
-    rows: Sequence[Report] = report["rows"]
-    losses = list(dict.fromkeys(name for row in rows for name in row["losses"]))
-    return [_noise_table(report), *(_loss_table(report, loss) for loss in losses)]
+    """Returns the table of the weight noise; where gradients and losses were measured, one of these and one per loss."""
+    losses = list(dict.fromkeys(name for row in report["rows"] for name in row["losses"]))
+    measured = [_gradient_table(report), *(_loss_table(report, loss) for loss in losses)] if losses else []
+    return [_noise_table(report), *measured]
 
 
 def _noise_table(report: Report) -> Table:
@@ -43,10 +43,15 @@ def _noise_table(report: Report) -> Table:
     )  # fmt: skip
     rows = [
         (
-            row_name(row), str(row["bits"]), *(_number(row[key]) for key in ("sigma2", "sigma2_uniform", "sigma2_clipped")),
-            f"{100 * row['clipped']:.2f}%", _number(row["ratio"]), _number(row["kurtosis"], ".2f"),
-            _number(row["sqnr_db"], ".1f"), _number(row["entropy"], ".2f"),
-        )  # fmt: skip
+            row_name(row),
+            str(row["bits"]),
+            *(_number(row[key]) for key in ("sigma2", "sigma2_uniform", "sigma2_clipped")),
+            f"{100 * row['clipped']:.2f}%",
+            _number(row["ratio"]),
+            _number(row["kurtosis"], ".2f"),
+            _number(row["sqnr_db"], ".1f"),
+            _number(row["entropy"], ".2f"),
+        )
         for row in report["rows"]
     ]
     notes = (
@@ -57,35 +62,47 @@ def _noise_table(report: Report) -> Table:
     return Table(f"Weight noise: {report['weights']} ({report['label']})", header, tuple(rows), notes)
 
 
-def _loss_table(report: Report, loss: str) -> Table:
-    parts = ("predicted", "hessian", "gaussian", "uniform", "quantization")
-    header = (
-        "weights", "bits", "||dy/dw||^2 at w_q", "penalty at w_q", "loss", "predicted", "+ Hessian", "Gaussian", "uniform",
-        "quantization",
-    )  # fmt: skip
-    rows = []
-    for row in report["rows"]:
-        found = row["losses"][loss]
-        own = (_interval(row["gradient_norm"]), _interval(row["penalty"]), _number(found["loss"]))
-        rows.append((row_name(row), str(row["bits"]), *own, *(_interval(found[part]) for part in parts)))
+def _gradient_table(report: Report) -> Table:
+    rows = [
+        (row_name(row), str(row["bits"]), _interval(row["gradient_norm"]), _interval(row["penalty"]))
+        for row in report["rows"]
+    ]
     notes = (
-        f"{report['n_images']} images of {report['data']}/{report['split']}, {report['draws']} draws with both signs, "
-        f"seed {report['seed']}. [a, b]: 95 % interval; over the images for the first two and the last, over the draws "
-        "for the others.",
-        "predicted: the theorem's penalty (Gauss-Newton); + Hessian: the term that it drops. Measured: the loss under "
-        "Gaussian and uniform noise of each layer's variance, and under the quantization error itself, less the loss "
-        "without.",
-        "penalty at w_q: sum of sigma_l^2 ||dy/dw_l||^2, in the unit of a squared error of the outputs.",
+        f"{_sample(report)} +-: 95 % interval over the images.",
+        "penalty: sum over the layers of sigma_l^2 ||dy/dw_l||_F^2, the theorem's for the squared error; sigma_l^2 in "
+        "the unit of the weight that the network uses.",
     )
-    return Table(f"Loss under weight noise: {loss}", header, tuple(rows), notes)
+    return Table("Gradients at w_q", ("weights", "bits", "||dy/dw||_F^2", "penalty"), tuple(rows), notes)
+
+
+def _loss_table(report: Report, loss: str) -> Table:
+    parts = ("predicted", "hessian", "shift", "gaussian", "remainder", "uniform", "quantization")
+    header = ("weights", "bits", "predicted", "Hessian", "shift", "Gaussian", "remainder", "uniform", "quantization")
+    rows = [
+        (row_name(row), str(row["bits"]), *(_interval(row["losses"][loss][part]) for part in parts))
+        for row in report["rows"]
+    ]
+    without = ", ".join(dict.fromkeys(_number(row["losses"][loss]["loss"], ".4g") for row in report["rows"]))
+    notes = (
+        f"{_sample(report)} {report['draws']} draws with both signs, seed {report['seed']}. Without noise: {without}.",
+        "predicted: the theorem's penalty (Gauss-Newton). Hessian: the term that it drops, by the second derivative; "
+        "shift: the same for noise of this size, kinks included.",
+        "Gaussian: measured under noise of each layer's variance; remainder: Gaussian - predicted - shift. uniform: "
+        "the same under uniform noise. quantization: under the quantization error itself.",
+        "+-: 95 % interval, of the quantization error over the sample, else over the draws.",
+    )
+    return Table(f"Rise of the loss under weight noise: {loss}", header, tuple(rows), notes)
+
+
+def _sample(report: Report) -> str:
+    return f"{report['n_images']} images of {report['data']}/{report['split']}."
 
 
 def _number(value: float | None, spec: str = ".3g") -> str:
     return EMPTY if value is None else format(value, spec)
 
 
-def _interval(found: Mapping[str, float | None] | None) -> str:
-    if found is None:
-        return EMPTY
-    ends = "" if found["lo"] is None else f" [{_number(found['lo'])}, {_number(found['hi'])}]"
-    return _number(found["value"]) + ends
+def _interval(found: Mapping[str, float | None]) -> str:
+    """Returns a mean and how far its interval, which is symmetric, reaches."""
+    value, high = found["value"], found["hi"]
+    return _number(value) if value is None or high is None else f"{value:.3g} +- {high - value:.2g}"

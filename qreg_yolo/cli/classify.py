@@ -106,7 +106,8 @@ def train(
         "per_channel": per_channel, "edge_bits": edge(edge_bits), "signed": signed, "weights": weights,
         "epochs": epochs, "milestones": milestones, "gamma": gamma, "lr0": lr0, "momentum": momentum,
         "nesterov": nesterov, "weight_decay": weight_decay, "batch": batch, "aug": aug, "amp": amp,
-        "compile": compile_, "log_noise": log_noise, "seed": seed, "threads": threads, "device": device, "project": project, "name": name,
+        "compile": compile_, "log_noise": log_noise, "seed": seed, "threads": threads, "device": device,
+        "project": project, "name": name,
     }  # fmt: skip
     from qreg_yolo.config import parse_overrides
 

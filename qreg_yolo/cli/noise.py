@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -100,8 +101,8 @@ def parse_bits(text: str) -> tuple[int, ...]:
     """
     found: list[int] = []
     for part in text.split(","):
-        first, dash, last = part.partition("-")
-        if not first.strip().isdecimal() or (dash and not last.strip().isdecimal()):
+        match = re.fullmatch(r"\s*(\d{1,2})(?:-(\d{1,2}))?\s*", part)
+        if match is None:
             raise ConfigError(f"bits={text!r} is no list of widths. Write 2,4,8 or 1-8,32.")
-        found += range(int(first), int(last if dash else first) + 1)
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
     return tuple(found)

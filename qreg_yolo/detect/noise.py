@@ -136,9 +136,9 @@ def _batches(candidate: Candidate, images: ImageSet, device: torch.device) -> It
 
 
 def raw_outputs(model: Any) -> Outputs:
-    """Returns a detector's raw outputs `(b, n)` as a function of its layers' weights: box and class logits, not decoded.
+    """Returns a detector's raw outputs `(b, n)` as a function of its layers' weights: logits of boxes and classes.
 
-    Of an end-to-end head those of its one-to-many branch.
+    Nothing is decoded. Of an end-to-end head those of its one-to-many branch.
     """
     outputs = outputs_of(model, lambda preds: _joined(_branch(preds)))
 
@@ -176,7 +176,8 @@ class BatchLoss:
 
     def __call__(self, y: Tensor, target: tuple[Mapping[str, Tensor], Raw]) -> Tensor:
         batch, form = target
-        pieces = iter(y.split([tensor[0].numel() for tensor in _outputs(form)], 1))
+        sizes = [tensor[0].numel() for tensor in _outputs(form)]
+        pieces: Iterator[Tensor] = iter(y.split(sizes, 1))  # type: ignore[no-untyped-call]
         preds = {name: value if name == _FEATURES else _shaped(value, pieces) for name, value in form.items()}
         loss, _ = self._criterion(preds, batch)
         per_image: Tensor = loss.sum()[None] / len(y)

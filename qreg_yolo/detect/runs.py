@@ -83,8 +83,10 @@ def train(config: RunConfig) -> RunResult:
         "pretrained": config.run.weights or False,
         "project": project,
         KEY: {
-            **config.quant.to_dict(), "activation": config.run.activation, LOG_NOISE: config.run.log_noise,
-        },  # fmt: skip
+            **config.quant.to_dict(),
+            "activation": config.run.activation,
+            LOG_NOISE: config.run.log_noise,
+        },
     }
     if arguments.get("exist_ok"):
         refuse_if_running(Path(project) / str(arguments["name"]))

@@ -42,7 +42,7 @@ class StraightThrough(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             value, inside = self.quantizer(x.detach()), ~self.quantizer.clipped(x.detach())
-        return value + inside.to(x.dtype) * (x - x.detach())
+        return torch.add(value, inside.to(x.dtype) * (x - x.detach()))
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def squared_norms(outputs: Outputs, weights: Weights, x: Tensor, generator: torc
     outer = max(_BUDGET // max(size * inner, 1), 1)
 
     def of_sample(sample: Tensor, cotangents: Tensor) -> Tensor:
-        _, pull = vjp(lambda w: outputs(w, sample[None])[0], dict(weights))
+        pull = vjp(lambda w: outputs(w, sample[None])[0], dict(weights))[1]
 
         def of_cotangent(u: Tensor) -> Tensor:
             (gradients,) = pull(u)
@@ -139,11 +139,11 @@ def along(outputs: Outputs, weights: Weights, x: Tensor, direction: Weights) -> 
         return outputs({name: weight + t * direction[name] for name, weight in weights.items()}, x)
 
     def slope(t: Tensor) -> tuple[Tensor, Tensor]:
-        found: tuple[Tensor, Tensor] = jvp(moved, (t,), (one,))
-        return found
+        y, dy = jvp(moved, (t,), (one,))[:2]
+        return y, dy
 
-    (y, dy), (_, d2y) = jvp(slope, (zero,), (one,))
-    return y.detach(), dy.detach(), d2y.detach()
+    values, slopes = jvp(slope, (zero,), (one,))[:2]
+    return values[0].detach(), values[1].detach(), slopes[1].detach()
 
 
 def second_derivative(function: Callable[[Tensor], Tensor], y: Tensor, direction: Tensor) -> Tensor:

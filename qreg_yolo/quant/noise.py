@@ -1,8 +1,8 @@
 """The noise that quantization adds to the weights, measured layer by layer: its size, its law, and the uniform model.
 
-QReg (arXiv 2206.12372, section 3) writes a quantized weight as ``w_q = w + delta``. ``w`` is what is rounded: the weight
-itself for LSQ and LSQ+, ``tanh(w) / max|tanh(w)|`` for DoReFa at two bits and more, whose levels span [-1, 1] whatever
-the weight is. All variances are in the square of that unit.
+QReg (arXiv 2206.12372, section 3) writes a quantized weight as ``w_q = w + delta``. Here ``w`` is what is rounded: the
+weight itself for LSQ and LSQ+, ``tanh(w) / max|tanh(w)|`` for DoReFa at two bits and more, whose levels span [-1, 1]
+whatever the weight is. All variances are in the square of that unit.
 """
 
 from __future__ import annotations
@@ -181,12 +181,12 @@ def rounding_after_training(model: nn.Module, plans: Mapping[str, LayerPlan]) ->
         plans: By the full name of the layer; those that leave the weight in full precision are passed over.
     """
     found = {}
+    own = own_rounding(model)
     for name, plan in plans.items():
         if plan.weight is not None:
-            layer, spec, weight = model.get_submodule(name), plan.weight, float_weight(model, name)
-            present = layer.weight_fake_quant.spec if isinstance(layer, QuantLayer) and layer.weight_fake_quant else None
-            if present is not None and present.method == spec.method == "dorefa":
-                spec, weight = replace(spec, rescale=present.rescale), layer.weight.detach()
+            spec, weight = plan.weight, float_weight(model, name)
+            if name in own and own[name][0].spec.method == spec.method == "dorefa":
+                spec, weight = replace(spec, rescale=own[name][0].spec.rescale), own[name][1]
             quantizer = WEIGHT_QUANTIZERS[spec.method](spec, channels=weight.shape[0]).to(weight.device)
             if weight.numel():
                 quantizer.calibrate(weight)
@@ -201,7 +201,7 @@ def float_weight(model: nn.Module, name: str) -> Tensor:
     weight = layer.weight
     assert isinstance(weight, Tensor)
     if isinstance(layer, QuantLayer) and layer.weight_fake_quant is not None:
-        return layer.weight_fake_quant.ideal(weight).to(weight.dtype)
+        weight = layer.weight_fake_quant.ideal(weight).to(weight.dtype)
     return weight.detach()
 
 

@@ -34,7 +34,8 @@ class PACTInputQuantizer(Quantizer):
         return 0, 2**self.bits - 1
 
     def spacing(self, x: Tensor) -> Tensor:
-        return positive(self.clip_value.detach(), x) / (2**self.bits - 1)
+        levels = 2**self.bits - 1
+        return torch.div(positive(self.clip_value.detach(), x), levels)
 
     def clipped(self, x: Tensor) -> Tensor:
         x = x.detach().to(compute_dtype(x))

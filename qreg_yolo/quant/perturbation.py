@@ -1,20 +1,22 @@
-"""What noise on the weights does to a loss: predicted by its curvature, and measured.
+"""What noise on the weights does to a loss: its two terms of second order, and the measured rise.
 
-For noise ``d`` of mean 0 and variance ``sigma_l^2`` in layer l, the loss rises on average by half of the trace of its
-Hessian times the noise's covariance (docs/theory.md), which has two parts::
+Noise ``d`` of mean 0 and variance ``sigma_l^2`` in layer l moves the outputs ``y(w + d) = y + J d + ...`` and raises the
+loss on average, to second order (docs/theory.md), by::
 
-    1/2 E[(J d)^T H (J d)]         Gauss-Newton: J = dy/dw, H the Hessian of the loss to the outputs y
-    1/2 E[g^T (d^T (d2y/dw2) d)]   curvature of the network: g the gradient of the loss to y
+    1/2 E[(J d)^T H (J d)]     spread: H is the Hessian of the loss to the outputs (the Gauss-Newton form)
+    g^T E[y(w + d) - y]        shift: g is the gradient of the loss to the outputs
 
 With the squared error ``||y - target||^2`` the first is ``sum_l sigma_l^2 ||dy/dw_l||_F^2``: theorem 3.1 of QReg
-(arXiv 2206.12372), corrected. The paper drops the second, which is of the same order.
+(arXiv 2206.12372), corrected. The paper drops the second, which is of the same order: ``1/2 g^T E[d^T (d2y/dw2) d]``
+where y is smooth, and what lies in the kinks where it has some.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,52 +44,29 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class LossIncrease:
-    """A loss without noise, and by how much noise raises it; intervals are over the draws, or where said the sample."""
+    """By how much noise of each layer's variance raises a loss; intervals are over the draws, where not said otherwise."""
 
-    loss: float
-    """Mean over the sample, without noise."""
     predicted: Interval
-    """The Gauss-Newton part: the theorem's penalty."""
+    """The spread under Gaussian noise: the theorem's penalty."""
     hessian: Interval
-    """The part that the theorem drops."""
+    """The term that the theorem drops, by the second derivative of the network: 0 on average for ReLU and no more."""
+    shift: Interval
+    """The same term as it is for noise of this size: what the outputs move on average, kinks included."""
     gaussian: Interval
-    """Measured under Gaussian noise of each layer's variance."""
+    """Measured under Gaussian noise."""
+    remainder: Interval
+    """Of that, what `predicted` and `shift` leave: higher orders."""
     uniform: Interval
-    """Measured under uniform noise of each layer's variance."""
+    """Measured under uniform noise."""
     quantization: Interval
     """Measured under the quantization error itself; the interval is over the units of the sample."""
+    loss: float
+    """Mean over the sample, without noise."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
-        parts = ("predicted", "hessian", "gaussian", "uniform", "quantization")
-        return {"loss": self.loss, **{name: getattr(self, name).to_dict() for name in parts}}
-
-
-@torch.no_grad()
-def losses_at(task: Task, weights: Weights, advance: Advance) -> dict[str, Tensor]:
-    """Returns the losses of all units of the sample, float64 `(units,)`, by name."""
-    found: dict[str, list[Tensor]] = {name: [] for name in task.losses}
-    for x, target in task.batches:
-        y = task.outputs(weights, x)
-        for name, loss in task.losses.items():
-            found[name].append(loss(y, target).double())
-        advance(1)
-    return {name: torch.cat(parts) for name, parts in found.items()}
-
-
-def curvature(task: Task, weights: Weights, direction: Weights, advance: Advance) -> dict[str, tuple[float, float]]:
-    """Returns both parts of ``1/2 d^T (d2L/dw2) d`` of every loss along one direction, averaged over the units."""
-    sums = {name: torch.zeros(2, dtype=torch.float64) for name in task.losses}
-    units = dict.fromkeys(task.losses, 0)
-    for x, target in task.batches:
-        y, dy, d2y = along(task.outputs, weights, x, direction)
-        for name, loss in task.losses.items():
-            parts = (second_derivative, y, dy), (first_derivative, y, d2y)
-            each = [half(lambda z, loss=loss, t=target: loss(z, t), at, way) for half, at, way in parts]
-            sums[name] += torch.stack([part.double().sum() for part in each]).cpu() / 2
-            units[name] += len(each[0])
-        advance(1)
-    return {name: (float(total[0]) / units[name], float(total[1]) / units[name]) for name, total in sums.items()}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value.to_dict() if isinstance(value, Interval) else value for name, value in values.items()}
 
 
 def loss_increases(
@@ -101,8 +80,8 @@ def loss_increases(
 ) -> dict[str, LossIncrease]:
     """Returns what noise does to every loss of a task.
 
-    Each draw is used with both signs, which takes the odd orders out: ``(L(w + d) + L(w - d)) / 2 - L(w)``. The
-    prediction is taken along the same Gaussian draws, so it has an interval too.
+    Each draw is used with both signs, which takes the odd orders out: ``(L(w + d) + L(w - d)) / 2 - L(w)``. The terms
+    of second order are taken along the same Gaussian draws.
 
     Args:
         task: The network, the sample and the losses.
@@ -114,43 +93,95 @@ def loss_increases(
     """
     base, real = losses_at(task, weights, advance), losses_at(task, quantized, advance)
     deviations = {name: (quantized[name] - weight).std(correction=0) for name, weight in weights.items()}
-    found: dict[str, dict[str, list[float]]] = {
-        name: {part: [] for part in ("predicted", "hessian", "gaussian", "uniform")} for name in task.losses
-    }
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in task.losses}
     for _ in range(draws):
         normal, uniform = (
             {name: deviations[name] * draw(weight, generator) for name, weight in weights.items()}
             for draw in (_normal, _uniform)
         )
-        for name, (gauss_newton, hessian) in curvature(task, weights, normal, advance).items():
-            found[name]["predicted"].append(gauss_newton)
-            found[name]["hessian"].append(hessian)
-        for law, noise in (("gaussian", normal), ("uniform", uniform)):
-            for name, increase in _measured(task, weights, noise, base, advance).items():
-                found[name][law].append(increase)
+        spreads = second_order(task, weights, normal, advance)
+        rises, others = rises_along(task, weights, normal, advance), rises_along(task, weights, uniform, advance)
+        for name in task.losses:
+            (predicted, hessian), (gaussian, shift) = spreads[name], rises[name]
+            remainder = gaussian - predicted - shift
+            found[name].append(
+                {
+                    "predicted": predicted, "hessian": hessian, "shift": shift, "gaussian": gaussian,
+                    "remainder": remainder, "uniform": others[name][0],
+                }
+            )  # fmt: skip
     return {
         name: LossIncrease(
             loss=float(base[name].mean()),
             quantization=mean_interval((real[name] - base[name]).tolist()),
-            **{part: mean_interval(values) for part, values in parts.items()},
+            **{part: mean_interval([one[part] for one in each]) for part in each[0]},
         )
-        for name, parts in found.items()
+        for name, each in found.items()
     }
 
 
 def passes(task: Task, draws: int) -> int:
     """Returns how many batches `loss_increases` works through."""
-    return len(task.batches) * (2 + 5 * draws)
+    return len(task.batches) * (2 + 3 * draws)
 
 
-def _measured(
-    task: Task, weights: Weights, noise: Weights, base: Mapping[str, Tensor], advance: Advance
-) -> dict[str, float]:
-    ends = [
-        losses_at(task, {name: weight + sign * noise[name] for name, weight in weights.items()}, advance)
-        for sign in (1.0, -1.0)
-    ]
-    return {name: float(((ends[0][name] + ends[1][name]) / 2 - loss).mean()) for name, loss in base.items()}
+@torch.no_grad()
+def losses_at(task: Task, weights: Weights, advance: Advance) -> dict[str, Tensor]:
+    """Returns the losses of all units of the sample, float64 `(units,)`, by name."""
+    found: dict[str, list[Tensor]] = {name: [] for name in task.losses}
+    for x, target in task.batches:
+        y = task.outputs(weights, x)
+        for name, loss in task.losses.items():
+            found[name].append(loss(y, target).double().cpu())
+        advance(1)
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def second_order(task: Task, weights: Weights, noise: Weights, advance: Advance) -> dict[str, tuple[float, float]]:
+    """Returns spread and second derivative of the outputs of one draw by loss, as means over the units.
+
+    ``1/2 (J d)^T H (J d)`` and ``1/2 g^T (d^T (d2y/dw2) d)``.
+    """
+    found: dict[str, list[Tensor]] = {name: [] for name in task.losses}
+    for x, target in task.batches:
+        y, dy, d2y = along(task.outputs, weights, x, noise)
+        for name, loss in task.losses.items():
+            of_outputs = partial(_with_target, loss, target)
+            parts = second_derivative(of_outputs, y, dy), first_derivative(of_outputs, y, d2y)
+            found[name].append(torch.stack(parts).double().cpu() / 2)
+        advance(1)
+    return _means(found)
+
+
+def rises_along(task: Task, weights: Weights, noise: Weights, advance: Advance) -> dict[str, tuple[float, float]]:
+    """Returns the rise of every loss under one draw with both signs, and its shift, as means over the units.
+
+    ``(L(w + d) + L(w - d)) / 2 - L(w)`` and ``g^T ((y(w + d) + y(w - d)) / 2 - y)``.
+    """
+    found: dict[str, list[Tensor]] = {name: [] for name in task.losses}
+    for x, target in task.batches:
+        with torch.no_grad():
+            y, up, down = (
+                task.outputs({name: weight + sign * noise[name] for name, weight in weights.items()}, x)
+                for sign in (0.0, 1.0, -1.0)
+            )
+        for name, loss in task.losses.items():
+            with torch.no_grad():
+                ends, middle = (loss(up, target).double() + loss(down, target)) / 2, loss(y, target)
+            shift = first_derivative(partial(_with_target, loss, target), y, (up + down) / 2 - y)
+            found[name].append(torch.stack([ends - middle, shift.double()]).cpu())
+        advance(1)
+    return _means(found)
+
+
+def _means(found: Mapping[str, Sequence[Tensor]]) -> dict[str, tuple[float, float]]:
+    """Returns the means of `(2, units)` parts over all units, by name."""
+    means = {name: torch.cat(list(parts), 1).mean(1).tolist() for name, parts in found.items()}
+    return {name: (first, second) for name, (first, second) in means.items()}
+
+
+def _with_target(loss: Loss, target: Any, y: Tensor) -> Tensor:
+    return loss(y, target)
 
 
 def _normal(weight: Tensor, generator: torch.Generator) -> Tensor:

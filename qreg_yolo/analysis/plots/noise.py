@@ -56,7 +56,11 @@ def draw_noise_against_bits(report: Report, ax: Axes | None = None) -> tuple[Fig
     for number, (name, rows) in enumerate(_methods(report).items()):
         points = sorted((row for row in rows if row["ratio"]), key=lambda row: row["bits"])
         bits = [row["bits"] for row in points]
-        style = {"color": LINES[number % len(LINES)], "marker": MARKERS[number % len(MARKERS)], "markersize": 3.5}
+        style: dict[str, Any] = {
+            "color": LINES[number % len(LINES)],
+            "marker": MARKERS[number % len(MARKERS)],
+            "markersize": 3.5,
+        }
         ax.plot(bits, [row["ratio"] for row in points], linewidth=1.2, label=name, **style)
         uniform = [row["sigma2_uniform"] / row["variance"] for row in points]
         ax.plot(bits, uniform, "--", color=style["color"], linewidth=0.9)
@@ -89,9 +93,10 @@ def draw_predicted_against_measured(report: Report, ax: Axes | None = None) -> t
                     left_out += 1
                     continue
                 ends += [x, y]
-                bars = {"xerr": _reach(found["predicted"]), "yerr": _reach(found[part])} if part == "gaussian" else {}
-                style = {"marker": marker, "color": colour, "markerfacecolor": face, "markersize": 4}
-                ax.errorbar([x], [y], elinewidth=0.7, linestyle="none", **style, **bars)
+                style: dict[str, Any] = {"marker": marker, "color": colour, "markerfacecolor": face, "markersize": 4}
+                if part == "gaussian":
+                    style |= {"xerr": _reach(found["predicted"]), "yerr": _reach(found[part]), "elinewidth": 0.7}
+                ax.errorbar([x], [y], linestyle="none", **style)
     ax.set(xscale="log", yscale="log")
     span = [min(ends, default=0.1) / 2, max(ends, default=1.0) * 2]
     ax.plot(span, span, color="0.6", linewidth=0.8, zorder=0)
@@ -100,12 +105,14 @@ def draw_predicted_against_measured(report: Report, ax: Axes | None = None) -> t
         ax.set_title(f"{left_out} not above 0, left out", fontsize=SMALL, loc="left")
     swatches = [_mark("s", colour, name) for colour, name in zip(_cycle(LINES, len(methods)), methods, strict=True)]
     shapes = [_mark(marker, "0.3", loss) for loss, marker in _marks(losses).items()]
-    _legend(ax, [*swatches, *shapes, _mark("o", "0.3", "Gaussian noise"), _mark("o", "0.3", "quantization error", "none")])
+    _legend(
+        ax, [*swatches, *shapes, _mark("o", "0.3", "Gaussian noise"), _mark("o", "0.3", "quantization error", "none")]
+    )
     return figure, ax
 
 
 def draw_layers(report: Report, ax: Axes | None = None) -> tuple[Figure, Axes]:
-    """Returns the noise of each layer over its weight's own variance, at one width; the hatched part is of clipped ones.
+    """Returns the noise of each layer over its weight's own variance, at one width; hatched: from clipped weights.
 
     The width is 4 bits where that was measured, else the lowest.
     """
