@@ -30,7 +30,7 @@ def publish(report: Report, folder: Path) -> str:
 
 
 def tables(report: Report) -> list[Table]:
-    """Returns the table of the weight noise; where gradients and losses were measured, one of these and one per loss."""
+    """Returns the table of the weight noise; where losses were measured, one of the gradients and one per loss."""
     losses = list(dict.fromkeys(name for row in report["rows"] for name in row["losses"]))
     measured = [_gradient_table(report), *(_loss_table(report, loss) for loss in losses)] if losses else []
     return [_noise_table(report), *measured]
@@ -55,8 +55,8 @@ def _noise_table(report: Report) -> Table:
         for row in report["rows"]
     ]
     notes = (
-        "All quantized layers together, every weight alike. s^2/12: the uniform model, over the weights that are not "
-        "clipped. Kurtosis: normal 3, uniform 1.8. Entropy of the codes in bits.",
+        "All quantized layers together, every weight alike. s^2/12: over the weights that are not clipped.",
+        "Kurtosis: normal 3, uniform 1.8. Entropy of the codes in bits.",
         "lsq, lsq+: delta = w_q - w. pact, dorefa: delta = w_q - tanh(w)/max|tanh(w)|, whose levels span [-1, 1].",
     )
     return Table(f"Weight noise: {report['weights']} ({report['label']})", header, tuple(rows), notes)
@@ -69,26 +69,32 @@ def _gradient_table(report: Report) -> Table:
     ]
     notes = (
         f"{_sample(report)} +-: 95 % interval over the images.",
-        "penalty: sum over the layers of sigma_l^2 ||dy/dw_l||_F^2, the theorem's for the squared error; sigma_l^2 in "
-        "the unit of the weight that the network uses.",
+        "penalty: sum of sigma_l^2 ||dy/dw_l||_F^2 over the layers l, sigma_l^2 in the unit of the network's weights.",
     )
     return Table("Gradients at w_q", ("weights", "bits", "||dy/dw||_F^2", "penalty"), tuple(rows), notes)
 
 
 def _loss_table(report: Report, loss: str) -> Table:
     parts = ("predicted", "hessian", "shift", "gaussian", "remainder", "uniform", "quantization")
-    header = ("weights", "bits", "predicted", "Hessian", "shift", "Gaussian", "remainder", "uniform", "quantization")
+    header = (
+        "weights", "bits", "without", "predicted", "Hessian", "shift", "Gaussian", "remainder", "uniform",
+        "quantization",
+    )  # fmt: skip
     rows = [
-        (row_name(row), str(row["bits"]), *(_interval(row["losses"][loss][part]) for part in parts))
+        (
+            row_name(row),
+            str(row["bits"]),
+            _number(row["losses"][loss]["loss"]),
+            *(_interval(row["losses"][loss][part]) for part in parts),
+        )
         for row in report["rows"]
+        if row["losses"]
     ]
-    without = ", ".join(dict.fromkeys(_number(row["losses"][loss]["loss"], ".4g") for row in report["rows"]))
     notes = (
-        f"{_sample(report)} {report['draws']} draws with both signs, seed {report['seed']}. Without noise: {without}.",
-        "predicted: the theorem's penalty (Gauss-Newton). Hessian: the term that it drops, by the second derivative; "
-        "shift: the same for noise of this size, kinks included.",
-        "Gaussian: measured under noise of each layer's variance; remainder: Gaussian - predicted - shift. uniform: "
-        "the same under uniform noise. quantization: under the quantization error itself.",
+        f"{_sample(report)} {report['draws']} draws with both signs, seed {report['seed']}; without: the loss itself.",
+        "predicted: the theorem's penalty (Gauss-Newton). Hessian: the term that it drops, by the second derivative.",
+        "shift: that term for noise of this size, kinks included. remainder: Gaussian - predicted - shift.",
+        "Gaussian, uniform: measured under noise of each layer's variance; quantization: under the error itself.",
         "+-: 95 % interval, of the quantization error over the sample, else over the draws.",
     )
     return Table(f"Rise of the loss under weight noise: {loss}", header, tuple(rows), notes)

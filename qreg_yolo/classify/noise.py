@@ -28,7 +28,7 @@ from qreg_yolo.quant.sweep import Sweep
 from qreg_yolo.robust.checks import check_counts
 from qreg_yolo.sets.sources import select_keys
 
-LIMIT = 128
+LIMIT = 64
 """Images that gradients and losses are measured on, unless asked for otherwise."""
 _BATCH = 64
 """Images at a time."""

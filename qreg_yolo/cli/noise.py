@@ -37,7 +37,7 @@ def noise(
     data_dir: DataDir = None,
     no_verify: NoVerify = False,
     split: Annotated[str | None, typer.Option(help="Its split. [default: train]")] = None,
-    limit: Annotated[int | None, typer.Option(help="So many images. [default: 128; of detectors 32]")] = None,
+    limit: Annotated[int | None, typer.Option(help="So many images. [default: 64; of detectors 16]")] = None,
     imgsz: Annotated[int | None, typer.Option(help="Image size of a detector, px. [default: its training's]")] = None,
     draws: Annotated[int, typer.Option(help="Random perturbations of each law.")] = 16,
     seed: Annotated[int, typer.Option(help="Of the perturbations.")] = 0,

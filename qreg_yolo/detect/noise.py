@@ -33,7 +33,7 @@ from qreg_yolo.quant.sweep import Sweep
 from qreg_yolo.robust.checks import check_counts
 from qreg_yolo.training.environment import use_threads
 
-LIMIT = 32
+LIMIT = 16
 """Images that gradients and losses are measured on, unless asked for otherwise."""
 _BATCH = 8
 """Images at a time; the loss of each batch is one unit of the sample."""

@@ -23,10 +23,6 @@ class Interval:
         """Returns plain values for JSON, which has no nan: None."""
         return {key: value if math.isfinite(value) else None for key, value in asdict(self).items()}
 
-    def times(self, factor: float) -> Interval:
-        """Returns the interval of a positive multiple."""
-        return Interval(self.value * factor, self.lo * factor, self.hi * factor)
-
 
 def mean_interval(values: Sequence[float]) -> Interval:
     """Returns the mean of independent values with its 95 % interval; of one value without.

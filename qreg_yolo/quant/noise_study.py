@@ -49,7 +49,7 @@ class Row:
     penalty: Interval | None = None
     """``sum_l sigma_l^2 ||dy/dw_l||_F^2`` at w_q, mean over the sample: the theorem's, for the squared error."""
     losses: Mapping[str, LossIncrease] = field(default_factory=dict)
-    """By name."""
+    """By name; none where there is no noise."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
@@ -100,7 +100,7 @@ def study(
     cases = list(_cases(model, layers, plan, sweep, own))
     noises = [noise_of(rounding) for _, rounding in cases]
     plain = {name: float_weight(model, name) for name in layers}
-    steps = 0 if task is None else len(cases) * (passes(task, sweep.draws) + len(task.batches))
+    steps = 0 if task is None else sum(len(task.batches) + bool(r) * passes(task, sweep.draws) for _, r in cases)
     show = no_progress if task is None else progress
     rows = []
     with weights_exposed(model), show("gradients and losses", steps) as advance:
@@ -134,13 +134,18 @@ def _measured(
         advance(1)
     of_sample = torch.cat(norms)
     variances = [(quantized[name] - weight).var(correction=0).double().cpu() for name, weight in ideal.items()]
+    losses = (
+        loss_increases(
+            task, ideal, quantized, draws=sweep.draws, generator=generator.manual_seed(sweep.seed), advance=advance
+        )
+        if rounding
+        else {}
+    )
     return {
         "gradients": dict(zip(ideal, of_sample.mean(0).tolist(), strict=True)),
         "gradient_norm": mean_interval(of_sample.sum(1).tolist()),
         "penalty": mean_interval((of_sample @ torch.stack(variances)).tolist()),
-        "losses": loss_increases(
-            task, ideal, quantized, draws=sweep.draws, generator=generator.manual_seed(sweep.seed), advance=advance
-        ),
+        "losses": losses,
     }
 
 

@@ -1,7 +1,7 @@
 """What noise on the weights does to a loss: its two terms of second order, and the measured rise.
 
-Noise ``d`` of mean 0 and variance ``sigma_l^2`` in layer l moves the outputs ``y(w + d) = y + J d + ...`` and raises the
-loss on average, to second order (docs/theory.md), by::
+Noise ``d`` of mean 0 and variance ``sigma_l^2`` in layer l moves the outputs, ``y(w + d) = y + J d + ...``, and raises
+the loss on average, to second order (docs/theory.md), by::
 
     1/2 E[(J d)^T H (J d)]     spread: H is the Hessian of the loss to the outputs (the Gauss-Newton form)
     g^T E[y(w + d) - y]        shift: g is the gradient of the loss to the outputs
@@ -44,7 +44,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class LossIncrease:
-    """By how much noise of each layer's variance raises a loss; intervals are over the draws, where not said otherwise."""
+    """By how much noise of each layer's variance raises a loss; intervals are over the draws, but for the last."""
 
     predicted: Interval
     """The spread under Gaussian noise: the theorem's penalty."""
@@ -91,7 +91,8 @@ def loss_increases(
         generator: On the CPU.
         advance: Told about every batch; `passes` says how many there will be.
     """
-    base, real = losses_at(task, weights, advance), losses_at(task, quantized, advance)
+    before, after = outputs_at(task, weights, advance), outputs_at(task, quantized, advance)
+    base, real = losses_of(task, before), losses_of(task, after)
     deviations = {name: (quantized[name] - weight).std(correction=0) for name, weight in weights.items()}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in task.losses}
     for _ in range(draws):
@@ -100,7 +101,7 @@ def loss_increases(
             for draw in (_normal, _uniform)
         )
         spreads = second_order(task, weights, normal, advance)
-        rises, others = rises_along(task, weights, normal, advance), rises_along(task, weights, uniform, advance)
+        rises, others = (rises_along(task, weights, noise, before, advance) for noise in (normal, uniform))
         for name in task.losses:
             (predicted, hessian), (gaussian, shift) = spreads[name], rises[name]
             remainder = gaussian - predicted - shift
@@ -126,15 +127,20 @@ def passes(task: Task, draws: int) -> int:
 
 
 @torch.no_grad()
-def losses_at(task: Task, weights: Weights, advance: Advance) -> dict[str, Tensor]:
-    """Returns the losses of all units of the sample, float64 `(units,)`, by name."""
-    found: dict[str, list[Tensor]] = {name: [] for name in task.losses}
-    for x, target in task.batches:
-        y = task.outputs(weights, x)
-        for name, loss in task.losses.items():
-            found[name].append(loss(y, target).double().cpu())
+def outputs_at(task: Task, weights: Weights, advance: Advance) -> list[Tensor]:
+    """Returns the outputs of every batch, `(b, n)`."""
+    found = []
+    for x, _ in task.batches:
+        found.append(task.outputs(weights, x))
         advance(1)
-    return {name: torch.cat(parts) for name, parts in found.items()}
+    return found
+
+
+@torch.no_grad()
+def losses_of(task: Task, outputs: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Returns the losses of all units of the sample, float64 `(units,)`, by name, from the outputs of every batch."""
+    pairs = [(y, target) for y, (_, target) in zip(outputs, task.batches, strict=True)]
+    return {name: torch.cat([loss(*pair).double().cpu() for pair in pairs]) for name, loss in task.losses.items()}
 
 
 def second_order(task: Task, weights: Weights, noise: Weights, advance: Advance) -> dict[str, tuple[float, float]]:
@@ -153,23 +159,23 @@ def second_order(task: Task, weights: Weights, noise: Weights, advance: Advance)
     return _means(found)
 
 
-def rises_along(task: Task, weights: Weights, noise: Weights, advance: Advance) -> dict[str, tuple[float, float]]:
+def rises_along(
+    task: Task, weights: Weights, noise: Weights, outputs: Sequence[Tensor], advance: Advance
+) -> dict[str, tuple[float, float]]:
     """Returns the rise of every loss under one draw with both signs, and its shift, as means over the units.
 
-    ``(L(w + d) + L(w - d)) / 2 - L(w)`` and ``g^T ((y(w + d) + y(w - d)) / 2 - y)``.
+    ``(L(w + d) + L(w - d)) / 2 - L(w)`` and ``g^T ((y(w + d) + y(w - d)) / 2 - y)``; ``outputs`` are ``y``.
     """
     found: dict[str, list[Tensor]] = {name: [] for name in task.losses}
-    for x, target in task.batches:
+    ends = [{name: weight + sign * noise[name] for name, weight in weights.items()} for sign in (1.0, -1.0)]
+    for y, (x, target) in zip(outputs, task.batches, strict=True):
         with torch.no_grad():
-            y, up, down = (
-                task.outputs({name: weight + sign * noise[name] for name, weight in weights.items()}, x)
-                for sign in (0.0, 1.0, -1.0)
-            )
+            up, down = (task.outputs(end, x) for end in ends)
         for name, loss in task.losses.items():
             with torch.no_grad():
-                ends, middle = (loss(up, target).double() + loss(down, target)) / 2, loss(y, target)
+                rise = (loss(up, target).double() + loss(down, target)) / 2 - loss(y, target)
             shift = first_derivative(partial(_with_target, loss, target), y, (up + down) / 2 - y)
-            found[name].append(torch.stack([ends - middle, shift.double()]).cpu())
+            found[name].append(torch.stack([rise, shift.double()]).cpu())
         advance(1)
     return _means(found)
 

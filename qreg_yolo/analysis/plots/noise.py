@@ -23,9 +23,11 @@ _BARS = 4
 def row_name(row: Report) -> str:
     """Returns how a row is called: its method and those that quantize weights alike, and whether it was trained so.
 
-    >>> row_name({"method": "pact", "shared_with": ["dorefa"], "trained": False})
+    >>> row_name({"method": "pact", "shared_with": ["dorefa"], "bits": 4, "trained": False})
     'pact = dorefa'
     """
+    if row["bits"] == FLOAT_BITS:
+        return "full precision"
     name = " = ".join([row["method"], *row["shared_with"]])
     return f"{name}, as trained" if row["trained"] else name
 
@@ -103,7 +105,10 @@ def draw_predicted_against_measured(report: Report, ax: Axes | None = None) -> t
     _finish(ax, "predicted increase of the loss", "measured increase")
     if left_out:
         ax.set_title(f"{left_out} not above 0, left out", fontsize=SMALL, loc="left")
-    swatches = [_mark("s", colour, name) for colour, name in zip(_cycle(LINES, len(methods)), methods, strict=True)]
+    swatches = [
+        Line2D([], [], color=colour, linewidth=2.5, label=name)
+        for colour, name in zip(_cycle(LINES, len(methods)), methods, strict=True)
+    ]
     shapes = [_mark(marker, "0.3", loss) for loss, marker in _marks(losses).items()]
     _legend(
         ax, [*swatches, *shapes, _mark("o", "0.3", "Gaussian noise"), _mark("o", "0.3", "quantization error", "none")]
@@ -132,13 +137,12 @@ def draw_layers(report: Report, ax: Axes | None = None) -> tuple[Figure, Axes]:
         clipped = np.array([layer["sigma2_clipped"] / layer["variance"] for layer in noisy])
         colour = LINES[number % len(LINES)]
         ax.bar(x, heights, share, color=colour, label=name)
-        ax.bar(x, clipped, share, color="none", edgecolor="white", hatch="////", linewidth=0)
-    ax.set_yscale("log")
+        ax.bar(x, clipped, share, color="none", edgecolor="white", hatch="//////", linewidth=0)
     ax.set_xticks(range(len(layers)), layers, rotation=90, fontsize=_size(len(layers)))
     _finish(ax, "", f"noise at {width} bits, σ² / Var w")
     ax.tick_params(axis="x", labelsize=_size(len(layers)))
     ax.margins(x=0.01)
-    _legend(ax)
+    ax.legend(fontsize=SMALL, frameon=False, ncols=len(found), loc="lower right", bbox_to_anchor=(1.0, 1.0))
     return figure, ax
 
 
