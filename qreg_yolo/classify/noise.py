@@ -27,6 +27,7 @@ from qreg_yolo.quant.spec import LayerPlan, QuantSpec
 from qreg_yolo.quant.sweep import Sweep
 from qreg_yolo.robust.checks import check_counts
 from qreg_yolo.sets.sources import select_keys
+from qreg_yolo.training.folders import writable_project
 
 LIMIT = 64
 """Images that gradients and losses are measured on, unless asked for otherwise."""
@@ -52,6 +53,8 @@ class NoiseRequest:
     model: str | None = None
     device: str | None = None
     threads: int | None = None
+    folder: Path | None = None
+    """Where the report is to be written: whether it can be is seen before the work."""
 
 
 def measure(request: NoiseRequest, progress: Progress = no_progress) -> dict[str, Any]:
@@ -60,6 +63,7 @@ def measure(request: NoiseRequest, progress: Progress = no_progress) -> dict[str
     Raises:
         ConfigError: A data set, split or number that cannot be.
         FileNotFoundError, DataError, WeightsError: A checkpoint or data that are missing or cannot be used.
+        OSError: The folder cannot be written.
         ValueError: A layer that has no weights.
     """
     check_counts({"limit": request.limit}, 1)
@@ -68,6 +72,8 @@ def measure(request: NoiseRequest, progress: Progress = no_progress) -> dict[str
     network.to(device)
     images = _images(request, description) if request.losses else None
     plan = _plan(network)
+    if request.folder is not None:
+        writable_project(request.folder, "--out")
     rows = study(
         network,
         gradient_layers(network, plan),

@@ -26,6 +26,8 @@ Examples:
   qreg-yolo noise runs/yolov5n-lsq-w4a4-s0/weights/best.pt --bits 1-8,32 --limit 16 --json
   qreg-yolo noise best.pt --methods lsq+ --no-loss"""
 
+PROJECT = "runs"
+
 
 def noise(
     weights: Annotated[Path, typer.Argument(help="Checkpoint of a detector or a classifier.")],
@@ -56,16 +58,16 @@ def noise(
         )  # fmt: skip
     asked: dict[str, Any] = {
         "weights": weights, "sweep": sweep, "losses": not no_loss, "data": data, "split": split, "limit": limit,
-        "device": device, "threads": threads,
+        "device": device, "threads": threads, "folder": out or Path(PROJECT),
     }  # fmt: skip
     own = {"data_dir": data_dir, "verify": not no_verify, "model": model}
     prepare_host(online=False)
     with redirect_stdout(sys.stderr):  # what Ultralytics says on first use is no part of the report
         report = _measure(weights, asked, own, imgsz)
     from qreg_yolo.analysis.noise import FIGURE, REPORT, publish
-    from qreg_yolo.training.folders import new_folder, writable_project
+    from qreg_yolo.training.folders import new_folder
 
-    folder = new_folder(Path(writable_project(None)), "noise") if out is None else Path(writable_project(out, "--out"))
+    folder = new_folder(Path(PROJECT).absolute(), "noise") if out is None else out
     text = publish(report, folder)
     print(json.dumps(report, indent=2, allow_nan=False) if as_json else text)
     print(f"Results: {folder} ({REPORT}, {FIGURE})", file=sys.stderr if as_json else sys.stdout)

@@ -32,6 +32,7 @@ from qreg_yolo.quant.spec import LayerPlan, QuantSpec
 from qreg_yolo.quant.sweep import Sweep
 from qreg_yolo.robust.checks import check_counts
 from qreg_yolo.training.environment import use_threads
+from qreg_yolo.training.folders import writable_project
 
 LIMIT = 16
 """Images that gradients and losses are measured on, unless asked for otherwise."""
@@ -60,6 +61,8 @@ class NoiseRequest:
     """Px; None: the training's."""
     device: str | None = None
     threads: int | None = None
+    folder: Path | None = None
+    """Where the report is to be written: whether it can be is seen before the work."""
 
 
 def measure(request: NoiseRequest, progress: Progress = no_progress) -> dict[str, Any]:
@@ -68,6 +71,7 @@ def measure(request: NoiseRequest, progress: Progress = no_progress) -> dict[str
     Raises:
         ConfigError: An image size or number that cannot be.
         FileNotFoundError, DataError, WeightsError: A checkpoint or data that are missing or cannot be used.
+        OSError: The folder cannot be written.
         ValueError: A layer that has no weights.
     """
     check_counts({"limit": request.limit}, 1)
@@ -80,6 +84,8 @@ def measure(request: NoiseRequest, progress: Progress = no_progress) -> dict[str
     images = _images(request, candidate) if request.losses else None
     model = candidate.model.to(device)
     plan, section = _plan(model), Section.read(model.yaml)
+    if request.folder is not None:
+        writable_project(request.folder, "--out")
     rows = study(
         model,
         gradient_layers(model, plan),

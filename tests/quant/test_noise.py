@@ -63,7 +63,7 @@ def test_every_number_against_numpy() -> None:
     quantizer = WEIGHT_QUANTIZERS["lsq"](spec, channels=8)
     quantizer.calibrate(weight)
     found = weight_noise(quantizer, weight)
-    w, step = weight.double().numpy().ravel(), float(quantizer.step_size)
+    w, step = weight.double().numpy().ravel(), float(quantizer.step_size.detach())
     codes = np.round(np.clip(w / step, -2, 1))
     delta, beyond = codes * step - w, (w / step < -2) | (w / step > 1)
     spread = (delta - delta.mean()) ** 2
