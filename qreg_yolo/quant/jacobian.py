@@ -6,12 +6,14 @@ Everything goes through `torch.func`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jvp, vjp, vmap
+from torch.func import functional_call, vjp, vmap
 
 from qreg_yolo.quant.base import Quantizer
 from qreg_yolo.quant.layers import QuantLayer
@@ -29,6 +31,14 @@ _BUDGET = 2**26
 """Numbers that the gradients of one pass may take together (256 MiB in float32)."""
 
 
+def jvp(function: Callable[..., Any], at: tuple[Tensor, ...], ways: tuple[Tensor, ...]) -> tuple[Any, Any]:
+    """Returns a function's value and its derivative along ``ways``: `torch.func.jvp`, without torch's own warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.script`", FutureWarning)  # the first call compiles a few rules
+        value, slope = torch.func.jvp(function, at, ways)[:2]
+    return value, slope
+
+
 class StraightThrough(nn.Module):
     """An input quantizer made of operations that have derivatives of every order and in both modes.
 
@@ -44,18 +54,23 @@ class StraightThrough(nn.Module):
             value, inside = self.quantizer(x.detach()), ~self.quantizer.clipped(x.detach())
         return torch.add(value, inside.to(x.dtype) * (x - x.detach()))
 
+    def ranges(self) -> tuple[nn.Parameter, ...]:
+        """Returns none: no gradient to a range is asked for."""
+        return ()
+
 
 @contextmanager
 def weights_exposed(model: nn.Module) -> Iterator[None]:
     """Runs the model, inside the block, on the weights it is given: in eval mode, without weight quantizers.
 
-    Input quantizers stay, straight-through. Everything is as it was afterwards.
+    Input quantizers stay, straight-through; parameters get no gradients. Everything is as it was afterwards.
     """
     modes = {module: module.training for module in model.modules()}
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     layers = [module for module in model.modules() if isinstance(module, QuantLayer)]
     held = [(layer, layer.weight_fake_quant, layer.input_fake_quant) for layer in layers]
     try:
-        model.eval()
+        model.eval().requires_grad_(False)
         for layer, _, act in held:
             layer.register_module("weight_fake_quant", None)
             layer.register_module("input_fake_quant", None if act is None else StraightThrough(act))
@@ -66,6 +81,8 @@ def weights_exposed(model: nn.Module) -> Iterator[None]:
             layer.register_module("input_fake_quant", act)
         for module, mode in modes.items():
             module.training = mode
+        for parameter in trainable:
+            parameter.requires_grad_(True)
 
 
 def outputs_of(model: nn.Module, flatten: Callable[[object], Tensor] | None = None) -> Outputs:
@@ -77,7 +94,9 @@ def outputs_of(model: nn.Module, flatten: Callable[[object], Tensor] | None = No
     """
 
     def outputs(weights: Weights, x: Tensor) -> Tensor:
-        found = functional_call(model, {f"{name}.weight": weight for name, weight in weights.items()}, (x,))
+        given = {f"{name}.weight": weight for name, weight in weights.items()}
+        # Not tied: of a module under two names torch would put the given weight back instead of its own.
+        found = functional_call(model, given, (x,), tie_weights=False)
         joined: Tensor = found.flatten(1) if flatten is None else flatten(found)
         return joined
 
@@ -139,11 +158,10 @@ def along(outputs: Outputs, weights: Weights, x: Tensor, direction: Weights) -> 
         return outputs({name: weight + t * direction[name] for name, weight in weights.items()}, x)
 
     def slope(t: Tensor) -> tuple[Tensor, Tensor]:
-        y, dy = jvp(moved, (t,), (one,))[:2]
-        return y, dy
+        return jvp(moved, (t,), (one,))
 
-    values, slopes = jvp(slope, (zero,), (one,))[:2]
-    return values[0].detach(), values[1].detach(), slopes[1].detach()
+    (y, dy), (_, d2y) = jvp(slope, (zero,), (one,))
+    return y.detach(), dy.detach(), d2y.detach()
 
 
 def second_derivative(function: Callable[[Tensor], Tensor], y: Tensor, direction: Tensor) -> Tensor:

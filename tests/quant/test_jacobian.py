@@ -16,6 +16,7 @@ from qreg_yolo.quant.jacobian import (
     StraightThrough,
     along,
     first_derivative,
+    jvp,
     outputs_of,
     second_derivative,
     squared_norms,
@@ -86,7 +87,7 @@ def test_hutchinsons_estimate_is_unbiased() -> None:
     exact, mean = by_autograd(model, x), estimates.mean(0)
     error = estimates.std(0) / len(estimates) ** 0.5
     assert not torch.allclose(estimates[0], estimates[1])
-    assert bool(((mean - exact).abs() < 4 * error).all())
+    assert bool(((mean - exact).abs() < 4 * error + 1e-9).all())
     assert bool((error < 0.1 * exact).all()), "an estimate that says nothing would pass"
 
 
@@ -126,7 +127,7 @@ def test_input_quantizers_pass_derivatives_straight_through(method: str) -> None
     assert quantizer is not None
     straight, positive = StraightThrough(quantizer), x.relu()
     assert torch.equal(straight(positive), quantizer(positive))
-    _, slope = torch.func.jvp(straight, (positive,), (torch.ones_like(x),))
+    _, slope = jvp(straight, (positive,), (torch.ones_like(x),))
     assert torch.equal(slope, (~quantizer.clipped(positive)).float())
     assert method not in ("lsq", "dorefa") or bool((slope == 0).any()), "nothing is clipped: the mask was not seen"
 

@@ -105,9 +105,11 @@ def test_one_bit_dorefa_has_the_weights_own_unit() -> None:
 
 def test_steps_per_channel_are_each_its_own() -> None:
     weight = weights(4, 500) * torch.tensor([1.0, 2.0, 4.0, 8.0])[:, None]
-    together, apart = noise("lsq", 4, weight), noise("lsq", 4, weight, per_channel=True)
-    assert apart.sigma2 < together.sigma2
-    assert apart.sigma2 == pytest.approx(apart.sigma2_uniform, rel=0.1)
+    apart = noise("lsq", 4, weight, per_channel=True)
+    steps = 2 * weight.abs().mean(1) / 7**0.5
+    assert apart.step == pytest.approx(float(steps.mean()))
+    assert apart.sigma2_uniform == pytest.approx(float(steps.square().mean()) / 12, rel=0.01)
+    assert apart.sigma2 - apart.sigma2_clipped == pytest.approx(apart.sigma2_uniform, rel=0.05)
 
 
 def test_more_bits_less_noise_for_every_method() -> None:

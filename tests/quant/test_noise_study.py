@@ -140,9 +140,8 @@ def test_seeds_draw_alike_and_differ() -> None:
 
 
 def test_a_network_without_layers_is_refused() -> None:
-    model = nn.Sequential(nn.ReLU())
     with pytest.raises(ValueError, match="no convolution or linear layer"):
-        rows_of(model, Sweep())
+        study(nn.Sequential(nn.ReLU()), [], lambda spec: {}, Sweep())
 
 
 def test_the_report_is_json_with_the_numbers_asked_for() -> None:
