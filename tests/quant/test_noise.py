@@ -104,7 +104,7 @@ def test_one_bit_dorefa_has_the_weights_own_unit() -> None:
 
 
 def test_steps_per_channel_are_each_its_own() -> None:
-    weight = weights(4, 500) * torch.tensor([1.0, 2.0, 4.0, 8.0])[:, None]
+    weight = weights(4, 5000) * torch.tensor([1.0, 2.0, 4.0, 8.0])[:, None]
     apart = noise("lsq", 4, weight, per_channel=True)
     steps = 2 * weight.abs().mean(1) / 7**0.5
     assert apart.step == pytest.approx(float(steps.mean()))
