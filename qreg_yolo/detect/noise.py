@@ -158,8 +158,8 @@ def raw_outputs(model: Any) -> Outputs:
 class BatchLoss:
     """The loss that a detector is trained with, from its raw outputs joined; per image, a unit per batch.
 
-    Its derivatives are those of training: what an output is to be is fixed. Where the loss is measured that is decided
-    anew, from the outputs at hand, so that a measured rise holds what the targets move too.
+    In its derivatives what an output is to be is fixed, as in training (a weight within CIoU is not). Where the loss is
+    measured that is decided anew, from the outputs at hand, so that a measured rise holds what the targets move too.
 
     Args:
         model: Its ``args`` hold the gains.
