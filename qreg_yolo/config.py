@@ -65,6 +65,8 @@ class RunOptions:
     """CPU threads of torch, 1 or more; None: all cores."""
     online: bool = False
     """Whether Ultralytics may use the network."""
+    log_noise: bool = False
+    """Whether ``results.csv`` has each layer's weight noise."""
 
     def __post_init__(self) -> None:
         for name in ("model", "data", "weights"):
@@ -75,8 +77,9 @@ class RunOptions:
         check_count("seed", self.seed, minimum=0)
         if self.threads is not None:
             check_count("threads", self.threads, minimum=1)
-        if not isinstance(self.online, bool):
-            raise TypeError(f"online={self.online!r} is not true or false.")
+        for name in ("online", "log_noise"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name}={getattr(self, name)!r} is not true or false.")
 
 
 @dataclass(frozen=True, kw_only=True)

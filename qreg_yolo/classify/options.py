@@ -86,6 +86,8 @@ class TrainOptions:
     """Memory format of images and weights."""
     compile: bool = False
     """Whether the network is compiled (`torch.compile`; minutes before the first step)."""
+    log_noise: bool = False
+    """Whether ``results.csv`` has everything about each layer's weight noise, not its variance alone."""
     project: str | None = None
     """Folder of the run's folder; None: `runs`."""
     name: str | None = None
@@ -101,7 +103,7 @@ class TrainOptions:
         _check_number("weight_decay", self.weight_decay, 0.0, math.inf)
         check_choice("aug", self.aug, AUGMENTATIONS)
         check_choice("amp", self.amp, AMP_CHOICES)
-        for name in ("nesterov", "channels_last", "compile"):
+        for name in ("nesterov", "channels_last", "compile", "log_noise"):
             _check_bool(name, getattr(self, name))
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=true needs a momentum above 0. Drop one of them.")

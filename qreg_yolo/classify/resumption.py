@@ -40,7 +40,8 @@ def resumed_config(
             f"'{checkpoint}' does not lie in its run's folder (RUN/weights/{checkpoint.name}), where the run would go "
             "on. Put it back there, or use --weights to start from it."
         )
-    sections = {name: dict(values) for name, values in description.config.items()}
+    source = f"the configuration in '{checkpoint}'"
+    sections = from_mapping(description.config, source).to_dict()  # with defaults where an older version wrote it
     for name, value in _spelled_out(given).items():
         section = next(s for s, keys in sections.items() if name in keys)
         if name in RESUMABLE:
@@ -50,7 +51,7 @@ def resumed_config(
                 f"'{checkpoint}' was trained with {name}={sections[section][name]}, this command asks for {value}. "
                 f"What can change when a run is resumed: {', '.join(RESUMABLE)}. Drop the option, or start a new run."
             )
-    return from_mapping(sections, f"the configuration in '{checkpoint}'")
+    return from_mapping(sections, source)
 
 
 def _spelled_out(given: Mapping[str, Any]) -> dict[str, Any]:

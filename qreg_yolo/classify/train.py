@@ -15,8 +15,10 @@ from qreg_yolo.classify.data import ImageSet, batch_size, training_batches
 from qreg_yolo.classify.evaluate import evaluate, in_precision
 from qreg_yolo.classify.options import ClassifyConfig
 from qreg_yolo.classify.processes import Processes
-from qreg_yolo.quant.noise import layer_noise
+from qreg_yolo.quant.convert import quantized_layers
+from qreg_yolo.quant.noise import noise_columns
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
+from qreg_yolo.quant.report import level_distance
 from qreg_yolo.training.finite import NonFiniteError, where_it_begins
 from qreg_yolo.training.randomness import epoch_seed
 
@@ -90,7 +92,7 @@ def fit(run: Run, optimizer: torch.optim.SGD, *, on_epoch: Callable[[dict[str, f
                 "val/loss": reached.loss,
                 "metrics/accuracy_top1": reached.accuracy,
                 "lr/pg0": options.learning_rate(epoch),
-                **noise_columns(run.model),
+                **layer_columns(run.model, log_noise=options.log_noise),
             }
             run.progress.rows.append(row)
             on_epoch(row)
@@ -141,15 +143,16 @@ def _stop_unless_finite(run: Run, images: Tensor, loss: Tensor, epoch: int) -> N
     )
 
 
-def noise_columns(model: nn.Module) -> dict[str, float]:
-    """Returns columns of ``results.csv``: steps, the variance of the weight noise, and that over the weight's own."""
+def layer_columns(model: nn.Module, *, log_noise: bool) -> dict[str, float]:
+    """Returns the columns of ``results.csv`` that each quantized layer has: its steps, and its weight noise.
+
+    Args:
+        model: Calibrated.
+        log_noise: As `noise_columns` takes it.
+    """
     columns: dict[str, float] = {}
-    for name, layer in layer_noise(model).items():
-        found = {
-            f"step/{name}.weight": layer.weight_step,
-            f"step/{name}.input": layer.input_step,
-            f"noise/{name}": layer.variance,
-            f"noise_ratio/{name}": layer.relative,
-        }
-        columns |= {column: value for column, value in found.items() if value is not None}
-    return columns
+    for name, layer in quantized_layers(model).items():
+        for side, quantizer in (("weight", layer.weight_fake_quant), ("input", layer.input_fake_quant)):
+            if quantizer is not None and (step := level_distance(quantizer)) is not None:
+                columns[f"step/{name}.{side}"] = step
+    return columns | noise_columns(model, everything=log_noise)

@@ -14,6 +14,7 @@ from qreg_yolo.cli.quantizing import (
     Amp,
     Bits,
     EdgeBits,
+    LogNoise,
     Method,
     PerChannel,
     Signed,
@@ -89,6 +90,7 @@ def train(
     aug: Annotated[str | None, typer.Option(help="crop-flip | none.")] = None,
     amp: Amp = None,
     compile_: Annotated[bool | None, typer.Option("--compile", help="Compile the network (minutes).")] = None,
+    log_noise: LogNoise = None,
     seed: Annotated[int | None, typer.Option(help="0 or more. [default: 0]")] = None,
     seeds: Annotated[str | None, typer.Option(help="Several runs, such as 0,1,2; mean and deviation.")] = None,
     threads: Threads = None,
@@ -104,7 +106,8 @@ def train(
         "per_channel": per_channel, "edge_bits": edge(edge_bits), "signed": signed, "weights": weights,
         "epochs": epochs, "milestones": milestones, "gamma": gamma, "lr0": lr0, "momentum": momentum,
         "nesterov": nesterov, "weight_decay": weight_decay, "batch": batch, "aug": aug, "amp": amp,
-        "compile": compile_, "seed": seed, "threads": threads, "device": device, "project": project, "name": name,
+        "compile": compile_, "log_noise": log_noise, "seed": seed, "threads": threads, "device": device,
+        "project": project, "name": name,
     }  # fmt: skip
     from qreg_yolo.config import parse_overrides
 

@@ -16,6 +16,9 @@ EdgeBits = Annotated[
     str | None, typer.Option(help="First and last layers: 8 | 32 | same. [default: lsq, lsq+ 8; else 32]")
 ]
 Signed = Annotated[str | None, typer.Option(help="LSQ inputs: auto | signed | unsigned. [default: auto]")]
+LogNoise = Annotated[
+    bool | None, typer.Option("--log-noise", help="Log each layer's weight noise per epoch in results.csv.")
+]
 Amp = Annotated[str | None, typer.Option(help="Mixed precision: off | bf16 | auto. [default: off]")]
 
 

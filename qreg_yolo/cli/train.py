@@ -13,6 +13,7 @@ from qreg_yolo.cli.quantizing import (
     Amp,
     Bits,
     EdgeBits,
+    LogNoise,
     Method,
     PerChannel,
     Signed,
@@ -34,7 +35,7 @@ Examples:
   qreg-yolo train --bits 4 --head anchor --weights yolov5n.pt
   qreg-yolo train --resume runs/yolov5n-lsq-w4a4-s0/weights/last.pt"""
 
-_NEW_RUN = ("model", "data", "weights", "hyp", "seed", "head", "autoanchor")
+_NEW_RUN = ("model", "data", "weights", "hyp", "seed", "head", "autoanchor", "log_noise")
 """Options that begin a run: a resumed one has its own."""
 _RECIPES = {"demo": "demo", "voc": "voc_scratch"}
 
@@ -63,6 +64,7 @@ def train(
     seed: Annotated[int | None, typer.Option(help="0 or more. [default: 0]")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
     amp: Amp = None,
+    log_noise: LogNoise = None,
     resume: Annotated[Path | None, typer.Option(help="Continue an interrupted run from its last.pt.")] = None,
     online: Annotated[bool | None, typer.Option("--online", help="Let Ultralytics use the network.")] = None,
 ) -> None:
@@ -71,7 +73,7 @@ def train(
         "bits": bits, "weight_bits": weight_bits, "act_bits": act_bits, "method": method, "weight_only": weight_only,
         "per_channel": per_channel, "edge_bits": edge(edge_bits), "signed": signed, "activation": activation,
         "head": head, "autoanchor": autoanchor, "model": model, "data": data, "weights": weights, "seed": seed,
-        "threads": threads, "online": online,
+        "threads": threads, "online": online, "log_noise": log_noise,
     }  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
     arguments = _with_amp(amp, parse_overrides(overrides or []))
@@ -96,7 +98,8 @@ def _launch(config: RunConfig) -> str:
 def _resume(checkpoint: Path, options: dict[str, Any], arguments: dict[str, Any]) -> str:
     clash = [name for name in _NEW_RUN if name in options]
     if clash:
-        raise ConfigError(f"--{clash[0]} does not go with --resume: a resumed run keeps its own. Drop one of them.")
+        option = clash[0].replace("_", "-")
+        raise ConfigError(f"--{option} does not go with --resume: a resumed run keeps its own. Drop one of them.")
     config = resolve(None, options, arguments)  # for the checks
     prepare_host(online=config.run.online)
     from qreg_yolo.detect import runs

@@ -38,7 +38,7 @@ _HOOKS: dict[type, tuple[str, ...]] = {
     ),
     YOLODataset: ("collate_fn", "get_img_files", "get_labels", "load_image", "result_to_label", "verify_labels"),
     DetectionPredictor: ("setup_model",),
-    BaseTrainer: ("check_resume", "setup_model"),
+    BaseTrainer: ("check_resume", "save_metrics", "setup_model"),
 }
 """Methods of the host that we override or call, by class."""
 

@@ -22,7 +22,7 @@ from qreg_yolo.detect.guard import RunLock, how_to_go_on
 from qreg_yolo.detect.precision import amp_hint, resolve_amp
 from qreg_yolo.detect.preflight import check_arguments, check_model, check_resumption
 from qreg_yolo.detect.safe_load import check_file
-from qreg_yolo.detect.section import KEY, Section, head_kind
+from qreg_yolo.detect.section import KEY, LOG_NOISE, Section, head_kind
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from qreg_yolo.quant.report import model_size, plan_summary
 from qreg_yolo.training.environment import use_threads
@@ -78,6 +78,7 @@ def train(config: RunConfig) -> outputs.RunResult:
             **config.quant.to_dict(),
             "activation": config.run.activation,
             "head": asdict(config.head) if config.head.has_anchors else config.head.kind,
+            LOG_NOISE: config.run.log_noise,
         },
     }
     if arguments.get("exist_ok"):

@@ -12,6 +12,8 @@ from qreg_yolo.suggest import did_you_mean
 
 KEY = "qreg"
 """The key in ``model.yaml`` and in the trainer's arguments."""
+LOG_NOISE = "log_noise"
+"""Key in the trainer's request alone: whether each epoch's weight noise is logged."""
 VERSION = 1
 _ACTIVATIONS = {"silu": None, "relu": "nn.ReLU()"}
 """Our names -> the host's ``activation`` key; None: its default, SiLU."""
@@ -42,15 +44,18 @@ class Section:
 
     @classmethod
     def from_request(cls, request: Mapping[str, Any], *, pretrained: bool) -> Section:
-        """Returns the section of what a user wrote: `QuantSpec`'s options, ``activation`` and ``head``.
+        """Returns the section of what a user wrote: `QuantSpec`'s options, ``activation``, ``head`` and ``log_noise``.
 
-        ``head`` is a kind, or a mapping of `HeadConfig`'s fields.
+        ``head`` is a kind, or a mapping of `HeadConfig`'s fields. ``log_noise`` says nothing about the quantization,
+        and is not kept.
 
         Raises:
             ValueError: An unknown option (the nearest is named) or a wrong value.
         """
         options = dict(request)
         activation = options.pop("activation", "silu")
+        if not isinstance(log_noise := options.pop(LOG_NOISE, False), bool):
+            raise TypeError(f"{LOG_NOISE} must be true or false, not {log_noise!r}.")
         if activation not in _ACTIVATIONS:
             names = ", ".join(_ACTIVATIONS)
             hint = did_you_mean(str(activation), _ACTIVATIONS)

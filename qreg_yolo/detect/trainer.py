@@ -25,9 +25,10 @@ from qreg_yolo.detect.compat import check_host, refuse_host_quantization, restor
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.policy import clipping_warning
 from qreg_yolo.detect.precision import precision_of
-from qreg_yolo.detect.section import KEY, Section, head_kind
+from qreg_yolo.detect.section import KEY, LOG_NOISE, Section, head_kind
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.quant.calibration import calibrate, uninitialized_quantizers
+from qreg_yolo.quant.noise import noise_columns
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
 from qreg_yolo.quant.spec import QuantSpec
 from qreg_yolo.training.finite import NonFiniteError, all_finite, gradients_are_finite, where_it_begins
@@ -235,6 +236,12 @@ class QuantDetectionTrainer(DetectionTrainer):
             self._batches_since_step = self._resumed["batches_since_step"]
             self._first_step_offset = len(self.train_loader) * self.epoch - self._batches_since_step
             self._resumed = None
+
+    def save_metrics(self, metrics: dict[str, float]) -> None:
+        """Writes an epoch's row of ``results.csv``, with the weight noise of each layer where that was asked for."""
+        if (getattr(self.args, KEY, None) or {}).get(LOG_NOISE):
+            metrics = {**metrics, **noise_columns(unwrap_model(self.model), everything=True)}
+        super().save_metrics(metrics)
 
     def save_model(self) -> bool:
         """Saves as the host does, and the sidecar that makes a resumed run equal a straight one.

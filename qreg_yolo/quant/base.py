@@ -102,6 +102,18 @@ class Quantizer(nn.Module, ABC):
     def clipped(self, x: Tensor) -> Tensor:
         """Returns a boolean mask of the values outside the clipping range."""
 
+    def ideal(self, x: Tensor) -> Tensor:
+        """Returns what `forward` would give with infinitely fine levels and no clipping, in the same unit."""
+        return x.detach()
+
+    def on_grid(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns `ideal` and `forward` in the unit of the grid, where a method rescales what it returns."""
+        return self.ideal(x), self(x).detach()
+
+    @abstractmethod
+    def spacing(self, x: Tensor) -> Tensor:
+        """Returns the distance of neighbouring levels in the unit of the grid, broadcasting against ``x``."""
+
     def require_initialized(self) -> None:
         """Raises unless the range is known.
 

@@ -54,6 +54,14 @@ def candidate_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn
                 yield fqn, parent, attribute, layer
 
 
+def distinct_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Returns every convolution and linear layer once, by the first of its names."""
+    names: dict[nn.Module, str] = {}
+    for name, _, _, layer in candidate_layers(model):
+        names.setdefault(layer, name)
+    return {name: layer for layer, name in names.items()}
+
+
 def followed_by_batch_norm(parent: nn.Module, attribute: str) -> bool:
     """Returns whether the module registered right after ``attribute`` is a BatchNorm of as many channels."""
     names = [name for name, child in parent._modules.items() if child is not None]

@@ -10,9 +10,11 @@ from torch import Tensor
 from qreg_yolo.quant.base import Quantizer
 from qreg_yolo.quant.functional import (
     dorefa_activation_codes,
+    dorefa_ideal_weight,
     dorefa_quantize_activation,
     dorefa_quantize_weight,
     dorefa_weight_codes,
+    dorefa_weight_spacing,
 )
 
 
@@ -43,6 +45,19 @@ class DoReFaWeightQuantizer(Quantizer):
     def clipped(self, x: Tensor) -> Tensor:
         return torch.zeros_like(x, dtype=torch.bool)
 
+    def ideal(self, x: Tensor) -> Tensor:
+        return self._ideal(x, rescale=bool(self.spec.rescale))
+
+    def on_grid(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        quantized = dorefa_quantize_weight(x.detach(), bits=self.bits, per_channel=self.channels is not None)
+        return self._ideal(x, rescale=False), quantized
+
+    def spacing(self, x: Tensor) -> Tensor:
+        return dorefa_weight_spacing(x, bits=self.bits, per_channel=self.channels is not None)
+
+    def _ideal(self, x: Tensor, rescale: bool) -> Tensor:
+        return dorefa_ideal_weight(x, bits=self.bits, per_channel=self.channels is not None, rescale=rescale)
+
 
 @final
 class DoReFaInputQuantizer(Quantizer):
@@ -56,6 +71,9 @@ class DoReFaInputQuantizer(Quantizer):
 
     def grid(self) -> tuple[int, int]:
         return 0, 2**self.bits - 1
+
+    def spacing(self, x: Tensor) -> Tensor:
+        return torch.full((), 1.0 / (2**self.bits - 1), device=x.device)
 
     def clipped(self, x: Tensor) -> Tensor:
         return (x.detach() < 0) | (x.detach() > 1)

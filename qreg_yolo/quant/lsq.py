@@ -21,6 +21,7 @@ from qreg_yolo.quant.functional import (
     lsq_initial_step,
     lsq_plus_initial_step,
     lsq_slope,
+    positive,
 )
 from qreg_yolo.quant.spec import QuantizerSpec
 
@@ -79,6 +80,10 @@ class LSQWeightQuantizer(Quantizer):
 
     def grid(self) -> tuple[int, int]:
         return self.quant_min, self.quant_max
+
+    def spacing(self, x: Tensor) -> Tensor:
+        step = positive(self._broadcast(x.ndim).detach(), x)
+        return 2.0 * step if self.bits == 1 else step  # one bit: the codes -1 and +1
 
     def clipped(self, x: Tensor) -> Tensor:
         step = self._broadcast(x.ndim).detach()
@@ -204,6 +209,10 @@ class LSQInputQuantizer(Quantizer):
 
     def grid(self) -> tuple[int, int]:
         return self.quant_min, self.quant_max
+
+    def spacing(self, x: Tensor) -> Tensor:
+        step = positive(self.step_size.detach(), x)
+        return 2.0 * step if self._binary else step
 
     def clipped(self, x: Tensor) -> Tensor:
         return lsq_clipped(x.detach(), self.step_size.detach(), quant_min=self.quant_min, quant_max=self.quant_max)

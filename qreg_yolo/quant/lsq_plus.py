@@ -19,6 +19,7 @@ from qreg_yolo.quant.functional import (
     lsq_plus_fake_quantize,
     lsq_plus_initial_range,
     lsq_plus_slopes,
+    positive,
 )
 from qreg_yolo.quant.spec import QuantizerSpec
 
@@ -107,6 +108,9 @@ class LSQPlusInputQuantizer(Quantizer):
 
     def grid(self) -> tuple[int, int]:
         return self.quant_min, self.quant_max
+
+    def spacing(self, x: Tensor) -> Tensor:
+        return positive(self.step_size.detach(), x)
 
     def clipped(self, x: Tensor) -> Tensor:
         return lsq_plus_clipped(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qreg_yolo.quant.base import Quantizer
-from qreg_yolo.quant.functional import compute_dtype, pact_codes, pact_fake_quantize
+from qreg_yolo.quant.functional import compute_dtype, pact_codes, pact_fake_quantize, positive
 from qreg_yolo.quant.spec import QuantizerSpec
 
 
@@ -32,6 +32,10 @@ class PACTInputQuantizer(Quantizer):
 
     def grid(self) -> tuple[int, int]:
         return 0, 2**self.bits - 1
+
+    def spacing(self, x: Tensor) -> Tensor:
+        levels = 2**self.bits - 1
+        return torch.div(positive(self.clip_value.detach(), x), levels)
 
     def clipped(self, x: Tensor) -> Tensor:
         x = x.detach().to(compute_dtype(x))

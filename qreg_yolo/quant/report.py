@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,9 +12,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from qreg_yolo.quant.base import Quantizer
 from qreg_yolo.quant.calibration import quantizers_off
-from qreg_yolo.quant.convert import candidate_layers
+from qreg_yolo.quant.convert import candidate_layers, distinct_layers
 from qreg_yolo.quant.layers import QuantLayer
-from qreg_yolo.quant.noise import best_scale, level_distance
+from qreg_yolo.quant.noise import weight_noise
 from qreg_yolo.quant.spec import FLOAT_BITS, LayerPlan
 
 
@@ -40,7 +39,7 @@ class LayerReport:
     weight_clipped: float | None
     """Share of the weights beyond the range, 0..1."""
     weight_sqnr_db: float | None
-    """Signal to quantization noise, dB; for `dorefa`, which rescales, after the best scalar scale."""
+    """Signal to quantization noise, dB (`weight_noise`); of `dorefa` in the unit of its grid."""
     input_method: str | None
     """`lsq` | `lsq+` | `pact` | `dorefa`; None: full precision."""
     input_bits: int
@@ -83,16 +82,8 @@ def layer_reports(model: nn.Module, macs: dict[str, int] | None = None) -> list[
     """
     return [
         _report(name, layer, None if macs is None else macs.get(name, 0))
-        for name, layer in _distinct_layers(model).items()
+        for name, layer in distinct_layers(model).items()
     ]
-
-
-def _distinct_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Returns every convolution and linear layer once, by the first of its names."""
-    names: dict[nn.Module, str] = {}
-    for name, _, _, layer in candidate_layers(model):
-        names.setdefault(layer, name)
-    return {name: layer for layer, name in names.items()}
 
 
 def _report(name: str, layer: nn.Module, macs: int | None) -> LayerReport:
@@ -100,6 +91,7 @@ def _report(name: str, layer: nn.Module, macs: int | None) -> LayerReport:
     assert isinstance(weight, Tensor)
     quantizer = layer.weight_fake_quant if isinstance(layer, QuantLayer) else None
     act = layer.input_fake_quant if isinstance(layer, QuantLayer) else None
+    noise = weight_noise(quantizer, weight) if quantizer else None
     return LayerReport(
         name=name,
         weights=weight.numel(),
@@ -107,9 +99,9 @@ def _report(name: str, layer: nn.Module, macs: int | None) -> LayerReport:
         weight_method=quantizer.spec.method if quantizer else None,
         weight_bits=quantizer.bits if quantizer else FLOAT_BITS,
         weight_step=level_distance(quantizer) if quantizer else None,
-        weight_codes_used=int(torch.unique(quantizer.to_int(weight)).numel()) if quantizer else None,
-        weight_clipped=float(quantizer.clipped(weight).double().mean()) if quantizer else None,
-        weight_sqnr_db=_sqnr_db(quantizer, weight.detach()) if quantizer else None,
+        weight_codes_used=noise.codes_used if noise else None,
+        weight_clipped=noise.clipped if noise else None,
+        weight_sqnr_db=noise.sqnr_db if noise else None,
         input_method=act.spec.method if act else None,
         input_bits=act.bits if act else FLOAT_BITS,
         input_signed=act.spec.signed if act else None,
@@ -123,15 +115,15 @@ def _offset(quantizer: Quantizer) -> float | None:
     return float(parameters["offset"].detach()) if "offset" in parameters else None
 
 
-def _sqnr_db(quantizer: Quantizer, weight: Tensor) -> float:
-    """Returns ``10 log10(sum w^2 / sum (w - a w_q)^2)``; a = 1 for LSQ(+), the least-squares scale otherwise."""
-    with torch.no_grad():
-        quantized = quantizer(weight).double()
-    weight = weight.double()
-    scale = 1.0 if quantizer.spec.method in ("lsq", "lsq+") else best_scale(weight, quantized)
-    noise = float((weight - scale * quantized).square().sum())
-    signal = float(weight.square().sum())
-    return math.inf if noise == 0 else 10 * math.log10(max(signal, 1e-300) / noise)
+def level_distance(quantizer: Quantizer) -> float | None:
+    """Returns the distance of neighbouring levels (mean over channels), or None where it follows the tensor."""
+    parameters = dict(quantizer.named_parameters(recurse=False))
+    if "step_size" in parameters:
+        return float(parameters["step_size"].detach().mean())
+    low, high = quantizer.grid()
+    if "clip_value" in parameters:
+        return float(parameters["clip_value"].detach()) / (high - low)
+    return None
 
 
 def count_macs(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
@@ -156,7 +148,7 @@ def count_macs(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
 
         return count
 
-    handles = [layer.register_forward_hook(counter(name)) for name, layer in _distinct_layers(model).items()]
+    handles = [layer.register_forward_hook(counter(name)) for name, layer in distinct_layers(model).items()]
     try:
         with torch.no_grad(), quantizers_off(model):
             run()

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from qreg_yolo.classify import load_classifier
 from qreg_yolo.classify import train as loop
 from qreg_yolo.classify.data import training_batches
 from qreg_yolo.classify.evaluate import evaluate
 from qreg_yolo.classify.models import MODELS, build_model
 from qreg_yolo.quant import Quantizer, quantized_layers
-from qreg_yolo.quant.noise import layer_noise
+from qreg_yolo.quant.noise import layer_noise, pooled
 from qreg_yolo.training.finite import NonFiniteError
 
 from .kit import prepared, train
@@ -115,28 +116,44 @@ def test_what_is_logged_each_epoch(cifar10: Path, tmp_path: Path) -> None:
     assert sorted(header[7:]) == sorted(expected)
     assert column(folder, "epoch") == [1, 2]
     assert column(folder, "time")[0] < column(folder, "time")[1]
-    plain = train(cifar10, tmp_path / "fp32", epochs=1, bits=32)
+    plain = train(cifar10, tmp_path / "fp32", epochs=1, bits=32, log_noise=True)
     assert len((plain / "results.csv").read_text().splitlines()[0].split(",")) == 7
+
+
+def test_everything_about_the_noise_is_logged_where_that_is_asked_for(cifar10: Path, tmp_path: Path) -> None:
+    folder = train(cifar10, tmp_path, epochs=1, log_noise=True, method="pact", edge_bits="same")
+    header = (folder / "results.csv").read_text().splitlines()[0].split(",")[7:]
+    assert {f"{kind}/{name}" for kind in ("noise_uniform", "noise_kurtosis") for name in ("second", "total")} <= {
+        *header
+    }
+    assert len(header) == 3 + 8 * (3 + 1), "three inputs have steps, DoReFa's weights none"
+    model, _, _ = load_classifier(folder / "weights" / "last.safetensors", NORMED)
+    assert column(folder, "noise/total") == [pytest.approx(pooled(layer_noise(model).values()).sigma2, rel=1e-4)]
+    assert column(folder, "noise_uniform/second") == [pytest.approx((2 / 15) ** 2 / 12, rel=1e-4)]
 
 
 @pytest.mark.parametrize("method", ["lsq", "lsq+", "dorefa", "pact"])
 def test_the_noise_is_that_of_the_fake_quantized_weights(method: str, cifar10: Path) -> None:
     run = prepared(cifar10, bits=3, method=method, edge_bits="same")
-    found = layer_noise(run.model)["second"]
+    found = loop.layer_columns(run.model, log_noise=False)
     layer = quantized_layers(run.model)["second"]
     plain = layer.weight.detach().double()
     quantized = layer.weight_fake_quant(layer.weight).detach().double()
-    scale = 1.0 if method.startswith("lsq") else float((plain * quantized).sum() / (quantized**2).sum())
-    error = scale * quantized - plain
-    assert found.variance == pytest.approx(float(((error - error.mean()) ** 2).mean()))
-    assert found.relative == pytest.approx(found.variance / float(((plain - plain.mean()) ** 2).mean()))
+    if not method.startswith("lsq"):  # DoReFa's levels span [-1, 1]
+        plain = plain.tanh() / plain.tanh().abs().max()
+        quantized = quantized / quantized.abs().max()
+    error = quantized - plain
+    assert found["noise/second"] == pytest.approx(float(error.var(correction=0)), rel=1e-4)
+    assert found["noise_ratio/second"] == pytest.approx(
+        float(error.var(correction=0) / plain.var(correction=0)), rel=1e-4
+    )
 
 
 def test_a_fine_grid_has_the_uniform_noise_of_its_step(cifar10: Path) -> None:
     run = prepared(cifar10, model="resnet18", bits=8, edge_bits="same")
     for name, noise in layer_noise(run.model).items():
         if name.startswith("blocks") and "conv" in name:
-            assert noise.variance == pytest.approx(noise.weight_step**2 / 12, rel=0.02)
+            assert noise.sigma2 == pytest.approx(noise.step**2 / 12, rel=0.02)
 
 
 def test_a_run_that_is_not_finite_stops_and_names_the_layer(cifar10: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -155,7 +172,6 @@ def test_a_run_that_is_not_finite_stops_and_names_the_layer(cifar10: Path, tmp_p
 
 
 def test_a_checkpoint_gives_the_numbers_of_its_run(cifar10: Path, tmp_path: Path) -> None:
-    from qreg_yolo.classify import load_classifier
     from qreg_yolo.classify.datasets import load_split
 
     folder = train(cifar10, tmp_path, epochs=2, amp="bf16")

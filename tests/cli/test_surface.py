@@ -26,7 +26,7 @@ SURFACE = {
         "options": [
             "--bits", "--weight-bits", "--act-bits", "--method", "--weight-only", "--per-channel", "--edge-bits",
             "--signed", "--activation", "--head", "--autoanchor", "--model", "--data", "--weights", "--hyp", "--seed",
-            "--threads", "--amp", "--resume", "--online",
+            "--threads", "--amp", "--log-noise", "--resume", "--online",
         ],
     },
     "val": {
@@ -35,6 +35,14 @@ SURFACE = {
     },
     "predict": {"arguments": ["weights", "source", "overrides"], "options": ["--threads", "--online"]},
     "inspect": {"arguments": ["weights"], "options": ["--json", "--model"]},
+    "noise": {
+        "arguments": ["weights"],
+        "options": [
+            "--bits", "--methods", "--edge-bits", "--per-channel", "--data", "--data-dir", "--no-verify", "--split",
+            "--limit", "--imgsz", "--draws", "--seed", "--no-loss", "--model", "--device", "--threads", "--json",
+            "--out",
+        ],
+    },
     "corrupt": {
         "arguments": ["source", "out"],
         "options": [
@@ -59,8 +67,8 @@ SURFACE = {
         "options": [
             "--model", *CLASSIFY_DATA, "--bits", "--weight-bits", "--act-bits", "--method", "--weight-only",
             "--per-channel", "--edge-bits", "--signed", "--weights", "--hyp", "--epochs", "--milestones", "--gamma",
-            "--lr0", "--momentum", "--nesterov", "--weight-decay", "--batch", "--aug", "--amp", "--compile", "--seed",
-            "--seeds", "--threads", "--device", "--project", "--name", "--resume",
+            "--lr0", "--momentum", "--nesterov", "--weight-decay", "--batch", "--aug", "--amp", "--compile",
+            "--log-noise", "--seed", "--seeds", "--threads", "--device", "--project", "--name", "--resume",
         ],
     },
     "classify val": {

@@ -5,12 +5,14 @@ input. None of them branches on data or synchronizes with the host, so ``torch.c
 ``torch.func`` transforms work through them.
 """
 
-from qreg_yolo.quant.functional.common import MIN_STEP, compute_dtype, round_ste
+from qreg_yolo.quant.functional.common import MIN_STEP, compute_dtype, positive, round_ste
 from qreg_yolo.quant.functional.dorefa import (
     dorefa_activation_codes,
+    dorefa_ideal_weight,
     dorefa_quantize_activation,
     dorefa_quantize_weight,
     dorefa_weight_codes,
+    dorefa_weight_spacing,
 )
 from qreg_yolo.quant.functional.lsq import (
     grid_bounds,
@@ -35,9 +37,11 @@ __all__ = [
     "MIN_STEP",
     "compute_dtype",
     "dorefa_activation_codes",
+    "dorefa_ideal_weight",
     "dorefa_quantize_activation",
     "dorefa_quantize_weight",
     "dorefa_weight_codes",
+    "dorefa_weight_spacing",
     "grid_bounds",
     "lsq_clipped",
     "lsq_codes",
@@ -53,5 +57,6 @@ __all__ = [
     "lsq_slope",
     "pact_codes",
     "pact_fake_quantize",
+    "positive",
     "round_ste",
 ]

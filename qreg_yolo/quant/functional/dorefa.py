@@ -58,6 +58,38 @@ def dorefa_quantize_weight(
     return unit.to(w.dtype)
 
 
+def dorefa_ideal_weight(w: Tensor, *, bits: int, per_channel: bool = False, rescale: bool = False) -> Tensor:
+    """Returns what `dorefa_quantize_weight` rounds: its result with infinitely many levels, as `compute_dtype`.
+
+    k > 1: ``tanh(w) / max|tanh(w)|``, spanning [-1, 1]; k = 1: ``w``. Without gradient.
+
+    Args:
+        w: `(c_out, ...)`.
+        bits: ``k``, 1 to 8.
+        per_channel: Maximum per output channel.
+        rescale: Multiply by ``std(w) / std(result)``, as there.
+    """
+    w = w.detach().to(compute_dtype(w))
+    if bits == 1:
+        return w
+    axes = tuple(range(1, w.ndim)) if per_channel else tuple(range(w.ndim))
+    tanh, maximum = _dorefa_tanh(w, axes, max_grad=False)
+    unit = tanh / maximum
+    return unit * _std_ratio(w, unit, axes) if rescale else unit
+
+
+def dorefa_weight_spacing(w: Tensor, *, bits: int, per_channel: bool = False) -> Tensor:
+    """Returns the distance of DoReFa's neighbouring weight levels before rescaling, broadcasting against ``w``.
+
+    ``2 / (2^k - 1)`` for k > 1; ``2 E|w|`` for k = 1.
+    """
+    w = w.detach().to(compute_dtype(w))
+    if bits > 1:
+        return torch.full((), 2.0 / (2**bits - 1), dtype=w.dtype, device=w.device)
+    axes = tuple(range(1, w.ndim)) if per_channel else tuple(range(w.ndim))
+    return 2.0 * w.abs().mean(axes, keepdim=True)
+
+
 def _dorefa_tanh(w: Tensor, axes: tuple[int, ...], max_grad: bool) -> tuple[Tensor, Tensor]:
     """Returns ``tanh(w)`` and ``max|tanh(w)|`` over ``axes`` (kept, at least `MIN_STEP`)."""
     tanh = torch.tanh(w)

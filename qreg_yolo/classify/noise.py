@@ -1,0 +1,126 @@
+"""The weight noise of a classifier's checkpoint, and what it does to its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qreg_yolo import records
+from qreg_yolo.classify.checkpoint import Description, load_classifier
+from qreg_yolo.classify.data import ImageSet, evaluation_batches
+from qreg_yolo.classify.datasets import check_classes, load_measured
+from qreg_yolo.classify.network import edge_layers
+from qreg_yolo.classify.setup import prepare
+from qreg_yolo.progress import Progress, no_progress
+from qreg_yolo.quant.convert import plan_quantization
+from qreg_yolo.quant.jacobian import outputs_of
+from qreg_yolo.quant.noise import own_rounding
+from qreg_yolo.quant.noise_study import Plan, gradient_layers, report, study
+from qreg_yolo.quant.perturbation import Task
+from qreg_yolo.quant.spec import LayerPlan, QuantSpec
+from qreg_yolo.quant.sweep import Sweep
+from qreg_yolo.robust.checks import check_counts
+from qreg_yolo.sets.sources import select_keys
+from qreg_yolo.training.folders import writable_project
+
+LIMIT = 64
+"""Images that gradients and losses are measured on, unless asked for otherwise."""
+_BATCH = 64
+"""Images at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseRequest:
+    """What `measure` is asked for; None: as the checkpoint was trained, or the default."""
+
+    weights: Path
+    sweep: Sweep = field(default_factory=Sweep)
+    losses: bool = True
+    """Whether gradients and losses are measured, which needs data."""
+    data: str | None = None
+    data_dir: str | None = None
+    verify: bool = True
+    split: str | None = None
+    """None: what was trained on, because the theorem is about the training loss."""
+    limit: int | None = None
+    """A fixed random subset of so many images; None: `LIMIT`."""
+    model: str | None = None
+    device: str | None = None
+    threads: int | None = None
+    folder: Path | None = None
+    """Where the report is to be written: whether it can be is seen before the work."""
+
+
+def measure(request: NoiseRequest, progress: Progress = no_progress) -> dict[str, Any]:
+    """Returns the report of a checkpoint as plain values (`report`).
+
+    Raises:
+        ConfigError: A data set, split or number that cannot be.
+        FileNotFoundError, DataError, WeightsError: A checkpoint or data that are missing or cannot be used.
+        OSError: The folder cannot be written.
+        ValueError: A layer that has no weights.
+    """
+    check_counts({"limit": request.limit}, 1)
+    device = prepare(request.threads, request.device)
+    network, description, _ = load_classifier(request.weights, request.model)
+    network.to(device)
+    images = _images(request, description) if request.losses else None
+    plan = _plan(network)
+    if request.folder is not None:
+        writable_project(request.folder, "--out")
+    rows = study(
+        network,
+        gradient_layers(network, plan),
+        plan,
+        request.sweep,
+        own=description.spec if own_rounding(network) else None,
+        task=None if images is None else _task(network, images.to(device)),
+        progress=progress,
+    )
+    about: dict[str, Any] = {
+        "weights": str(request.weights), "track": "classify", "model": description.model,
+        "label": description.spec.label, **records.provenance(),
+    }  # fmt: skip
+    if images is not None:
+        about |= {"data": images.name, "split": images.split, "n_images": len(images)}
+    return report(about, request.sweep, rows)
+
+
+def _images(request: NoiseRequest, description: Description) -> ImageSet:
+    split = request.split or "train"
+    images = load_measured(
+        description.config["run"], request.data, request.data_dir, verify=request.verify, split=split
+    )  # fmt: skip
+    check_classes(request.weights, description, images)
+    return images.subset(select_keys(images.keys, request.limit or LIMIT))
+
+
+def _plan(network: nn.Module) -> Plan:
+    edges = edge_layers(network)
+
+    def plan(spec: QuantSpec) -> Mapping[str, LayerPlan]:
+        return plan_quantization(network, spec, edge_layers=edges, pretrained=True).swapped
+
+    return plan
+
+
+def _task(network: nn.Module, images: ImageSet) -> Task:
+    batches = list(evaluation_batches(images, batch=_BATCH))
+    return Task(outputs_of(network), batches, {"mse": squared_error, "cross_entropy": cross_entropy})
+
+
+def squared_error(logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns ``||y - t||^2`` of every sample, `(b,)`, with t 1 at its label and 0 elsewhere."""
+    target = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+    return (logits - target).square().sum(1)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns the cross-entropy of every sample, `(b,)`, in nats."""
+    return -torch.log_softmax(logits, 1).gather(1, labels[:, None])[:, 0]

@@ -1,0 +1,110 @@
+"""``qreg-yolo noise``."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qreg_yolo.cli.bar import bar
+from qreg_yolo.cli.classify import DataDir, Device, NoVerify, Threads
+from qreg_yolo.cli.offline import prepare_host
+from qreg_yolo.cli.own_code import find_own_code
+from qreg_yolo.cli.quantizing import EdgeBits, PerChannel, edge
+from qreg_yolo.config import COMMAND_LINE, named
+from qreg_yolo.quant.sweep import Sweep
+from qreg_yolo.strict_yaml import ConfigError
+
+EXAMPLES = """\b
+Examples:
+  qreg-yolo noise runs/resnet20-demo-fp32-s0/weights/last.safetensors --bits 2,4,8 --methods lsq,pact,dorefa
+  qreg-yolo noise runs/yolov5n-lsq-w4a4-s0/weights/best.pt --bits 1-8,32 --limit 16 --json
+  qreg-yolo noise best.pt --methods lsq+ --no-loss"""
+
+PROJECT = "runs"
+
+
+def noise(
+    weights: Annotated[Path, typer.Argument(help="Checkpoint of a detector or a classifier.")],
+    bits: Annotated[str, typer.Option(help="Widths of the weights, such as 2,4,8 or 1-8,32.")] = "2,4,8",
+    methods: Annotated[str, typer.Option(help="Of lsq,lsq+,pact,dorefa.")] = "lsq,pact,dorefa",
+    edge_bits: EdgeBits = None,
+    per_channel: PerChannel = None,
+    data: Annotated[str | None, typer.Option(help="Data set or data YAML. [default: the checkpoint's]")] = None,
+    data_dir: DataDir = None,
+    no_verify: NoVerify = False,
+    split: Annotated[str | None, typer.Option(help="Its split. [default: train]")] = None,
+    limit: Annotated[int | None, typer.Option(help="So many images. [default: 64; of detectors 16]")] = None,
+    imgsz: Annotated[int | None, typer.Option(help="Image size of a detector, px. [default: its training's]")] = None,
+    draws: Annotated[int, typer.Option(help="Random perturbations of each law.")] = 16,
+    seed: Annotated[int, typer.Option(help="Of the perturbations.")] = 0,
+    no_loss: Annotated[bool, typer.Option("--no-loss", help="The noise alone, without gradients and data.")] = False,
+    model: Annotated[str | None, typer.Option(help="A classifier's own package.module:factory.")] = None,
+    device: Device = None,
+    threads: Threads = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/noise]")] = None,
+) -> None:
+    """Measure the noise of quantized weights, and what it does to the loss, against the theorem's prediction."""
+    with named(COMMAND_LINE):
+        sweep = Sweep(
+            methods=tuple(methods.split(",")), bits=parse_bits(bits), edge_bits=edge(edge_bits),
+            per_channel=bool(per_channel), draws=draws, seed=seed,
+        )  # fmt: skip
+    asked: dict[str, Any] = {
+        "weights": weights, "sweep": sweep, "losses": not no_loss, "data": data, "split": split, "limit": limit,
+        "device": device, "threads": threads, "folder": out or Path(PROJECT),
+    }  # fmt: skip
+    own = {"data_dir": data_dir, "verify": not no_verify, "model": model}
+    prepare_host(online=False)
+    with redirect_stdout(sys.stderr):  # what Ultralytics says on first use is no part of the report
+        report = _measure(weights, asked, own, imgsz)
+    from qreg_yolo.analysis.noise import FIGURE, REPORT, publish
+    from qreg_yolo.training.folders import new_folder
+
+    folder = new_folder(Path(PROJECT).absolute(), "noise") if out is None else out
+    text = publish(report, folder)
+    print(json.dumps(report, indent=2, allow_nan=False) if as_json else text)
+    print(f"Results: {folder} ({REPORT}, {FIGURE})", file=sys.stderr if as_json else sys.stdout)
+
+
+def _measure(weights: Path, asked: dict[str, Any], own: dict[str, Any], imgsz: int | None) -> dict[str, Any]:
+    from qreg_yolo.classify.checkpoint import is_classifier
+
+    if is_classifier(weights):
+        if imgsz is not None:
+            raise ConfigError(f"--imgsz goes with a detector, and '{weights}' is none. Drop it.")
+        find_own_code(own["model"] or "")
+        from qreg_yolo.classify import noise as classifier
+
+        return classifier.measure(classifier.NoiseRequest(**asked, **own), bar)
+    given = [name for name, value in own.items() if value not in (None, True)]
+    if given:
+        option = {"verify": "no-verify", "data_dir": "data-dir"}.get(given[0], given[0])
+        raise ConfigError(f"--{option} goes with a classifier, and '{weights}' is none. Drop it.")
+    from qreg_yolo.detect import noise as detector
+
+    return detector.measure(detector.NoiseRequest(**asked, imgsz=imgsz), bar)
+
+
+def parse_bits(text: str) -> tuple[int, ...]:
+    """Returns the widths in ``2,4,8`` or ``1-8,32``, in their order.
+
+    Raises:
+        ConfigError: Something else than whole numbers.
+
+    >>> parse_bits("1-3,32")
+    (1, 2, 3, 32)
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,2})(?:-(\d{1,2}))?\s*", part)
+        if match is None:
+            raise ConfigError(f"bits={text!r} is no list of widths. Write 2,4,8 or 1-8,32.")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return tuple(found)
