@@ -53,11 +53,7 @@ def test_results_have_the_objectness_loss(anchored: Trained) -> None:
         values = [float(row[column]) for row in rows]
         assert all(np.isfinite(values))
         assert min(values) > 0
-    for column in (
-        "train/box_loss",
-        "train/cls_loss",
-        "val/obj_loss",
-    ):  # in training, objectness follows the rising IoU
+    for column in ("train/box_loss", "train/cls_loss"):  # objectness has no such rule: its target is the rising IoU
         assert float(rows[-1][column]) < float(rows[0][column]), column
 
 
