@@ -18,6 +18,7 @@ from qreg_yolo.classify.models import is_import_path
 from qreg_yolo.classify.train import Run, build_optimizer, fit
 from qreg_yolo.quant.report import model_size, plan_summary
 from qreg_yolo.training.finite import NonFiniteError
+from qreg_yolo.training.folders import what_is_kept
 from qreg_yolo.training.guard import FolderLock, terminable
 
 LAST = "last.safetensors"
@@ -86,7 +87,8 @@ def _writing(what: str, last: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(
-            f"{what} could not be written to '{last.parent}': {error.strerror or error}. Make room there. {_kept(last)}"
+            f"{what} could not be written to '{last.parent}': {error.strerror or error}. Make room there. "
+            f"{what_is_kept(last)}"
         ) from error
 
 
@@ -115,7 +117,7 @@ def _resumable(last: Path, model: str, *, quiet: bool) -> Iterator[None]:
     try:
         yield
     except NonFiniteError as error:
-        raise NonFiniteError(f"{error} {_kept(last)}") from error
+        raise NonFiniteError(f"{error} {what_is_kept(last)}") from error
     except (KeyboardInterrupt, SystemExit):
         own = f" --model {shlex.quote(model)}" if is_import_path(model) else ""
         command = f"qreg-yolo classify train --resume {shlex.quote(str(last))}{own}"
@@ -123,7 +125,3 @@ def _resumable(last: Path, model: str, *, quiet: bool) -> Iterator[None]:
             how = f"Go on with: {command}" if last.is_file() else "No epoch was finished: start again."
             print(f"Interrupted. {how}", file=sys.stderr)
         raise
-
-
-def _kept(last: Path) -> str:
-    return f"The last good checkpoint is '{last}'." if last.is_file() else "No epoch was finished."

@@ -120,3 +120,9 @@ def head_kind(model_yaml: Mapping[str, Any]) -> str:
     """Returns which head a model's YAML dictionary asks for."""
     section = Section.read(model_yaml)
     return HeadConfig().kind if section is None else section.head.kind
+
+
+def same_request(wanted: Mapping[str, Any], trained: Mapping[str, Any] | None) -> bool:
+    """Returns whether a user's options ask for what a checkpoint was trained with; None: it was with none of them."""
+    sections = [Section.from_request(request or {}, pretrained=False) for request in (wanted, trained)]
+    return sections[0] == sections[1] and trained is not None

@@ -25,13 +25,14 @@ from qreg_yolo.detect.compat import check_host, refuse_host_quantization, restor
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.policy import clipping_warning
 from qreg_yolo.detect.precision import precision_of
-from qreg_yolo.detect.section import KEY, LOG_NOISE, Section, head_kind
+from qreg_yolo.detect.section import KEY, LOG_NOISE, Section, head_kind, same_request
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.quant.calibration import calibrate, uninitialized_quantizers
 from qreg_yolo.quant.noise import noise_columns
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
 from qreg_yolo.quant.spec import QuantSpec
 from qreg_yolo.training.finite import NonFiniteError, all_finite, gradients_are_finite, where_it_begins
+from qreg_yolo.training.folders import what_is_kept
 
 CALIBRATION_IMAGES = 64
 """Training images (augmented as in training) that set the input ranges; at least one batch."""
@@ -73,7 +74,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         wanted = overrides.get(KEY)
         super().check_resume(overrides)
         trained = getattr(self.args, KEY, None)
-        if self.resume and wanted is not None and not _same_request(wanted, trained):
+        if self.resume and wanted is not None and not same_request(wanted, trained):
             raise ValueError(
                 f"The checkpoint was trained with qreg={trained}, this run asks for qreg={wanted}. Resume without "
                 "quantization options, or start a new run with --weights."
@@ -212,7 +213,7 @@ class QuantDetectionTrainer(DetectionTrainer):
     def _diagnosis(self, what: str) -> str:
         return (
             f"Training stopped in epoch {self.epoch + 1}: the loss or a gradient is not finite. It begins at {what}. "
-            f"Lower lr0 (now {self.args.lr0:g}) or use more bits. {_kept(self.last)}"
+            f"Lower lr0 (now {self.args.lr0:g}) or use more bits. {what_is_kept(self.last)}"
         )
 
     def resume_training(self, ckpt: dict[str, Any] | None) -> None:
@@ -265,7 +266,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         except OSError as error:
             raise OSError(
                 f"The checkpoint of epoch {self.epoch + 1} could not be written to '{self.wdir}': {error.strerror}. "
-                f"Make room there. {_kept(final['last'])}"
+                f"Make room there. {what_is_kept(final['last'])}"
             ) from error
         finally:
             self.last, self.best = final["last"], final["best"]
@@ -295,12 +296,3 @@ class QuantDetectionTrainer(DetectionTrainer):
         args = copy(self.args)
         delattr(args, KEY)  # the validator checks its arguments against the host's own
         return QuantDetectionValidator(self.test_loader, save_dir=self.save_dir, args=args, _callbacks=self.callbacks)
-
-
-def _kept(last: Path) -> str:
-    return f"The last good checkpoint is '{last}'." if last.is_file() else "No epoch was finished."
-
-
-def _same_request(wanted: dict[str, Any], trained: dict[str, Any] | None) -> bool:
-    sections = [Section.from_request(request or {}, pretrained=False) for request in (wanted, trained)]
-    return sections[0] == sections[1] and trained is not None

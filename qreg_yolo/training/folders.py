@@ -38,3 +38,8 @@ def new_folder(project: Path, name: str) -> Path:
         except FileExistsError:
             number += 1
             folder = project / f"{name}-{number}"
+
+
+def what_is_kept(last: Path) -> str:
+    """Returns the sentence that says which checkpoint a run that stops leaves behind."""
+    return f"The last good checkpoint is '{last}'." if last.is_file() else "No epoch was finished."
