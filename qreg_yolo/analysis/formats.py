@@ -16,21 +16,21 @@ _LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{"
 _LATEX |= {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
 
 
-def entry_text(entry: Entry) -> str:
+def entry_text(entry: Entry, digits: int = 2) -> str:
     """Returns an entry for reading: ``-1.23 ± 0.10 [-2.00, -0.40]``, or a dash where nothing was measured."""
     if isinstance(entry, str):
         return entry
     if math.isnan(entry.value):
         return EMPTY
-    text = f"{entry.value:.2f}"
+    text = f"{entry.value:.{digits}f}"
     if not math.isnan(entry.sd):
-        text += f" ± {entry.sd:.2f}"
-    return text if math.isnan(entry.lo) else f"{text} [{entry.lo:.2f}, {entry.hi:.2f}]"
+        text += f" ± {entry.sd:.{digits}f}"
+    return text if math.isnan(entry.lo) else f"{text} [{entry.lo:.{digits}f}, {entry.hi:.{digits}f}]"
 
 
 def to_text(table: Table) -> str:
     """Returns the table for a terminal: columns aligned, numbers to the right, notes below."""
-    rows = [table.header, *([entry_text(entry) for entry in row] for row in table.rows)]
+    rows = [table.header, *([entry_text(entry, table.digits) for entry in row] for row in table.rows)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.header))]
     right = [bool(table.rows) and isinstance(table.rows[0][column], Estimate) for column in range(len(widths))]
     lines = [
@@ -42,7 +42,7 @@ def to_text(table: Table) -> str:
 
 def to_markdown(table: Table) -> str:
     """Returns the table as GitHub-flavoured Markdown."""
-    rows = [[entry_text(entry).replace("|", r"\|") for entry in row] for row in table.rows]
+    rows = [[entry_text(entry, table.digits).replace("|", r"\|") for entry in row] for row in table.rows]
     rule = ["---:" if rows and isinstance(entry, Estimate) else "---" for entry in (table.rows or [table.header])[0]]
     lines = [f"| {' | '.join(row)} |" for row in (table.header, rule, *rows)]
     return "\n".join([f"**{table.title}**", "", *lines, "", *(f"- {note}" for note in table.notes)])
@@ -73,7 +73,7 @@ def to_latex(table: Table) -> str:
         return "".join(_LATEX.get(sign, sign) for sign in text)
 
     def line(row: tuple[Entry, ...] | tuple[str, ...]) -> str:
-        return " & ".join(_minus(escaped(entry_text(entry)), entry) for entry in row) + r" \\"
+        return " & ".join(_minus(escaped(entry_text(entry, table.digits)), entry) for entry in row) + r" \\"
 
     spec = "".join("r" if isinstance(entry, Estimate) else "l" for entry in (table.rows or [table.header])[0])
     lines = [f"% {note}" for note in (table.title, *table.notes)]

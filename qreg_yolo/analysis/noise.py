@@ -63,15 +63,14 @@ def _noise_table(report: Report) -> Table:
 
 
 def _gradient_table(report: Report) -> Table:
-    rows = [
-        (row_name(row), str(row["bits"]), _interval(row["gradient_norm"]), _interval(row["penalty"]))
-        for row in report["rows"]
-    ]
+    parts = ("gradient_norm", "relative_norm", "penalty")
+    rows = [(row_name(row), str(row["bits"]), *(_interval(row[part]) for part in parts)) for row in report["rows"]]
     notes = (
         f"{_sample(report)} +-: 95 % interval over the images.",
+        "relative: sum of Var(w_l) ||dy/dw_l||_F^2; the scale of a layer before BatchNorm does not change it.",
         "penalty: sum of sigma_l^2 ||dy/dw_l||_F^2 over the layers l, sigma_l^2 in the unit of the network's weights.",
     )
-    return Table("Gradients at w_q", ("weights", "bits", "||dy/dw||_F^2", "penalty"), tuple(rows), notes)
+    return Table("Gradients at w_q", ("weights", "bits", "||dy/dw||_F^2", "relative", "penalty"), tuple(rows), notes)
 
 
 def _loss_table(report: Report, loss: str) -> Table:

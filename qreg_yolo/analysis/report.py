@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +14,7 @@ from qreg_yolo.analysis.comparison import Comparison, Estimate, by_seed, compare
 from qreg_yolo.analysis.formats import FORMATS, entry_text
 from qreg_yolo.analysis.measurements import Selection, read_measurements
 from qreg_yolo.analysis.measures import Number, Values, map_delta, mean_over
+from qreg_yolo.analysis.overfitting import overfitting_table
 from qreg_yolo.analysis.pairing import pair_twins, precision_warnings
 from qreg_yolo.analysis.plots import draw_grid, draw_legend, draw_loss_curves, draw_severity_curves, draw_square, save
 from qreg_yolo.analysis.plots.squares import SCALE_LABEL
@@ -122,14 +124,28 @@ def severity_curves(request: Request, out: Path, *, corruption: str | None = Non
     return _with_notes("\n".join([f"{out}:", *lines]), comparisons, severities)
 
 
-def loss_curves(sources: Sequence[str], out: Path, *, column: str = "val/box_loss", smoothing: float = 0.0) -> str:
-    """Writes one column of one or many ``results.csv`` over the epochs; returns what was drawn."""
+def loss_curves(
+    sources: Sequence[str], out: Path, *, column: str = "val/box_loss", smoothing: float = 0.0, format_: str = "text"
+) -> str:
+    """Writes one column of one or many ``results.csv`` over the epochs.
+
+    Returns:
+        What was drawn; of a validation loss the overfitting table too.
+    """
     check_figure_path(out)
+    write = FORMATS[_choice("format", format_, FORMATS)]
     curves = read_curves(sources, column)
     figure, _ = draw_loss_curves(curves, label=column, smoothing=smoothing)
     save(figure, out)
     shown = ", ".join(f"{label} ({len(seeds)} run{'s' * (len(seeds) > 1)})" for label, seeds in curves.items())
-    return f"{out}: {column} of {shown}."
+    drawn = f"{out}: {column} of {shown}."
+    if not re.match(r"val/.*loss$", column):
+        return drawn
+    try:
+        training = read_curves(sources, column.replace("val/", "train/", 1))
+    except ConfigError:  # a run that did not record it
+        training = {}
+    return f"{drawn}\n\n{write(overfitting_table(curves, training, column))}"
 
 
 def legend(out: Path, layout: Path | None = None) -> str:

@@ -16,6 +16,7 @@ from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 
 _SEED = re.compile(r"-s\d+$")
+_WHOLE_LOSS = re.compile(r"(train|val)/loss$")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def read_curves(sources: Sequence[str], column: str) -> dict[str, list[Curve]]:
     Args:
         sources: Paths of ``results.csv`` or of the folder that holds it, each ``PATH`` or ``LABEL=PATH``. Without a
             label it is the folder's name without its seed (``-s0``), so that runs that differ in it go together.
-        column: Which column, for example ``val/box_loss``.
+        column: Which column, for example ``val/box_loss``; ``val/loss`` is, where a file has only its parts, their sum.
 
     Raises:
         ConfigError: A file lacks the column.
@@ -70,7 +71,8 @@ def read_curve(path: Path, column: str) -> Curve:
     header = rows[0] if rows else []
     if "epoch" not in header:
         raise AnalysisError(f"{path} has no column 'epoch'. Give the results.csv of a training run.")
-    if column not in header:
+    added = [header.index(name) for name in _added(header, column)]
+    if not added:
         choices = [name for name in header if name not in ("epoch", "time")]
         raise ConfigError(
             f"{path} has no column '{column}'.{did_you_mean(column, choices)} There are: {', '.join(choices)}."
@@ -78,7 +80,7 @@ def read_curve(path: Path, column: str) -> Curve:
     points = {}
     for number, row in enumerate(rows[1:], 2):
         try:
-            points[float(row[header.index("epoch")])] = float(row[header.index(column)])
+            points[float(row[header.index("epoch")])] = sum(float(row[index]) for index in added)
         except (ValueError, IndexError) as error:
             if number == len(rows) and not text.endswith("\n"):
                 continue  # the last line of a run that is being written
@@ -87,6 +89,14 @@ def read_curve(path: Path, column: str) -> Curve:
         raise AnalysisError(f"{path} holds no epoch yet. Wait for the first one to end.")
     epochs = sorted(points)
     return Curve(np.array(epochs), np.array([points[epoch] for epoch in epochs]))
+
+
+def _added(header: Sequence[str], column: str) -> list[str]:
+    """Returns the columns whose sum is asked for: itself, or a detector's ``val/..._loss`` for ``val/loss``."""
+    if column in header:
+        return [column]
+    whole = _WHOLE_LOSS.match(column)
+    return [name for name in header if whole and re.fullmatch(rf"{whole[1]}/\w+_loss", name)]
 
 
 def smoothed(values: Array, weight: float) -> Array:

@@ -33,6 +33,8 @@ class Table:
     rows: tuple[tuple[Entry, ...], ...]
     notes: tuple[str, ...]
     """What the numbers are, what is missing, what to beware of."""
+    digits: int = 2
+    """Decimals of a number for reading."""
 
 
 def table1(comparisons: Sequence[Comparison], severities: Sequence[int]) -> Table:

@@ -92,13 +92,17 @@ def severity(
 def curves(
     sources: Annotated[list[str], typer.Argument(help="results.csv or its folder, PATH or LABEL=PATH.")],
     out: Out,
-    column: Annotated[str, typer.Option(help="Any column of the files.")] = "val/box_loss",
+    column: Annotated[str, typer.Option(help="Any column of the files; val/loss: a detector's sum.")] = "val/box_loss",
     smoothing: Annotated[float, typer.Option(help="Weight of the past, 0 to below 1; 0: off.")] = 0.0,
+    format_: Annotated[str, typer.Option("--format", help="Table: text | markdown | csv | latex.")] = "text",
 ) -> None:
-    """Draw one column of training runs over the epochs; runs of one label as mean and standard deviation."""
+    """Draw one column of training runs over the epochs; runs of one label as mean and standard deviation.
+
+    Of a validation loss it prints the overfitting gap too: last minus best, validation against training.
+    """
     from qreg_yolo.analysis import report
 
-    print(report.loss_curves(sources, out, column=column, smoothing=smoothing))
+    print(report.loss_curves(sources, out, column=column, smoothing=smoothing, format_=format_))
 
 
 @app.command("legend", epilog=LEGEND_EXAMPLES, short_help="Which cell of a square is where.")

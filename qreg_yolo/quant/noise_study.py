@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.quant.convert import distinct_layers
@@ -48,6 +48,11 @@ class Row:
     """The same of all layers together; interval over the sample."""
     penalty: Interval | None = None
     """``sum_l sigma_l^2 ||dy/dw_l||_F^2`` at w_q, mean over the sample: the theorem's, for the squared error."""
+    relative_norm: Interval | None = None
+    """``sum_l Var(w_l) ||dy/dw_l||_F^2`` at w_q, mean over the sample: unlike the norm itself it stays what it is where
+    BatchNorm follows a layer and the layer's weights are multiplied by a number."""
+    of_images: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """``gradient_norm`` and ``relative_norm`` of each sample, so that networks can be compared image by image."""
     losses: Mapping[str, LossIncrease] = field(default_factory=dict)
     """By name; none where there is no noise."""
 
@@ -66,6 +71,8 @@ class Row:
             "bits": self.variant.bits,
             "gradient_norm": self.gradient_norm and self.gradient_norm.to_dict(),
             "penalty": self.penalty and self.penalty.to_dict(),
+            "relative_norm": self.relative_norm and self.relative_norm.to_dict(),
+            "of_images": {name: list(values) for name, values in self.of_images.items()},
             "losses": {name: increase.to_dict() for name, increase in self.losses.items()},
             "layers": layers,
         }
@@ -133,7 +140,9 @@ def _measured(
         norms.append(squared_norms(task.outputs, quantized, x, generator).double().cpu())
         advance(1)
     of_sample = torch.cat(norms)
-    variances = [(quantized[name] - weight).var(correction=0).double().cpu() for name, weight in ideal.items()]
+    of_noise = _variances({name: quantized[name] - weight for name, weight in ideal.items()})
+    relative = (of_sample @ _variances(quantized)).tolist()
+    absolute = of_sample.sum(1).tolist()
     losses = (
         loss_increases(
             task, ideal, quantized, draws=sweep.draws, generator=generator.manual_seed(sweep.seed), advance=advance
@@ -143,10 +152,17 @@ def _measured(
     )
     return {
         "gradients": dict(zip(ideal, of_sample.mean(0).tolist(), strict=True)),
-        "gradient_norm": mean_interval(of_sample.sum(1).tolist()),
-        "penalty": mean_interval((of_sample @ torch.stack(variances)).tolist()),
+        "gradient_norm": mean_interval(absolute),
+        "penalty": mean_interval((of_sample @ of_noise).tolist()),
+        "relative_norm": mean_interval(relative),
+        "of_images": {"gradient_norm": absolute, "relative_norm": relative},
         "losses": losses,
     }
+
+
+def _variances(tensors: Weights) -> Tensor:
+    """Returns the variance of each layer's numbers, `(layers,)`."""
+    return torch.stack([tensor.var(correction=0).double().cpu() for tensor in tensors.values()])
 
 
 @torch.no_grad()

@@ -42,6 +42,7 @@ def row(method: str, bits: int, ratio: float, *, trained: bool = False, measured
         "method": method, "shared_with": [], "trained": trained, **noise(bits, ratio), "layers": layers,
         "gradient_norm": interval(7.0) if measured is not None else None,
         "penalty": interval(0.7) if measured is not None else None,
+        "relative_norm": interval(0.5) if measured is not None else None,
         "losses": {"mse": increase} if with_losses else {},
     }  # fmt: skip
 
@@ -69,7 +70,7 @@ def test_tables_have_every_row_and_a_dash_where_there_is_nothing() -> None:
         ("lsq, as trained", "2", "0.002", "0.0018"), ("lsq", "2", "0.0025", "0.00225"),
     ]  # fmt: skip
     assert of_noise.rows[3][-4:] == ("0", "-", "-", "-")
-    assert of_gradients.rows[0] == ("lsq, as trained", "2", "7 +- 3.5", "0.7 +- 0.35")
+    assert of_gradients.rows[0] == ("lsq, as trained", "2", "7 +- 3.5", "0.5 +- 0.25", "0.7 +- 0.35")
     assert len(of_loss.rows) == 4, "full precision has no noise, so no rise"
     assert of_loss.rows[2][3:] == (
         "0.02 +- 0.01", "0.02 +- 0.01", "0.02 +- 0.01", "0.04 +- 0.02", *["0.02 +- 0.01"] * 3,

@@ -44,7 +44,17 @@ def test_figures(study: Path, tmp_path: Path) -> None:
 def test_curves(tmp_path: Path) -> None:
     (tmp_path / "results.csv").write_text("epoch,val/box_loss\n1,2.0\n2,1.0\n")
     outcome = qreg_yolo("plot", "curves", f"fp32={tmp_path}", "--out", tmp_path / "a.pdf")
-    assert (outcome.code, outcome.out) == (0, f"{tmp_path / 'a.pdf'}: val/box_loss of fp32 (1 run).\n")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith(f"{tmp_path / 'a.pdf'}: val/box_loss of fp32 (1 run).\n\nOverfitting: val/box_loss")
+    assert "training" not in outcome.out.partition("Gap")[0], "the file has no training loss"
+
+
+def test_the_overfitting_gap_in_another_format(tmp_path: Path) -> None:
+    (tmp_path / "results.csv").write_text("epoch,train/loss,val/loss\n1,2.0,3.0\n2,1.0,4.0\n")
+    words = ["plot", "curves", f"a={tmp_path}", "--column", "val/loss", "--out", tmp_path / "a.svg"]
+    outcome = qreg_yolo(*words, "--format", "markdown")
+    assert "| a | 1 | 1 | 3.00000 | 4.00000 | 1.00000 | 33.33333 | 1.00000 | 3.00000 |" in outcome.out
+    assert_refused(qreg_yolo(*words, "--format", "markdwn"), 2, "Did you mean 'markdown'")
 
 
 def test_warnings_and_missing_cells_are_printed(tmp_path: Path) -> None:

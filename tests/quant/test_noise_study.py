@@ -27,7 +27,8 @@ LAYERS = ["stem", "twice", "block.0", "head"]
 
 def plan_of(model: nn.Module) -> Plan:
     def plan(spec: QuantSpec) -> Mapping[str, LayerPlan]:
-        return plan_quantization(model, spec, edge_layers=["stem", "head"], pretrained=True).swapped
+        edges = [name for name in ("stem", "head") if hasattr(model, name)]
+        return plan_quantization(model, spec, edge_layers=edges, pretrained=True).swapped
 
     return plan
 
@@ -97,6 +98,35 @@ def test_rows_of_a_float_network() -> None:
     assert plain.penalty.value == 0
     assert lsq.losses["mse"].predicted.value > rows[1].losses["mse"].predicted.value > 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_relative_norm_does_not_see_a_layers_scale_before_batchnorm() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=1e-12), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5)
+    ).double()
+    x = torch.randn(6, 3, 5, 5, dtype=torch.float64)
+    model.train()(x)  # BatchNorm's averages
+    task = Task(outputs_of(model), [(x, None)], {})
+    sweep = Sweep(methods=("lsq",), bits=(32,), draws=4)
+    (before,) = study(model, ["0", "4"], plan_of(model), sweep, task=task)
+    with torch.no_grad():
+        for tensor, factor in (
+            (model[0].weight, 2),
+            (model[0].bias, 2),
+            (model[1].running_mean, 2),
+            (model[1].running_var, 4),
+        ):
+            tensor *= factor
+    (after,) = study(model, ["0", "4"], plan_of(model), sweep, task=task)
+    assert after.gradients["0"] == pytest.approx(before.gradients["0"] / 4, rel=1e-9)
+    assert before.relative_norm is not None
+    assert after.relative_norm is not None
+    assert after.relative_norm.value == pytest.approx(before.relative_norm.value, rel=1e-9)
+    for name, mean in (("gradient_norm", after.gradient_norm), ("relative_norm", after.relative_norm)):
+        assert len(after.of_images[name]) == 6
+        assert mean is not None
+        assert sum(after.of_images[name]) / 6 == pytest.approx(mean.value)
 
 
 def test_the_networks_own_quantizers_come_first() -> None:
