@@ -230,13 +230,16 @@ def test_the_official_file_gives_what_its_tensors_give() -> None:
 
 
 @pytest.mark.data
-@pytest.mark.slow  # a minute of one core
+@pytest.mark.slow  # half a minute of one core
 @pytest.mark.skipif(not OFFICIAL.is_file(), reason="the official yolov5n.pt is not there")
 def test_the_official_file_detects_on_photographs(tmp_path: Path) -> None:
-    """The sample's images are 320 px and its classes skewed: the number is no one else's, but no chance either."""
+    """At the 320 px that the sample's photographs have; enlarged to 640 px they give 0.484 and 0.307.
+
+    Eleven of the 19 classes have at most 10 objects; bus, car, cat, person and train, with 90 and more, average 0.788.
+    """
     yaml = convert_voc(PHOTOS.parents[1], tmp_path / "VOC").yaml
-    arguments = {"imgsz": 640, "batch": 8, "plots": False, "project": str(tmp_path), "split": "test"}
+    arguments = {"imgsz": 320, "batch": 16, "plots": False, "project": str(tmp_path), "split": "test"}
     result = validate(OFFICIAL, str(yaml), arguments, 1, "anchor", "coco2voc")
     found = {row["metric"]: row["value"] for row in records.read(result.save_dir / "records.csv").to_dicts()}
-    assert found["map50"] == pytest.approx(0.4843, abs=0.005)
-    assert found["map50_95"] == pytest.approx(0.3067, abs=0.005)
+    assert found["map50"] == pytest.approx(0.5340, abs=0.005)
+    assert found["map50_95"] == pytest.approx(0.3489, abs=0.005)
