@@ -9,6 +9,7 @@ from typing import Any
 
 from qreg_yolo import files
 from qreg_yolo.analysis.formats import EMPTY, to_text
+from qreg_yolo.analysis.gradients import gradient_table
 from qreg_yolo.analysis.plots.noise import draw_noise, row_name
 from qreg_yolo.analysis.plots.style import save
 from qreg_yolo.analysis.tables import Table
@@ -18,15 +19,21 @@ Report = Mapping[str, Any]
 """Plain values, as `qreg_yolo.quant.noise_study.report` gives them."""
 
 
-def publish(report: Report, folder: Path) -> str:
+def publish(report: Report, folder: Path, against: Report | None = None) -> str:
     """Writes ``noise.json`` and ``noise.png`` into a folder and returns the tables; each file atomically.
+
+    Args:
+        report: The report.
+        folder: An existing folder, or one that can be made.
+        against: Another network's report: the table of both networks' gradients on the same images comes last.
 
     Raises:
         OSError: The folder cannot be written.
     """
     files.write_text(folder / REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
     save(draw_noise(report)[0], folder / FIGURE)
-    return "\n\n".join(to_text(table) for table in tables(report))
+    shown = tables(report) + ([gradient_table(report, against)] if against is not None else [])
+    return "\n\n".join(map(to_text, shown))
 
 
 def tables(report: Report) -> list[Table]:

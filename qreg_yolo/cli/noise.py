@@ -24,6 +24,7 @@ EXAMPLES = """\b
 Examples:
   qreg-yolo noise runs/resnet20-demo-fp32-s0/weights/last.safetensors --bits 2,4,8 --methods lsq,pact,dorefa
   qreg-yolo noise runs/yolov5n-lsq-w4a4-s0/weights/best.pt --bits 1-8,32 --limit 16 --json
+  qreg-yolo noise w4a4/last.pt --against runs/noise-fp32
   qreg-yolo noise best.pt --methods lsq+ --no-loss"""
 
 PROJECT = "runs"
@@ -47,6 +48,7 @@ def noise(
     model: Annotated[str | None, typer.Option(help="A classifier's own package.module:factory.")] = None,
     device: Device = None,
     threads: Threads = None,
+    against: Annotated[Path | None, typer.Option(help="noise.json of its fp32 twin: compare gradients.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
     out: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/noise]")] = None,
 ) -> None:
@@ -60,15 +62,24 @@ def noise(
         "weights": weights, "sweep": sweep, "losses": not no_loss, "data": data, "split": split, "limit": limit,
         "device": device, "threads": threads, "folder": out or Path(PROJECT),
     }  # fmt: skip
+    from qreg_yolo.analysis.gradients import read_report
+
+    twin = None if against is None else read_report(against)
+    if twin is not None and no_loss:
+        raise ConfigError("--against compares gradients, and --no-loss measures none. Drop one of the two.")
     own = {"data_dir": data_dir, "verify": not no_verify, "model": model}
     prepare_host(online=False)
     with redirect_stdout(sys.stderr):  # what Ultralytics says on first use is no part of the report
         report = _measure(weights, asked, own, imgsz)
+    from qreg_yolo.analysis.gradients import compare_gradients
     from qreg_yolo.analysis.noise import FIGURE, REPORT, publish
     from qreg_yolo.training.folders import new_folder
 
     folder = new_folder(Path(PROJECT).absolute(), "noise") if out is None else out
     text = publish(report, folder)
+    if twin is not None:  # what was measured is on disk before the two can turn out not to be comparable
+        report = {**report, "against": {"weights": twin["weights"], "rows": compare_gradients(report, twin)}}
+        text = publish(report, folder, twin)
     print(json.dumps(report, indent=2, allow_nan=False) if as_json else text)
     print(f"Results: {folder} ({REPORT}, {FIGURE})", file=sys.stderr if as_json else sys.stdout)
 

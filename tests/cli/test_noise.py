@@ -52,6 +52,23 @@ def test_a_detector_in_json(trained: Run, tmp_path: Path) -> None:
     assert str(out) in outcome.err
 
 
+def test_beside_its_twin(classifier: Path, tmp_path: Path) -> None:
+    common = ["noise", classifier, "--model", NORMED, "--methods", "lsq"]
+    outcome = qreg_yolo(*common, "--bits", "32", "--out", tmp_path / "fp32", *QUICK)
+    assert outcome.code == 0, outcome.err
+    words = [*common, "--bits", "2,32", "--against", tmp_path / "fp32", "--out", tmp_path / "same"]
+    outcome = qreg_yolo(*words, *QUICK)
+    assert outcome.code == 0, outcome.err
+    assert "Gradients against fp32" in outcome.out
+    found = json.loads((tmp_path / "same" / "noise.json").read_text())["against"]["rows"]
+    assert found[1] == {norm: {"value": 1.0, "lo": 1.0, "hi": 1.0} for norm in ("gradient_norm", "relative_norm")}
+    assert found[0]["gradient_norm"]["value"] != 1
+    assert_refused(qreg_yolo(*words, "--limit", 3, "--draws", 4, "--threads", 1), 1, "n_images is 3", "--limit")
+    assert json.loads((tmp_path / "same" / "noise.json").read_text())["n_images"] == 3, "what was measured is kept"
+    assert_refused(qreg_yolo(*words, "--no-loss"), 2, "--against compares gradients")
+    assert_refused(qreg_yolo(*common, "--against", "nowhere"), 2, "'nowhere' does not exist")
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
