@@ -43,6 +43,8 @@ class Server:
             request.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         request.send_header("Content-Length", str(len(data) - start))
         request.end_headers()
+        if request.command == "HEAD":
+            return
         request.wfile.write(data[start:] if self.cut_after is None else data[start:][: self.cut_after])
 
 
@@ -54,6 +56,8 @@ def serve() -> Iterator[Server]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             state.answer(self)
+
+        do_HEAD = do_GET
 
         def log_message(self, *args: Any) -> None:
             pass

@@ -75,8 +75,8 @@ def gradient_table(report: Report, other: Report) -> Table:
         for row, found in zip(report["rows"], compare_gradients(report, other), strict=True)
     ]
     notes = (
-        f"{report['n_images']} images of {report['data']}/{report['split']}; geometric mean over them of this network's "
-        f"norm over that of {other['weights']} ({row_name(own_row(other))}); [95 % interval over the images].",
+        f"{report['n_images']} images of {report['data']}/{report['split']}; geometric mean over them of this "
+        f"network's norm over that of {other['weights']} ({row_name(own_row(other))}); [95 % interval over them].",
     )
     return Table(f"Gradients against {other['label']}", ("weights", "bits", *NORMS.values()), tuple(rows), notes)
 
