@@ -16,7 +16,15 @@ from qreg_yolo.analysis.measurements import Selection, read_measurements
 from qreg_yolo.analysis.measures import Number, Values, map_delta, mean_over
 from qreg_yolo.analysis.overfitting import overfitting_table
 from qreg_yolo.analysis.pairing import pair_twins, precision_warnings
-from qreg_yolo.analysis.plots import draw_grid, draw_legend, draw_loss_curves, draw_severity_curves, draw_square, save
+from qreg_yolo.analysis.plots import (
+    draw_grid,
+    draw_legend,
+    draw_loss_curves,
+    draw_paths,
+    draw_severity_curves,
+    draw_square,
+    save,
+)
 from qreg_yolo.analysis.plots.squares import SCALE_LABEL
 from qreg_yolo.analysis.plots.style import check_figure_path, palette_of
 from qreg_yolo.analysis.results_csv import read_curves
@@ -24,6 +32,8 @@ from qreg_yolo.analysis.tables import TABLES, group_name, missing_notes
 from qreg_yolo.corrupt.spec import NAMES, SEVERITIES
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
+
+EPOCH = "epoch"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,17 +135,28 @@ def severity_curves(request: Request, out: Path, *, corruption: str | None = Non
 
 
 def loss_curves(
-    sources: Sequence[str], out: Path, *, column: str = "val/box_loss", smoothing: float = 0.0, format_: str = "text"
+    sources: Sequence[str],
+    out: Path,
+    *,
+    column: str = "val/box_loss",
+    x: str = EPOCH,
+    smoothing: float = 0.0,
+    format_: str = "text",
 ) -> str:
-    """Writes one column of one or many ``results.csv`` over the epochs.
+    """Writes one column of one or many ``results.csv`` over the epochs, or against another column.
 
     Returns:
         What was drawn; of a validation loss the overfitting table too.
     """
     check_figure_path(out)
     write = FORMATS[_choice("format", format_, FORMATS)]
+    if x != EPOCH and smoothing:
+        raise ConfigError(f"--smoothing goes with the epochs, not with --x {x}. Drop one of the two.")
     curves = read_curves(sources, column)
-    figure, _ = draw_loss_curves(curves, label=column, smoothing=smoothing)
+    if x == EPOCH:
+        figure, _ = draw_loss_curves(curves, label=column, smoothing=smoothing)
+    else:
+        figure, _ = draw_paths(read_curves(sources, x), curves, x_label=x, label=column)
     save(figure, out)
     shown = ", ".join(f"{label} ({len(seeds)} run{'s' * (len(seeds) > 1)})" for label, seeds in curves.items())
     drawn = f"{out}: {column} of {shown}."

@@ -20,6 +20,7 @@ Examples:
 CURVES_EXAMPLES = """\b
 Examples:
   qreg-yolo plot curves runs/yolov5n-fp32-s0 runs/yolov5n-lsq-w4a4-s0 --out loss.pdf
+  qreg-yolo plot curves a b --column val/obj_loss --x train/obj_loss --out paths.pdf
   qreg-yolo plot curves fp32=a/results.csv fp32=b/results.csv 4-bit=c/results.csv --out loss.png"""
 LEGEND_EXAMPLES = """\b
 Examples:
@@ -93,16 +94,18 @@ def curves(
     sources: Annotated[list[str], typer.Argument(help="results.csv or its folder, PATH or LABEL=PATH.")],
     out: Out,
     column: Annotated[str, typer.Option(help="Any column of the files; val/loss: a detector's sum.")] = "val/box_loss",
+    x: Annotated[str, typer.Option("--x", help="epoch, or another column, such as train/box_loss.")] = "epoch",
     smoothing: Annotated[float, typer.Option(help="Weight of the past, 0 to below 1; 0: off.")] = 0.0,
     format_: Annotated[str, typer.Option("--format", help="Table: text | markdown | csv | latex.")] = "text",
 ) -> None:
     """Draw one column of training runs over the epochs; runs of one label as mean and standard deviation.
 
-    Of a validation loss it prints the overfitting gap too: last minus best, validation against training.
+    With --x train/... networks are compared where they fit their training set equally well. Of a validation loss the
+    overfitting gap is printed too: last minus best, validation against training.
     """
     from qreg_yolo.analysis import report
 
-    print(report.loss_curves(sources, out, column=column, smoothing=smoothing, format_=format_))
+    print(report.loss_curves(sources, out, column=column, x=x, smoothing=smoothing, format_=format_))
 
 
 @app.command("legend", epilog=LEGEND_EXAMPLES, short_help="Which cell of a square is where.")

@@ -20,6 +20,7 @@ from qreg_yolo.analysis.plots import (
     draw_grid,
     draw_legend,
     draw_loss_curves,
+    draw_paths,
     draw_severity_curves,
     draw_square,
     save,
@@ -114,6 +115,18 @@ def test_loss_curves_have_a_band_for_seeds_and_no_smoothing() -> None:
     ends = ax.collections[0].get_datalim(ax.transData)
     assert (ends.y0, ends.y1) == pytest.approx((3 - math.sqrt(2), 4 + math.sqrt(2)))
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["fp32 (n = 2)", "lsq"]  # type: ignore[union-attr]
+
+
+def test_paths_show_each_run_where_it_fits_its_training_set() -> None:
+    epochs = np.arange(1.0, 4.0)
+    train = {"fp32": [Curve(epochs, np.array([3.0, 2, 1])), Curve(epochs, np.array([3.0, 1, 0.5]))]}
+    val = {"fp32": [Curve(epochs[1:], np.array([5.0, 6])), Curve(epochs, np.array([7.0, 8, 9]))]}
+    _, ax = draw_paths(train, val, x_label="train/obj_loss", label="val/obj_loss")
+    lines = [line.get_xydata().tolist() for line in ax.lines]  # type: ignore[union-attr]
+    assert lines == [[[2, 5], [1, 6]], [[1, 6]], [[3, 7], [1, 8], [0.5, 9]], [[0.5, 9]]]
+    assert ax.xaxis_inverted(), "training goes to the right"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["fp32"]  # type: ignore[union-attr]
+    assert not draw_paths(val, train, x_label="metrics/mAP50(B)")[1].xaxis_inverted()
 
 
 def test_epochs_are_aligned_by_their_number() -> None:

@@ -55,6 +55,9 @@ def test_the_overfitting_gap_in_another_format(tmp_path: Path) -> None:
     outcome = qreg_yolo(*words, "--format", "markdown")
     assert "| a | 1 | 1 | 3.00000 | 4.00000 | 1.00000 | 33.33333 | 1.00000 | 3.00000 |" in outcome.out
     assert_refused(qreg_yolo(*words, "--format", "markdwn"), 2, "Did you mean 'markdown'")
+    assert qreg_yolo(*words, "--x", "train/loss").code == 0
+    assert_refused(qreg_yolo(*words, "--x", "train/los"), 2, "Did you mean 'train/loss'")
+    assert_refused(qreg_yolo(*words, "--x", "train/loss", "--smoothing", 0.5), 2, "--smoothing goes with the epochs")
 
 
 def test_warnings_and_missing_cells_are_printed(tmp_path: Path) -> None:

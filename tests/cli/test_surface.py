@@ -39,8 +39,8 @@ SURFACE = {
         "arguments": ["weights"],
         "options": [
             "--bits", "--methods", "--edge-bits", "--per-channel", "--data", "--data-dir", "--no-verify", "--split",
-            "--limit", "--imgsz", "--draws", "--seed", "--no-loss", "--model", "--device", "--threads", "--json",
-            "--out",
+            "--limit", "--imgsz", "--draws", "--seed", "--no-loss", "--model", "--device", "--threads", "--against",
+            "--json", "--out",
         ],
     },
     "corrupt": {
@@ -60,7 +60,7 @@ SURFACE = {
     "table": {"arguments": ["records"], "options": ["--kind", "--format", "--out", *COMPARING]},
     "plot heatmap": {"arguments": ["records"], "options": ["--out", "--layout", "--palette", *COMPARING]},
     "plot severity": {"arguments": ["records"], "options": ["--out", "--corruption", *COMPARING]},
-    "plot curves": {"arguments": ["sources"], "options": ["--out", "--column", "--smoothing"]},
+    "plot curves": {"arguments": ["sources"], "options": ["--out", "--column", "--x", "--smoothing", "--format"]},
     "plot legend": {"arguments": [], "options": ["--out", "--layout"]},
     "classify train": {
         "arguments": ["overrides"],

@@ -52,6 +52,41 @@ def draw_loss_curves(
     return figure, ax
 
 
+def draw_paths(
+    across: Mapping[str, Sequence[Curve]],
+    up: Mapping[str, Sequence[Curve]],
+    ax: Axes | None = None,
+    *,
+    x_label: str = "train/box_loss",
+    label: str = "val/box_loss",
+) -> tuple[Figure, Axes]:
+    """Returns one column of training runs against another: a line per run, from its first epoch to a dot at its last.
+
+    A loss on the horizontal axis runs downwards, so that training goes to the right. Two networks at one place of it
+    have fitted their training set equally well; by the epoch, one that only learns more slowly seems to overfit less.
+
+    Args:
+        across: Label -> one curve per seed, of the horizontal axis.
+        up: The same runs' other column.
+        ax: Where to draw; None: a new figure of one column's width.
+        x_label: What the horizontal axis says.
+        label: What the vertical axis says.
+    """
+    figure, ax = axes_for(ax, COLUMN, 2.5)
+    for number, (name, seeds) in enumerate(up.items()):
+        colour, style = LINES[number % len(LINES)], "-" if number < len(LINES) else "--"
+        for seed, (x, y) in enumerate(zip(across[name], seeds, strict=True)):
+            _, (xs, ys) = aligned([x, y])
+            ax.plot(xs, ys, style, color=colour, linewidth=1.1, label=None if seed else name)
+            ax.plot(xs[-1:], ys[-1:], "o", color=colour, markersize=3.5)
+    _finish(ax, x_label, label)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    if x_label.endswith("loss"):
+        ax.invert_xaxis()
+    ax.set_title("dot: last epoch", fontsize=SMALL, loc="left")
+    return figure, ax
+
+
 def draw_severity_curves(
     curves: Mapping[str, Mapping[int, Estimate]], ax: Axes | None = None, *, label: str = "mAP50-95 [points]"
 ) -> tuple[Figure, Axes]:
