@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,10 +20,9 @@ from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.quant.convert import plan_quantization
 from qreg_yolo.quant.jacobian import outputs_of
 from qreg_yolo.quant.noise import own_rounding
-from qreg_yolo.quant.noise_study import Plan, gradient_layers, report, study
+from qreg_yolo.quant.noise_study import NoiseRequest, Plan, gradient_layers, report, study
 from qreg_yolo.quant.perturbation import Task
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
-from qreg_yolo.quant.sweep import Sweep
 from qreg_yolo.robust.checks import check_counts
 from qreg_yolo.sets.sources import select_keys
 from qreg_yolo.training.folders import writable_project
@@ -36,28 +34,15 @@ _BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseRequest:
+class ClassifierNoiseRequest(NoiseRequest):
     """What `measure` is asked for; None: as the checkpoint was trained, or the default."""
 
-    weights: Path
-    sweep: Sweep = field(default_factory=Sweep)
-    losses: bool = True
-    """Whether gradients and losses are measured, which needs data."""
-    data: str | None = None
     data_dir: str | None = None
     verify: bool = True
-    split: str | None = None
-    """None: what was trained on, because the theorem is about the training loss."""
-    limit: int | None = None
-    """A fixed random subset of so many images; None: `LIMIT`."""
     model: str | None = None
-    device: str | None = None
-    threads: int | None = None
-    folder: Path | None = None
-    """Where the report is to be written: whether it can be is seen before the work."""
 
 
-def measure(request: NoiseRequest, progress: Progress = no_progress) -> dict[str, Any]:
+def measure(request: ClassifierNoiseRequest, progress: Progress = no_progress) -> dict[str, Any]:
     """Returns the report of a checkpoint as plain values (`report`).
 
     Raises:
@@ -92,7 +77,7 @@ def measure(request: NoiseRequest, progress: Progress = no_progress) -> dict[str
     return report(about, request.sweep, rows)
 
 
-def _images(request: NoiseRequest, description: Description) -> ImageSet:
+def _images(request: ClassifierNoiseRequest, description: Description) -> ImageSet:
     split = request.split or "train"
     images = load_measured(
         description.config["run"], request.data, request.data_dir, verify=request.verify, split=split

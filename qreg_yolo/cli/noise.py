@@ -93,14 +93,14 @@ def _measure(weights: Path, asked: dict[str, Any], own: dict[str, Any], imgsz: i
         find_own_code(own["model"] or "")
         from qreg_yolo.classify import noise as classifier
 
-        return classifier.measure(classifier.NoiseRequest(**asked, **own), bar)
+        return classifier.measure(classifier.ClassifierNoiseRequest(**asked, **own), bar)
     given = [name for name, value in own.items() if value not in (None, True)]
     if given:
         option = {"verify": "no-verify", "data_dir": "data-dir"}.get(given[0], given[0])
         raise ConfigError(f"--{option} goes with a classifier, and '{weights}' is none. Drop it.")
     from qreg_yolo.detect import noise as detector
 
-    return detector.measure(detector.NoiseRequest(**asked, imgsz=imgsz), bar)
+    return detector.measure(detector.DetectorNoiseRequest(**asked, imgsz=imgsz), bar)
 
 
 def parse_bits(text: str) -> tuple[int, ...]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,10 +25,9 @@ from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.quant.convert import plan_quantization
 from qreg_yolo.quant.jacobian import Outputs, Weights, outputs_of
 from qreg_yolo.quant.noise import own_rounding
-from qreg_yolo.quant.noise_study import Plan, gradient_layers, report, study
+from qreg_yolo.quant.noise_study import NoiseRequest, Plan, gradient_layers, report, study
 from qreg_yolo.quant.perturbation import Task
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
-from qreg_yolo.quant.sweep import Sweep
 from qreg_yolo.robust.checks import check_counts
 from qreg_yolo.training.environment import use_threads
 from qreg_yolo.training.folders import writable_project
@@ -45,27 +43,14 @@ _FEATURES = "feats"
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseRequest:
+class DetectorNoiseRequest(NoiseRequest):
     """What `measure` is asked for; None: as the checkpoint was trained, or the default."""
 
-    weights: Path
-    sweep: Sweep = field(default_factory=Sweep)
-    losses: bool = True
-    """Whether gradients and losses are measured, which needs data."""
-    data: str | None = None
-    split: str | None = None
-    """None: ``train``, because the theorem is about the training loss."""
-    limit: int | None = None
-    """A fixed random subset of so many images; None: `LIMIT`."""
     imgsz: int | None = None
     """Px; None: the training's."""
-    device: str | None = None
-    threads: int | None = None
-    folder: Path | None = None
-    """Where the report is to be written: whether it can be is seen before the work."""
 
 
-def measure(request: NoiseRequest, progress: Progress = no_progress) -> dict[str, Any]:
+def measure(request: DetectorNoiseRequest, progress: Progress = no_progress) -> dict[str, Any]:
     """Returns the report of a checkpoint as plain values (`quant.noise_study.report`).
 
     Raises:
@@ -104,7 +89,7 @@ def measure(request: NoiseRequest, progress: Progress = no_progress) -> dict[str
     return report(about, request.sweep, rows)
 
 
-def _images(request: NoiseRequest, candidate: Candidate) -> ImageSet:
+def _images(request: DetectorNoiseRequest, candidate: Candidate) -> ImageSet:
     data = request.data or str(candidate.trained.get("data") or "demo")
     images = read_images(
         find_data(data), request.split or "train", limit=request.limit or LIMIT, min_side=MIN_SIDE,

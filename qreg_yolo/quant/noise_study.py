@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +30,25 @@ from qreg_yolo.quant.sweep import Sweep, Variant
 
 Plan = Callable[[QuantSpec], Mapping[str, LayerPlan]]
 """Says how a spec quantizes the network's layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseRequest:
+    """What a track's ``measure`` is asked for; None: as the checkpoint was trained, or the default."""
+
+    weights: Path
+    sweep: Sweep = field(default_factory=Sweep)
+    losses: bool = True
+    """Whether gradients and losses are measured, which needs data."""
+    data: str | None = None
+    split: str | None = None
+    """None: ``train``, because the theorem is about the training loss."""
+    limit: int | None = None
+    """A fixed random subset of so many images; None: the track's ``LIMIT``."""
+    device: str | None = None
+    threads: int | None = None
+    folder: Path | None = None
+    """Where the report is to be written: whether it can be is seen before the work."""
 
 
 @dataclass(frozen=True, kw_only=True)

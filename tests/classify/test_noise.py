@@ -11,7 +11,7 @@ import torch
 from qreg_yolo.classify import load_classifier
 from qreg_yolo.classify.datasets import load_split
 from qreg_yolo.classify.evaluate import evaluate
-from qreg_yolo.classify.noise import LIMIT, NoiseRequest, cross_entropy, measure, squared_error
+from qreg_yolo.classify.noise import LIMIT, ClassifierNoiseRequest, cross_entropy, measure, squared_error
 from qreg_yolo.quant.noise import layer_noise, pooled
 from qreg_yolo.quant.sweep import Sweep
 from qreg_yolo.strict_yaml import ConfigError
@@ -32,7 +32,9 @@ def trained(cifar10: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pat
 
 
 def report(weights: Path, **options: Any) -> dict[str, Any]:
-    return measure(NoiseRequest(weights=weights, **{"sweep": QUICK, "model": NORMED, "verify": False, **options}))
+    return measure(
+        ClassifierNoiseRequest(weights=weights, **{"sweep": QUICK, "model": NORMED, "verify": False, **options})
+    )
 
 
 def test_the_losses_by_hand() -> None:

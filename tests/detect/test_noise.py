@@ -18,7 +18,7 @@ from qreg_yolo.detect.artefact import save_safetensors
 from qreg_yolo.detect.checkpoint import load_weights
 from qreg_yolo.detect.data_check import DataError
 from qreg_yolo.detect.demo_scene import CLASS_NAMES
-from qreg_yolo.detect.noise import BatchLoss, NoiseRequest, measure, raw_outputs
+from qreg_yolo.detect.noise import BatchLoss, DetectorNoiseRequest, measure, raw_outputs
 from qreg_yolo.detect.section import Section
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from qreg_yolo.quant.jacobian import along, first_derivative, second_derivative, squared_norms, weights_exposed
@@ -51,7 +51,7 @@ def checkpoint(request: pytest.FixtureRequest, tiny_data: Path, tmp_path_factory
 
 def report(weights: Path, **options: Any) -> dict[str, Any]:
     return measure(
-        NoiseRequest(weights=weights, **{"sweep": QUICK, "limit": 2, "threads": 1, "device": "cpu", **options})
+        DetectorNoiseRequest(weights=weights, **{"sweep": QUICK, "limit": 2, "threads": 1, "device": "cpu", **options})
     )
 
 
