@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qreg_yolo.analysis.errors import AnalysisError
+from qreg_yolo.analysis.formats import EMPTY
 from qreg_yolo.analysis.plots.noise import row_name
 from qreg_yolo.analysis.tables import Table
 from qreg_yolo.quant.intervals import mean_interval
@@ -44,7 +45,7 @@ def compare_gradients(report: Report, other: Report) -> list[dict[str, Any]]:
     """Returns, per row of a report, the ratio of its norms to those of another network at its own weights.
 
     The ratio is the geometric mean over the images of both networks' norms on the same image; its 95 % interval is
-    Student's, over the images, on the logarithm.
+    Student's, over the images, on the logarithm. None: a norm is not finite.
 
     Raises:
         AnalysisError: They were not measured on the same images, or one without gradients.
@@ -85,6 +86,8 @@ def _ratio(these: Any, those: Any, report: Report, other: Report) -> dict[str, f
     if not these or len(these) != len(those):
         without = other if not those else report
         raise AnalysisError(f"{without['weights']} was measured without gradients. Measure it without --no-loss.")
+    if None in (*these, *those):
+        return dict.fromkeys(("value", "lo", "hi"))
     if min(*these, *those) <= 0:
         raise AnalysisError(
             f"An image has no gradient at all in {report['weights']} or {other['weights']}: there is no ratio to it."
@@ -95,5 +98,7 @@ def _ratio(these: Any, those: Any, report: Report, other: Report) -> dict[str, f
 
 
 def _entry(found: Mapping[str, float | None]) -> str:
+    if found["value"] is None:
+        return EMPTY
     text = f"{found['value']:.3g}"
     return text if found["lo"] is None else f"{text} [{found['lo']:.3g}, {found['hi']:.3g}]"

@@ -37,10 +37,10 @@ def publish(report: Report, folder: Path, against: Report | None = None) -> str:
 
 
 def tables(report: Report) -> list[Table]:
-    """Returns the table of the weight noise; where losses were measured, one of the gradients and one per loss."""
+    """Returns the table of the weight noise; where they were measured, one of the gradients and one per loss."""
     losses = list(dict.fromkeys(name for row in report["rows"] for name in row["losses"]))
-    measured = [_gradient_table(report), *(_loss_table(report, loss) for loss in losses)] if losses else []
-    return [_noise_table(report), *measured]
+    gradients = [_gradient_table(report)] if any(row["gradient_norm"] for row in report["rows"]) else []
+    return [_noise_table(report), *gradients, *(_loss_table(report, loss) for loss in losses)]
 
 
 def _noise_table(report: Report) -> Table:
@@ -102,6 +102,11 @@ def _loss_table(report: Report, loss: str) -> Table:
         "shift: that term for noise of this size, kinks included. remainder: Gaussian - predicted - shift.",
         "Gaussian, uniform: measured under noise of each layer's variance; quantization: under the error itself.",
         "+-: 95 % interval, of the quantization error over the sample, else over the draws.",
+        *(
+            [f"{EMPTY}: no finite number in one of the draws or images."]
+            if any(EMPTY in cells for cells in rows)
+            else []
+        ),
     )
     return Table(f"Rise of the loss under weight noise: {loss}", header, tuple(rows), notes)
 

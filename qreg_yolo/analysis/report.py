@@ -12,7 +12,7 @@ from qreg_yolo import files
 from qreg_yolo.analysis.cells import CLEAN, DEFAULT_LAYOUT, read_layout
 from qreg_yolo.analysis.comparison import Comparison, Estimate, by_seed, compare, estimate
 from qreg_yolo.analysis.formats import FORMATS, entry_text
-from qreg_yolo.analysis.measurements import Selection, read_measurements
+from qreg_yolo.analysis.measurements import Measurement, Selection, read_measurements
 from qreg_yolo.analysis.measures import Number, Values, map_delta, mean_over
 from qreg_yolo.analysis.overfitting import overfitting_table
 from qreg_yolo.analysis.pairing import pair_twins, precision_warnings
@@ -30,6 +30,7 @@ from qreg_yolo.analysis.plots.style import check_figure_path, palette_of
 from qreg_yolo.analysis.results_csv import read_curves
 from qreg_yolo.analysis.tables import TABLES, group_name, missing_notes
 from qreg_yolo.corrupt.spec import NAMES, SEVERITIES
+from qreg_yolo.quant.spec import FLOAT_BITS
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 
@@ -70,7 +71,9 @@ def table(request: Request, kind: str = "table1", format_: str = "text", out: Pa
 
 
 def heatmap(request: Request, out: Path, *, layout: Path | None = None, palette: str = "red-green") -> str:
-    """Writes the square of one comparison, or the grid of several (rows: model and method; columns: bits).
+    """Writes the square of one comparison, or the grid of several: methods in rows, bits in columns.
+
+    Weights alone and weights with activations are two methods; several models are rows of their own, one is the title.
 
     Returns:
         What was drawn, what is missing and what to beware of.
@@ -81,11 +84,10 @@ def heatmap(request: Request, out: Path, *, layout: Path | None = None, palette:
     comparisons, severities = _compared(request)
     groups = by_seed(comparisons)
     cells = [name for row in places for name in row]
+    models = {_model(group[0].pair.quantized) for group in groups}
     squares = {}
     for group in groups:
-        run = group[0].pair.quantized
-        row = f"{run.model.removesuffix('.yaml')}\n{run.method}"
-        key = (row, run.bits if run.bits.startswith("w") else f"{run.bits}-bit")
+        key = _place(group[0].pair.quantized, with_model=len(models) > 1)
         if key in squares:
             raise ConfigError(
                 f"{request.records}: {group_name(group)} was measured on several sets of images. Choose one with "
@@ -98,7 +100,8 @@ def heatmap(request: Request, out: Path, *, layout: Path | None = None, palette:
         figure, _ = draw_square(next(iter(squares.values())), layout=places, palette=palette, label=label)
     else:
         ordered = dict(sorted(squares.items(), key=lambda item: -_width(item[0][1])))
-        figure, _ = draw_grid(ordered, layout=places, palette=palette, label=label)
+        title = models.pop() if len(models) == 1 else ""
+        figure, _ = draw_grid(ordered, layout=places, palette=palette, label=label, title=title)
     save(figure, out)
     drawn = f"{out}: {', '.join(map(group_name, groups))}; severities {', '.join(map(str, severities)) or 'none'}."
     return _with_notes(drawn, comparisons, severities)
@@ -117,7 +120,7 @@ def severity_curves(request: Request, out: Path, *, corruption: str | None = Non
     comparisons, severities = _compared(request)
     curves: dict[str, dict[int, Estimate]] = {}
     for group in by_seed(comparisons):
-        twin = f"{group[0].pair.fp32.model.removesuffix('.yaml')} fp32"
+        twin = f"{_model(group[0].pair.fp32)} fp32"
         for name, quantized in ((twin, False), (group_name(group), True)):
             points = {
                 severity: estimate(group, partial(_side, cells=where, severity=severity, quantized=quantized))
@@ -184,6 +187,17 @@ def _metric(comparisons: Sequence[Comparison]) -> str:
 
 def _side(quantized_values: Values, fp32: Values, cells: Sequence[str], severity: int, quantized: bool) -> Number:
     return mean_over(quantized_values if quantized else fp32, cells, (severity,))
+
+
+def _model(run: Measurement) -> str:
+    return run.model.removesuffix(".yaml")
+
+
+def _place(run: Measurement, *, with_model: bool) -> tuple[str, str]:
+    """Returns the row and the column of a run's square."""
+    weights_alone = run.act_bits == FLOAT_BITS
+    row = "\n".join([*([_model(run)] if with_model else []), run.method, *(["weights only"] if weights_alone else [])])
+    return row, f"{run.weight_bits}-bit" if weights_alone or run.weight_bits == run.act_bits else run.bits
 
 
 def _width(bits: str) -> float:

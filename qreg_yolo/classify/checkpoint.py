@@ -138,7 +138,13 @@ def load_classifier(path: Path, model: str | None = None) -> tuple[nn.Module, De
 
 
 def is_classifier(path: Path) -> bool:
-    """Returns whether a file is a classifier's checkpoint; one that cannot be read is none."""
+    """Returns whether a file is a classifier's checkpoint; one that cannot be read is none.
+
+    Raises:
+        FileNotFoundError: No such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint '{path}'. Give the path of one in the weights/ of a run.")
     try:
         return path.suffix == SUFFIX and HEADER in keys(path)
     except (OSError, WeightsError):

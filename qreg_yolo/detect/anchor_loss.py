@@ -20,6 +20,8 @@ from qreg_yolo.head import HeadConfig
 
 BALANCE = (4.0, 1.0, 0.4)
 """Weight of the objectness loss by level, fine to coarse."""
+_SMALLEST = 1e-12
+"""Width and height of a predicted box, in cells, at least: CIoU divides them, and far logits round them to 0."""
 _STEPS = ((0.0, 0.0), (-0.5, 0.0), (0.0, -0.5), (0.5, 0.0), (0.0, 0.5))
 """From an object's centre to the cells that answer for it (x, y in cells): its own, left, upper, right, lower."""
 
@@ -120,7 +122,7 @@ class AnchorLoss:
         if len(found.image):
             picked = outputs[found.image, found.anchor, :, found.row, found.column]
             xy = 2 * picked[:, :2].sigmoid() - 0.5
-            wh = (2 * picked[:, 2:4].sigmoid()) ** 2 * anchors[found.anchor]
+            wh = ((2 * picked[:, 2:4].sigmoid()) ** 2 * anchors[found.anchor]).clamp(min=_SMALLEST)
             iou = bbox_iou(torch.cat((xy, wh), 1), found.box, CIoU=True).squeeze(1)
             box = (1 - iou).mean()
             claims = _flat_index((found.image, found.anchor, found.row, found.column), present.shape)

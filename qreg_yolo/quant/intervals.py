@@ -21,15 +21,24 @@ class Interval:
 
     def to_dict(self) -> dict[str, float | None]:
         """Returns plain values for JSON, which has no nan: None."""
-        return {key: value if math.isfinite(value) else None for key, value in asdict(self).items()}
+        return {key: finite(value) for key, value in asdict(self).items()}
+
+
+def finite(value: float) -> float | None:
+    """Returns a number for JSON, which has neither nan nor infinity: None."""
+    return value if math.isfinite(value) else None
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
     """Returns the mean of independent values with its 95 % interval; of one value without.
 
+    Values that are not all finite have neither: nan.
+
     >>> mean_interval([1.0, 2.0, 3.0, 4.0])  # 2.5 +- 3.182 * 1.291 / 2
     Interval(value=2.5, lo=0.44..., hi=4.55...)
     """
+    if not all(map(math.isfinite, values)):
+        return Interval(math.nan)
     mean = fmean(values)
     if len(values) < 2:
         return Interval(mean)

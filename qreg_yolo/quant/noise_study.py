@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.quant.convert import distinct_layers
-from qreg_yolo.quant.intervals import Interval, mean_interval
+from qreg_yolo.quant.intervals import Interval, finite, mean_interval
 from qreg_yolo.quant.jacobian import Weights, squared_norms, weights_exposed
 from qreg_yolo.quant.noise import (
     Rounding,
@@ -79,8 +79,9 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
         total = self.total.to_dict()
+        gradients = {name: finite(norm) for name, norm in self.gradients.items()}
         layers = [
-            {"name": name, **noise.to_dict(), "gradient_norm": self.gradients.get(name)}
+            {"name": name, **noise.to_dict(), "gradient_norm": gradients.get(name)}
             for name, noise in self.layers.items()
         ]
         return {
@@ -92,7 +93,7 @@ class Row:
             "gradient_norm": self.gradient_norm and self.gradient_norm.to_dict(),
             "penalty": self.penalty and self.penalty.to_dict(),
             "relative_norm": self.relative_norm and self.relative_norm.to_dict(),
-            "of_images": {name: list(values) for name, values in self.of_images.items()},
+            "of_images": {name: list(map(finite, values)) for name, values in self.of_images.items()},
             "losses": {name: increase.to_dict() for name, increase in self.losses.items()},
             "layers": layers,
         }

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qreg_yolo.quant.intervals import Interval, mean_interval
+from qreg_yolo.quant.intervals import Interval, finite, mean_interval
 from qreg_yolo.quant.jacobian import Outputs, Weights, along, first_derivative, second_derivative
 
 Loss = Callable[[Tensor, Any], Tensor]
@@ -66,7 +66,9 @@ class LossIncrease:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value.to_dict() if isinstance(value, Interval) else value for name, value in values.items()}
+        return {
+            name: value.to_dict() if isinstance(value, Interval) else finite(value) for name, value in values.items()
+        }
 
 
 def loss_increases(

@@ -40,6 +40,14 @@ def test_the_ratio_is_paired_over_images_by_hand() -> None:
     assert single["gradient_norm"] == {"value": pytest.approx(0.5), "lo": None, "hi": None}
 
 
+def test_a_norm_that_is_not_finite_has_no_ratio() -> None:
+    broken = {**W4, "rows": [measured(W4["rows"][0], [2, 8, 4])]}
+    broken["rows"][0]["of_images"]["gradient_norm"] = [2, None, 4]
+    (found,) = compare_gradients(broken, FP32)
+    assert found["gradient_norm"] == {"value": None, "lo": None, "hi": None}
+    assert gradient_table(broken, FP32).rows[0][2] == "-"
+
+
 def test_a_network_is_compared_at_the_weights_it_runs_with() -> None:
     assert own_row(W4)["trained"]
     assert own_row(FP32)["bits"] == 32

@@ -76,6 +76,16 @@ def test_tables_have_every_row_and_a_dash_where_there_is_nothing() -> None:
         "0.02 +- 0.01", "0.02 +- 0.01", "0.02 +- 0.01", "0.04 +- 0.02", *["0.02 +- 0.01"] * 3,
     )  # fmt: skip
     assert len(tables(report(row("lsq", 4, 0.1, measured=None)))) == 1
+    assert len(tables(report(row("lsq", 32, 0.0)))) == 2, "full precision has gradients, but no rise"
+
+
+def test_a_rise_that_is_not_finite_is_a_dash_with_its_reason(tmp_path: Path) -> None:
+    broken = row("lsq", 2, 0.2)
+    broken["losses"]["mse"]["gaussian"] = {"value": None, "lo": None, "hi": None}
+    text = publish(report(broken), tmp_path)
+    assert tables(report(broken))[2].rows[0][6] == "-"
+    assert "-: no finite number" in text
+    assert not any("-: no finite" in note for note in tables(report(row("lsq", 2, 0.2)))[2].notes)
 
 
 def test_a_report_is_written_whole(tmp_path: Path) -> None:
@@ -98,9 +108,12 @@ def test_noise_against_bits_has_a_line_per_method_and_one_of_the_model() -> None
 
 def test_predicted_against_measured_counts_what_it_cannot_draw() -> None:
     _, ax = draw_predicted_against_measured(report(row("lsq", 4, 0.1), row("lsq", 8, 0.01, measured=-1.0)))
-    assert ax.get_title(loc="left") == "1 not above 0, left out"
+    assert ax.get_title(loc="left") == "1 without a logarithm, left out"
     assert len(ax.containers) == 3, "two of Gaussian noise and quantization error, one of the error alone"
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    broken = row("lsq", 2, 0.2)
+    broken["losses"]["mse"]["quantization"] = {"value": None, "lo": None, "hi": None}
+    assert draw_predicted_against_measured(report(broken))[1].get_title(loc="left").startswith("1 without")
     _, ax = draw_predicted_against_measured(report())
     assert not ax.containers
 

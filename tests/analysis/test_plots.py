@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from qreg_yolo.analysis import report
 from qreg_yolo.analysis.cells import CELLS
 from qreg_yolo.analysis.comparison import Estimate
 from qreg_yolo.analysis.plots import (
@@ -28,6 +30,8 @@ from qreg_yolo.analysis.plots import (
 from qreg_yolo.analysis.plots.curves import aligned
 from qreg_yolo.analysis.results_csv import Curve, read_curves, smoothed
 from qreg_yolo.strict_yaml import ConfigError
+
+from .kit import square, write
 
 SQUARE = {cell: Estimate(number - 9.5, lo=number - 11.5, hi=number - 7.5) for number, cell in enumerate(CELLS)}
 
@@ -202,3 +206,49 @@ def test_wide_grids_keep_values_within_their_cells() -> None:
     cell = axes[0, 0].get_window_extent().width / 5
     assert all(text.get_window_extent().width < cell for text in axes[0, 0].texts)
     assert min(text.get_fontsize() for text in axes[0, 0].texts) >= 4.5
+
+
+def test_a_long_legend_stands_beside_the_curves() -> None:
+    curve = Curve(np.arange(1.0, 4.0), np.array([3.0, 2.0, 1.0]))
+    for lines in (4, 5):
+        figure, ax = draw_loss_curves({f"run {number}": [curve] for number in range(lines)})
+        figure.draw_without_rendering()
+        legend = ax.get_legend()
+        assert legend is not None
+        box, plot = legend.get_window_extent(), ax.get_window_extent()
+        assert (box.x0 >= plot.x1) == (lines == 5)
+        assert box.x1 <= figure.bbox.x1
+
+
+def test_a_grid_can_have_a_title() -> None:
+    squares = {("lsq", "8-bit"): SQUARE, ("lsq", "4-bit"): SQUARE}
+    plain, titled = draw_grid(squares)[0], draw_grid(squares, title="yolov5n")[0]
+    assert titled.get_suptitle() == "yolov5n"
+    assert titled.get_size_inches()[1] > plain.get_size_inches()[1]
+
+
+def test_weights_alone_have_a_row_of_their_own_and_a_single_model_is_the_title(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[set[tuple[str, str]], str]] = []
+
+    def spy(squares: dict[tuple[str, str], Any], **options: Any) -> Any:
+        drawn.append((set(squares), options["title"]))
+        return draw_grid(squares, **options)
+
+    monkeypatch.setattr(report, "draw_grid", spy)
+    rows = [*square(), *square(0.4, bits=8), *square(0.4, bits=4, act_bits=8, run_id="w4a8")]
+    rows += square(0.4, bits=8, method="dorefa", act_bits=32, run_id="alone")
+    path = write(tmp_path / "records.csv", rows)
+    request = report.Request(records=path, intervals=False)
+    report.heatmap(request, tmp_path / "a.png")
+    assert drawn.pop() == (
+        {("lsq", "8-bit"), ("lsq", "w4a8"), ("dorefa\nweights only", "8-bit")}, "yolov5n",
+    )  # fmt: skip
+    other = {"model": "yolov5s.yaml"}
+    write(path, [*square(run_id="s-fp32", **other), *square(0.4, bits=8, run_id="s-8", **other)])
+    report.heatmap(request, tmp_path / "b.png")
+    keys, title = drawn.pop()
+    assert ("yolov5s\nlsq", "8-bit") in keys
+    assert ("yolov5n\ndorefa\nweights only", "8-bit") in keys
+    assert title == ""

@@ -97,6 +97,8 @@ def test_what_is_refused(more: list[object], words: list[str], classifier: Path)
 
 def test_files_that_are_no_checkpoint(trained: Run, classifier: Path, tmp_path: Path) -> None:
     assert_refused(qreg_yolo("noise", "nowhere.pt"), 2, "no checkpoint 'nowhere.pt'")
+    lost = ["nowhere.safetensors", "--data-dir", tmp_path]
+    assert_refused(qreg_yolo("noise", *lost), 2, "no checkpoint 'nowhere.safetensors'")
     text = tmp_path / "text.pt"
     text.write_text("no checkpoint")
     assert_refused(qreg_yolo("noise", text), 1, "text.pt")

@@ -200,6 +200,17 @@ def test_images_without_objects() -> None:
     assert all(bool(level.grad.isfinite().all()) for level in levels if level.grad is not None)
 
 
+@pytest.mark.parametrize("logit", [-40.0, -60.0, -1e4, 1e4])
+def test_outputs_of_a_network_that_runs_away_have_a_loss_and_a_gradient(logit: float) -> None:
+    """Below some -50 a box is 0 wide and high in float32, and CIoU divides the one by the other."""
+    _, targets = example(3)
+    levels = [level.requires_grad_() for level in levels_of(torch.tensor([logit] * 8), images=2)]
+    loss, items = criterion(3)({"levels": levels}, batch_of(targets.float()))
+    loss.backward()
+    assert all(bool(item.isfinite()) for item in items.values())
+    assert all(bool(level.grad.isfinite().all()) for level in levels if level.grad is not None)
+
+
 def test_outputs_of_eval_mode_are_taken_too() -> None:
     levels, targets = example(3)
     loss = criterion(3)

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from qreg_yolo.quant.intervals import Interval, mean_interval, t_quantile
+from qreg_yolo.quant.intervals import Interval, finite, mean_interval, t_quantile
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,11 @@ def test_a_single_value_has_no_interval() -> None:
     assert math.isnan(found.lo)
     assert found.to_dict() == {"value": 2.0, "lo": None, "hi": None}
     assert Interval(1.0, 0.5, 1.5).to_dict() == {"value": 1.0, "lo": 0.5, "hi": 1.5}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_has_no_mean(value: float) -> None:
+    assert mean_interval([1.0, value, 2.0]).to_dict() == {"value": None, "lo": None, "hi": None}
+    assert mean_interval([value]).to_dict()["value"] is None
+    assert finite(value) is None
+    assert finite(0.0) == 0

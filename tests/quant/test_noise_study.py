@@ -174,6 +174,18 @@ def test_a_network_without_layers_is_refused() -> None:
         study(nn.Sequential(nn.ReLU()), [], lambda spec: {}, Sweep())
 
 
+def test_a_network_that_overflows_is_reported_without_numbers() -> None:
+    model = mixed()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1e12)
+    found = report({}, Sweep(), rows_of(model, Sweep(methods=("lsq",), bits=(2,), draws=4), task=task_of(model)))
+    read = json.loads(json.dumps(found, allow_nan=False))
+    (only,) = read["rows"]
+    assert only["losses"]["mse"]["loss"] is only["losses"]["mse"]["gaussian"]["value"] is None
+    assert None in only["of_images"]["gradient_norm"]
+
+
 def test_the_report_is_json_with_the_numbers_asked_for() -> None:
     model = mixed()
     sweep = Sweep(methods=("lsq", "pact", "dorefa"), bits=(4,), draws=4, seed=5)

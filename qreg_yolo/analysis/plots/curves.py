@@ -14,6 +14,9 @@ from qreg_yolo.analysis.comparison import Estimate
 from qreg_yolo.analysis.plots.style import COLUMN, LINES, MARKERS, SMALL, TEXT, axes_for
 from qreg_yolo.analysis.results_csv import Curve, smoothed
 
+_WITHIN = 4
+"""A legend of so many lines finds room among them; a longer one stands beside the axes."""
+
 
 def draw_loss_curves(
     curves: Mapping[str, Sequence[Curve]],
@@ -139,5 +142,7 @@ def _finish(ax: Axes, x_label: str, y_label: str) -> None:
     ax.grid(color="0.9", linewidth=0.6)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(fontsize=SMALL, frameon=False)
+    if lines := ax.get_legend_handles_labels()[0]:
+        legend = ax.legend(fontsize=SMALL, frameon=False)
+        if len(lines) > _WITHIN:
+            legend.set(loc="center left", bbox_to_anchor=(1, 0.5))

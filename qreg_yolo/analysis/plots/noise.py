@@ -80,7 +80,7 @@ def draw_predicted_against_measured(report: Report, ax: Axes | None = None) -> t
     """Returns the measured increase of every loss against the predicted one, on logarithmic axes.
 
     Filled marks: under Gaussian noise, with both intervals; hollow ones: under the quantization error. What is not
-    above 0 has no place on these axes; the title counts it.
+    above 0, or not finite, has no place on these axes; the title counts it.
     """
     figure, ax = axes_for(ax, COLUMN, 2.6)
     methods = _methods(report, trained=True)
@@ -91,7 +91,7 @@ def draw_predicted_against_measured(report: Report, ax: Axes | None = None) -> t
         for found, marker in ((row["losses"][loss], mark) for row in rows for loss, mark in _marks(losses).items()):
             for part, face in (("gaussian", colour), ("quantization", "none")):
                 x, y = found["predicted"]["value"], found[part]["value"]
-                if min(x, y) <= 0:
+                if x is None or y is None or min(x, y) <= 0:
                     left_out += 1
                     continue
                 ends += [x, y]
@@ -104,7 +104,7 @@ def draw_predicted_against_measured(report: Report, ax: Axes | None = None) -> t
     ax.plot(span, span, color="0.6", linewidth=0.8, zorder=0)
     _finish(ax, "predicted increase of the loss", "measured increase")
     if left_out:
-        ax.set_title(f"{left_out} not above 0, left out", fontsize=SMALL, loc="left")
+        ax.set_title(f"{left_out} without a logarithm, left out", fontsize=SMALL, loc="left")
     swatches = [
         Line2D([], [], color=colour, linewidth=2.5, label=name)
         for colour, name in zip(_cycle(LINES, len(methods)), methods, strict=True)

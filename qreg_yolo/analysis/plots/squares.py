@@ -60,6 +60,7 @@ def draw_grid(
     layout: Layout = DEFAULT_LAYOUT,
     palette: str = "red-green",
     label: str = SCALE_LABEL,
+    title: str = "",
 ) -> tuple[Figure, NDArray[np.object_]]:
     """Returns a grid of squares on one shared scale, at the width of a page; axes as ``(rows, columns)``.
 
@@ -68,6 +69,7 @@ def draw_grid(
         layout: Which cell is where; the names are in `draw_legend`.
         palette: A name in ``PALETTES``.
         label: What the scale says.
+        title: What stands above the columns' names.
     """
     rows, columns = (list(dict.fromkeys(key[side] for key in squares)) for side in (0, 1))
     cell = min((PAGE - 1.0) / (len(columns) * len(layout[0])), 0.5)  # inches
@@ -86,6 +88,9 @@ def draw_grid(
             if j == 0:
                 ax.set_ylabel(row, fontsize=TEXT)
     _draw_scale(figure, list(axes.flat), scale, label)
+    if title:
+        figure.set_size_inches(width, height + 0.2)
+        figure.suptitle(title, fontsize=TEXT)
     everything = [squares.get((row, column), {}) for row in rows for column in columns]
     if note := _note(everything, layout):
         figure.supxlabel(note, fontsize=SMALL)
