@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from qreg_yolo.analysis.comparison import Estimate
 from qreg_yolo.analysis.tables import Entry, Table
@@ -28,9 +28,15 @@ def entry_text(entry: Entry, digits: int = 2) -> str:
     return text if math.isnan(entry.lo) else f"{text} [{entry.lo:.{digits}f}, {entry.hi:.{digits}f}]"
 
 
+def _texts(table: Table) -> list[list[str]]:
+    """Returns the rows for reading."""
+    digits = [table.digits_of.get(name, table.digits) for name in table.header]
+    return [[entry_text(*pair) for pair in zip(row, digits, strict=True)] for row in table.rows]
+
+
 def to_text(table: Table) -> str:
     """Returns the table for a terminal: columns aligned, numbers to the right, notes below."""
-    rows = [table.header, *([entry_text(entry, table.digits) for entry in row] for row in table.rows)]
+    rows = [table.header, *_texts(table)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.header))]
     right = [bool(table.rows) and isinstance(table.rows[0][column], Estimate) for column in range(len(widths))]
     lines = [
@@ -42,7 +48,7 @@ def to_text(table: Table) -> str:
 
 def to_markdown(table: Table) -> str:
     """Returns the table as GitHub-flavoured Markdown."""
-    rows = [[entry_text(entry, table.digits).replace("|", r"\|") for entry in row] for row in table.rows]
+    rows = [[text.replace("|", r"\|") for text in row] for row in _texts(table)]
     rule = ["---:" if rows and isinstance(entry, Estimate) else "---" for entry in (table.rows or [table.header])[0]]
     lines = [f"| {' | '.join(row)} |" for row in (table.header, rule, *rows)]
     return "\n".join([f"**{table.title}**", "", *lines, "", *(f"- {note}" for note in table.notes)])
@@ -72,13 +78,14 @@ def to_latex(table: Table) -> str:
     def escaped(text: str) -> str:
         return "".join(_LATEX.get(sign, sign) for sign in text)
 
-    def line(row: tuple[Entry, ...] | tuple[str, ...]) -> str:
-        return " & ".join(_minus(escaped(entry_text(entry, table.digits)), entry) for entry in row) + r" \\"
+    def line(texts: Sequence[str], entries: Sequence[Entry]) -> str:
+        pairs = zip(texts, entries, strict=True)
+        return " & ".join(_minus(escaped(text), entry) for text, entry in pairs) + r" \\"
 
     spec = "".join("r" if isinstance(entry, Estimate) else "l" for entry in (table.rows or [table.header])[0])
     lines = [f"% {note}" for note in (table.title, *table.notes)]
-    lines += [rf"\begin{{tabular}}{{{spec}}}", r"\toprule", line(table.header), r"\midrule"]
-    return "\n".join([*lines, *map(line, table.rows), r"\bottomrule", r"\end{tabular}"])
+    lines += [rf"\begin{{tabular}}{{{spec}}}", r"\toprule", line(table.header, table.header), r"\midrule"]
+    return "\n".join([*lines, *map(line, _texts(table), table.rows), r"\bottomrule", r"\end{tabular}"])
 
 
 def _minus(text: str, entry: Entry) -> str:

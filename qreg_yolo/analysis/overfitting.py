@@ -12,6 +12,7 @@ from qreg_yolo.analysis.comparison import Estimate
 from qreg_yolo.analysis.results_csv import Curve
 from qreg_yolo.analysis.tables import Entry, Table
 
+RELATIVE = "gap, % of best"
 NOTES = (
     "Gap: last minus best validation loss. Over seeds: mean ± standard deviation of each run's value.",
     "The training loss is a mean over the epoch, on augmented images and while the weights change.",
@@ -28,7 +29,7 @@ def overfitting_table(
         training: The same of the training loss; empty where the runs did not record it.
         column: What the losses are, for the title.
     """
-    header = ["run", "seeds", "best epoch", "best", "last", "gap", "gap, % of best"]
+    header = ["run", "seeds", "best epoch", "best", "last", "gap", RELATIVE]
     header += ["training, last", "validation - training, last"] if training else []
     rows: list[tuple[Entry, ...]] = []
     for label, seeds in validation.items():
@@ -43,7 +44,8 @@ def overfitting_table(
             columns += [trained, [end - low for end, low in zip(last, trained, strict=True)]]
         at = ", ".join(f"{epoch:g}" for epoch in epochs)
         rows.append((label, str(len(seeds)), at, *map(_over_seeds, columns)))
-    return Table(f"Overfitting: {column}", tuple(header), tuple(rows), NOTES[: 1 + bool(training)], digits=5)
+    notes = NOTES[: 1 + bool(training)]
+    return Table(f"Overfitting: {column}", tuple(header), tuple(rows), notes, digits=5, digits_of={RELATIVE: 1})
 
 
 def _finite(curve: Curve) -> Array:

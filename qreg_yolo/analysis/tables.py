@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from qreg_yolo.analysis.cells import CELLS, CLEAN
@@ -35,6 +35,8 @@ class Table:
     """What the numbers are, what is missing, what to beware of."""
     digits: int = 2
     """Decimals of a number for reading."""
+    digits_of: Mapping[str, int] = field(default_factory=dict)
+    """Name of a column -> the same where it has others."""
 
 
 def table1(comparisons: Sequence[Comparison], severities: Sequence[int]) -> Table:

@@ -38,7 +38,7 @@ def test_the_gap_by_hand() -> None:
         (2, round(math.sqrt(0.5), 6)),  # 1.5 and 2.5 above it
     ]
     assert [one.value for one in table.rows[1][3:]] == [1, 1, 0, 0, 1.5, -0.5]  # type: ignore[union-attr]
-    assert "| 4-bit | 1 | 3 | 1.00000 | 1.00000 | 0.00000 |" in to_markdown(table)
+    assert "| 4-bit | 1 | 3 | 1.00000 | 1.00000 | 0.00000 | 0.0 | 1.50000 |" in to_markdown(table)
 
 
 def test_without_training_losses_and_without_a_finite_value() -> None:

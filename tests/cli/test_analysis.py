@@ -53,7 +53,7 @@ def test_the_overfitting_gap_in_another_format(tmp_path: Path) -> None:
     (tmp_path / "results.csv").write_text("epoch,train/loss,val/loss\n1,2.0,3.0\n2,1.0,4.0\n")
     words = ["plot", "curves", f"a={tmp_path}", "--column", "val/loss", "--out", tmp_path / "a.svg"]
     outcome = qreg_yolo(*words, "--format", "markdown")
-    assert "| a | 1 | 1 | 3.00000 | 4.00000 | 1.00000 | 33.33333 | 1.00000 | 3.00000 |" in outcome.out
+    assert "| a | 1 | 1 | 3.00000 | 4.00000 | 1.00000 | 33.3 | 1.00000 | 3.00000 |" in outcome.out
     assert_refused(qreg_yolo(*words, "--format", "markdwn"), 2, "Did you mean 'markdown'")
     assert qreg_yolo(*words, "--x", "train/loss").code == 0
     assert_refused(qreg_yolo(*words, "--x", "train/los"), 2, "Did you mean 'train/loss'")
