@@ -43,7 +43,7 @@ def overfitting_table(
             trained = [float(one.values[-1]) for one in training[label]]
             columns += [trained, [end - low for end, low in zip(last, trained, strict=True)]]
         at = ", ".join(f"{epoch:g}" for epoch in epochs)
-        rows.append((label, str(len(seeds)), at, *map(_over_seeds, columns)))
+        rows.append((label, str(len(seeds)), at, *map(over_seeds, columns)))
     notes = NOTES[: 1 + bool(training)]
     return Table(f"Overfitting: {column}", tuple(header), tuple(rows), notes, digits=5, digits_of={RELATIVE: 1})
 
@@ -53,7 +53,8 @@ def _finite(curve: Curve) -> Array:
     return np.where(np.isfinite(curve.values), curve.values, np.inf)
 
 
-def _over_seeds(values: Sequence[float]) -> Estimate:
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """Returns the mean and, of two values and more, their standard deviation."""
     return Estimate(
         float(np.mean(values)), sd=float(np.std(values, ddof=1)) if len(values) > 1 else math.nan, n=len(values)
     )

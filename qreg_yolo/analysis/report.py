@@ -11,6 +11,7 @@ from pathlib import Path
 from qreg_yolo import files
 from qreg_yolo.analysis.cells import CLEAN, DEFAULT_LAYOUT, read_layout
 from qreg_yolo.analysis.comparison import Comparison, Estimate, by_seed, compare, estimate
+from qreg_yolo.analysis.equal_fit import equal_fit_table
 from qreg_yolo.analysis.formats import FORMATS, entry_text
 from qreg_yolo.analysis.measurements import Measurement, Selection, read_measurements
 from qreg_yolo.analysis.measures import Number, Values, map_delta, mean_over
@@ -149,7 +150,8 @@ def loss_curves(
     """Writes one column of one or many ``results.csv`` over the epochs, or against another column.
 
     Returns:
-        What was drawn; of a validation loss the overfitting table too.
+        What was drawn; of a validation loss the overfitting table too, and against a training loss what it is where
+        that is equal.
     """
     check_figure_path(out)
     write = FORMATS[_choice("format", format_, FORMATS)]
@@ -159,7 +161,8 @@ def loss_curves(
     if x == EPOCH:
         figure, _ = draw_loss_curves(curves, label=column, smoothing=smoothing)
     else:
-        figure, _ = draw_paths(read_curves(sources, x), curves, x_label=x, label=column)
+        across = read_curves(sources, x)
+        figure, _ = draw_paths(across, curves, x_label=x, label=column)
     save(figure, out)
     shown = ", ".join(f"{label} ({len(seeds)} run{'s' * (len(seeds) > 1)})" for label, seeds in curves.items())
     drawn = f"{out}: {column} of {shown}."
@@ -169,7 +172,10 @@ def loss_curves(
         training = read_curves(sources, column.replace("val/", "train/", 1))
     except ConfigError:  # a run that did not record it
         training = {}
-    return f"{drawn}\n\n{write(overfitting_table(curves, training, column))}"
+    tables = [overfitting_table(curves, training, column)]
+    if re.match(r"train/.*loss$", x) and len(curves) > 1:
+        tables.append(equal_fit_table(across, curves, x, column))
+    return "\n\n".join([drawn, *map(write, tables)])
 
 
 def legend(out: Path, layout: Path | None = None) -> str:

@@ -100,8 +100,8 @@ def curves(
 ) -> None:
     """Draw one column of training runs over the epochs; runs of one label as mean and standard deviation.
 
-    With --x train/... networks are compared where they fit their training set equally well. Of a validation loss the
-    overfitting gap is printed too: last minus best, validation against training.
+    Of a validation loss the overfitting gap is printed too: last minus best, validation against training. With
+    --x train/... networks are compared where they fit their training set equally well, each with the first.
     """
     from qreg_yolo.analysis import report
 
