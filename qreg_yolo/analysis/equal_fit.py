@@ -20,24 +20,24 @@ TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class EqualFit:
-    """The end of one run, and another run where it had the same training loss."""
+    """The losses of one run at its end, and another run's where its training loss was the same."""
 
     training: float
-    """Mean over the run's last epochs."""
+    """The run's training loss, mean over its last `EPOCHS` epochs."""
     validation: float
-    """The same."""
+    """Its validation loss over the same epochs."""
     other: float
-    """Mean over the other run's epochs of the nearest training loss; nan: theirs is another."""
+    """The other run's validation loss, mean over its `EPOCHS` epochs of the nearest training loss; nan: none is near."""
 
 
 def equal_fit(training: Curve, validation: Curve, other_training: Curve, other_validation: Curve) -> EqualFit:
     """Returns a run's last epochs beside those epochs of another run that fitted the training set equally well.
 
     Args:
-        training: Of the run, a loss per epoch.
-        validation: The same epochs.
-        other_training: Of the other run.
-        other_validation: The same epochs as that.
+        training: The run's training loss, `(epochs,)`.
+        validation: Its validation loss of the same epochs.
+        other_training: The other run's training loss, `(epochs of that run,)`.
+        other_validation: Its validation loss of the same epochs.
     """
     target = float(np.mean(training.values[-EPOCHS:]))
     at = float(np.mean(validation.values[-EPOCHS:]))
@@ -54,17 +54,22 @@ def equal_fit_table(
     """Returns a row per label but the first, each of its runs beside the first label's run in the same place.
 
     Args:
-        training: Label -> one curve per run: what is held equal.
-        validation: The same labels and runs.
+        training: Label -> the training loss of each run: what is held equal. Runs that are compared stand in the same
+            place; those that have no partner are left out, and a note counts them.
+        validation: The validation loss of the same labels and runs.
         x: What ``training`` is, for the header.
         column: What ``validation`` is.
     """
     first, *others = training
     header = ("run", "seeds", f"{x}, last", f"{column}, last", f"{first} at the same {x}", "difference")
     rows: list[tuple[Entry, ...]] = []
+    alone: list[str] = []
     for label in others:
+        pairs = min(len(training[label]), len(training[first]))
         runs = (training[label], validation[label], training[first], validation[first])
-        found = [equal_fit(*curves) for curves in zip(*runs, strict=False)]  # runs without a partner are left out
+        found = [equal_fit(*curves) for curves in zip(*(side[:pairs] for side in runs), strict=True)]
+        if left := len(training[label]) - pairs:
+            alone.append(f"Left out, because {first} has {pairs} runs: the last {left} of {label}.")
         columns = [[one.training for one in found], [one.validation for one in found], [one.other for one in found]]
         columns.append([one.validation - one.other for one in found])
         rows.append((label, str(len(found)), *map(over_seeds, columns)))
@@ -72,5 +77,6 @@ def equal_fit_table(
         f"Last: mean of the last {EPOCHS} epochs. At the same: of {first}'s {EPOCHS} epochs nearest to it.",
         f"-: their mean is not within {TOLERANCE:.0%} of it.",
         f"A run is compared with {first}'s in the same place of the list. Over them: mean ± standard deviation.",
+        *alone,
     )
     return Table(f"{column} at equal {x}", header, tuple(rows), notes, digits=5)

@@ -59,6 +59,11 @@ class Measurement:
         return str(self.weight_bits) if self.weight_bits == self.act_bits else f"w{self.weight_bits}a{self.act_bits}"
 
     @property
+    def model_name(self) -> str:
+        """Name of the model without the ending of its YAML."""
+        return self.model.removesuffix(".yaml")
+
+    @property
     def label(self) -> str:
         """Method and widths, without the seed: ``lsq 8``; ``fp32``."""
         return "fp32" if self.method == "fp32" else f"{self.method} {self.bits}"

@@ -85,7 +85,7 @@ def heatmap(request: Request, out: Path, *, layout: Path | None = None, palette:
     comparisons, severities = _compared(request)
     groups = by_seed(comparisons)
     cells = [name for row in places for name in row]
-    models = {_model(group[0].pair.quantized) for group in groups}
+    models = {group[0].pair.quantized.model_name for group in groups}
     squares = {}
     for group in groups:
         key = _place(group[0].pair.quantized, with_model=len(models) > 1)
@@ -121,7 +121,7 @@ def severity_curves(request: Request, out: Path, *, corruption: str | None = Non
     comparisons, severities = _compared(request)
     curves: dict[str, dict[int, Estimate]] = {}
     for group in by_seed(comparisons):
-        twin = f"{_model(group[0].pair.fp32)} fp32"
+        twin = f"{group[0].pair.fp32.model_name} fp32"
         for name, quantized in ((twin, False), (group_name(group), True)):
             points = {
                 severity: estimate(group, partial(_side, cells=where, severity=severity, quantized=quantized))
@@ -195,14 +195,12 @@ def _side(quantized_values: Values, fp32: Values, cells: Sequence[str], severity
     return mean_over(quantized_values if quantized else fp32, cells, (severity,))
 
 
-def _model(run: Measurement) -> str:
-    return run.model.removesuffix(".yaml")
-
-
 def _place(run: Measurement, *, with_model: bool) -> tuple[str, str]:
     """Returns the row and the column of a run's square."""
     weights_alone = run.act_bits == FLOAT_BITS
-    row = "\n".join([*([_model(run)] if with_model else []), run.method, *(["weights only"] if weights_alone else [])])
+    row = "\n".join(
+        [*([run.model_name] if with_model else []), run.method, *(["weights only"] if weights_alone else [])]
+    )
     return row, f"{run.weight_bits}-bit" if weights_alone or run.weight_bits == run.act_bits else run.bits
 
 

@@ -144,7 +144,7 @@ def _by_group(
     rows: list[tuple[Entry, ...]] = []
     for group in by_seed(comparisons):
         run = group[0].pair.quantized
-        given = (run.model.removesuffix(".yaml"), run.data, run.label, str(len(group)))
+        given = (run.model_name, run.data, run.label, str(len(group)))
         rows.append((*given, *(estimate(group, measure) for measure in columns.values())))
     header = ("model", "data", "method", "seeds", *columns)
     return Table(title, header, tuple(rows), (*notes, *_notes(comparisons, severities)))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from qreg_yolo.quant.base import Quantizer
 from qreg_yolo.quant.convert import distinct_layers
+from qreg_yolo.quant.intervals import finite
 from qreg_yolo.quant.layers import WEIGHT_QUANTIZERS, QuantLayer
 from qreg_yolo.quant.spec import FLOAT_BITS, LayerPlan
 
@@ -78,8 +79,7 @@ class WeightNoise:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns fields and derived numbers as plain values for JSON (no noise: an SQNR of None)."""
-        sqnr = self.sqnr_db
-        return {**asdict(self), "ratio": self.ratio, "sqnr_db": sqnr if math.isfinite(sqnr) else None}
+        return {**asdict(self), "ratio": self.ratio, "sqnr_db": finite(self.sqnr_db)}
 
 
 @torch.no_grad()

@@ -50,6 +50,7 @@ def test_runs_are_compared_place_by_place() -> None:
         "the third run has no partner"
     )
     assert two == "| 2-bit | 1 | 40.00000 | 3.00000 | - | - |"
+    assert table.notes[-1] == "Left out, because fp32 has 2 runs: the last 1 of 4-bit."
 
 
 def test_it_comes_with_the_path_of_a_validation_loss_against_a_training_loss(tmp_path: Path) -> None:
