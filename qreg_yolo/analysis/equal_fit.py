@@ -27,7 +27,7 @@ class EqualFit:
     validation: float
     """Its validation loss over the same epochs."""
     other: float
-    """The other run's validation loss, mean over its `EPOCHS` epochs of the nearest training loss; nan: none is near."""
+    """The other run's validation loss, mean over its `EPOCHS` epochs of nearest training loss; nan: none is near."""
 
 
 def equal_fit(training: Curve, validation: Curve, other_training: Curve, other_validation: Curve) -> EqualFit:
