@@ -104,16 +104,19 @@ def test_noise_against_bits_has_a_line_per_method_and_one_of_the_model() -> None
     words = [text.get_text() for text in ax.get_legend().get_texts()]  # type: ignore[union-attr]
     assert words == ["lsq", "pact = dorefa", "as trained", "uniform model, s²/12"]
     assert ax.get_yscale() == "log"
+    _, ax = draw_noise_against_bits(report(row("lsq", 2, 0.2, trained=True), row("lsq", 32, 0.0)))
+    assert ax.get_xlim() == (1.5, 2.5), "one width has room on both sides"
+    assert [tick for tick in ax.get_xticks() if 1.5 <= tick <= 2.5] == [2]
 
 
 def test_predicted_against_measured_counts_what_it_cannot_draw() -> None:
     _, ax = draw_predicted_against_measured(report(row("lsq", 4, 0.1), row("lsq", 8, 0.01, measured=-1.0)))
-    assert ax.get_title(loc="left") == "1 without a logarithm, left out"
+    assert ax.get_title(loc="left") == "1 not above 0 or not finite, left out"
     assert len(ax.containers) == 3, "two of Gaussian noise and quantization error, one of the error alone"
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
     broken = row("lsq", 2, 0.2)
     broken["losses"]["mse"]["quantization"] = {"value": None, "lo": None, "hi": None}
-    assert draw_predicted_against_measured(report(broken))[1].get_title(loc="left").startswith("1 without")
+    assert draw_predicted_against_measured(report(broken))[1].get_title(loc="left").startswith("1 not above")
     _, ax = draw_predicted_against_measured(report())
     assert not ax.containers
 
@@ -126,6 +129,9 @@ def test_layers_are_drawn_at_four_bits_or_the_lowest_width() -> None:
     assert heights == pytest.approx([0.02, 0.02, 0.002, 0.002, 0.03, 0.03, 0.003, 0.003])
     _, ax = draw_layers(report(row("lsq", 8, 0.1), row("lsq", 2, 0.2)))
     assert ax.get_ylabel() == "noise at 2 bits, σ² / Var w"
+    _, ax = draw_layers(report(row("lsq", 2, 0.2, trained=True), row("lsq", 32, 0.0)))
+    assert ax.get_ylabel() == "noise at 2 bits, σ² / Var w", "without a sweep the network's own"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["lsq, as trained"]  # type: ignore[union-attr]
     _, ax = draw_layers(report(row("lsq", 32, 0.0)))
     assert [text.get_text() for text in ax.texts] == ["no layer is quantized"]
 

@@ -67,10 +67,12 @@ def draw_noise_against_bits(report: Report, ax: Axes | None = None) -> tuple[Fig
         uniform = [row["sigma2_uniform"] / row["variance"] for row in points]
         ax.plot(bits, uniform, "--", color=style["color"], linewidth=0.9)
     ax.set_yscale("log")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     own = [(row["bits"], row["ratio"]) for row in report["rows"] if row["trained"] and row["ratio"]]
     if own:
         ax.plot(*zip(*own, strict=True), "*", color="black", markersize=7, label="as trained")
+    if drawn := [row["bits"] for row in report["rows"] if row["ratio"]]:
+        ax.set_xlim(min(drawn) - 0.5, max(drawn) + 0.5)
     _finish(ax, "bits of the weights", "noise, σ² / Var w")
     _legend(ax, [Line2D([], [], linestyle="--", color="0.4", linewidth=0.9, label="uniform model, s²/12")])
     return figure, ax
@@ -104,7 +106,7 @@ def draw_predicted_against_measured(report: Report, ax: Axes | None = None) -> t
     ax.plot(span, span, color="0.6", linewidth=0.8, zorder=0)
     _finish(ax, "predicted increase of the loss", "measured increase")
     if left_out:
-        ax.set_title(f"{left_out} without a logarithm, left out", fontsize=SMALL, loc="left")
+        ax.set_title(f"{left_out} not above 0 or not finite, left out", fontsize=SMALL, loc="left")
     swatches = [
         Line2D([], [], color=colour, linewidth=2.5, label=name)
         for colour, name in zip(_cycle(LINES, len(methods)), methods, strict=True)
@@ -119,15 +121,19 @@ def draw_predicted_against_measured(report: Report, ax: Axes | None = None) -> t
 def draw_layers(report: Report, ax: Axes | None = None) -> tuple[Figure, Axes]:
     """Returns the noise of each layer over its weight's own variance, at one width; hatched: from clipped weights.
 
-    The width is 4 bits where that was measured, else the lowest.
+    The width is 4 bits where that was measured, else the lowest; without a sweep that of the network's own quantizers.
     """
     figure, ax = axes_for(ax, PAGE, 2.6)
-    widths = sorted({row["bits"] for row in report["rows"] if row["layers"] and not row["trained"]})
+    swept = any(row["layers"] and not row["trained"] for row in report["rows"])
+    widths = sorted({row["bits"] for row in report["rows"] if row["layers"] and not (swept and row["trained"])})
     if not widths:
+        ax.set_axis_off()
         ax.text(0.5, 0.5, "no layer is quantized", ha="center", transform=ax.transAxes, fontsize=TEXT)
         return figure, ax
     width = _BARS if _BARS in widths else widths[0]
-    found = {name: row for name, rows in _methods(report).items() for row in rows if row["bits"] == width}
+    found = {
+        name: row for name, rows in _methods(report, trained=not swept).items() for row in rows if row["bits"] == width
+    }
     layers = list(dict.fromkeys(layer["name"] for row in found.values() for layer in row["layers"]))
     share = 0.8 / max(len(found), 1)
     for number, (name, row) in enumerate(found.items()):
