@@ -146,17 +146,19 @@ def test_a_wrong_environment_variable(hyp: Path, monkeypatch: pytest.MonkeyPatch
     assert_refused(qreg_yolo("train", "--hyp", hyp), 2, "QREG_YOLO_THREADS", "'many'")
 
 
-def test_a_bug_is_shown_with_its_type_and_how_to_see_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_shown_with_its_type_and_how_to_see_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import qreg_yolo.detect.inspection as inspection
 
     def broken(path: Path) -> None:
         raise KeyError("x")
 
     monkeypatch.setattr(inspection, "inspect_weights", broken)
-    outcome = qreg_yolo("inspect", "a.pt")
+    weights = tmp_path / "a.pt"
+    weights.touch()
+    outcome = qreg_yolo("inspect", weights)
     assert outcome.code == 1
     assert "KeyError: 'x'" in outcome.err
     assert "QREG_YOLO_DEBUG" in outcome.err
     monkeypatch.setenv("QREG_YOLO_DEBUG", "1")
     with mock.patch.dict(os.environ), pytest.raises(KeyError):
-        main(["inspect", "a.pt"])
+        main(["inspect", str(weights)])
