@@ -18,6 +18,7 @@ from qreg_yolo.analysis.measurements import Measurement
 from qreg_yolo.analysis.measures import Number, Values
 from qreg_yolo.analysis.metrics import RESAMPLED, metric_values, metrics_of
 from qreg_yolo.analysis.pairing import Pair
+from qreg_yolo.progress import Progress, no_progress
 
 _AGREE = 0.05
 """Points that a record and the metric of its per-image file may differ by (records are rounded)."""
@@ -53,13 +54,19 @@ class Comparison:
     fp32: Values = field(default_factory=dict, repr=False)
 
 
-def compare(pairs: Iterable[Pair], per_image: Path | None = None, resamples: int = RESAMPLES) -> list[Comparison]:
+def compare(
+    pairs: Iterable[Pair],
+    per_image: Path | None = None,
+    resamples: int = RESAMPLES,
+    progress: Progress = no_progress,
+) -> list[Comparison]:
     """Returns the pairs with what their per-image files say, each file read and resampled once.
 
     Args:
         pairs: Quantized runs and their twins.
         per_image: Folder ``per_image`` beside the records; None or missing: no intervals.
         resamples: Bootstrap resamples.
+        progress: Shows how many cells are done.
 
     Raises:
         AnalysisError: A file that is damaged, belongs to other images, or contradicts its record.
@@ -71,16 +78,17 @@ def compare(pairs: Iterable[Pair], per_image: Path | None = None, resamples: int
     resampled: dict[tuple[object, ...], dict[tuple[str, int], NDArray[np.float64]]] = {key: {} for key in runs}
     first: dict[tuple[object, ...], tuple[str, PerImage]] = {}
     weights: dict[int, NDArray[np.int64]] = {}
-    for key, run in runs.items():
-        for cell, severity in run.values:
+    cells = [(key, run, *cell) for key, run in runs.items() for cell in run.values]
+    with progress("bootstrap", len(cells)) as done:
+        for key, run, cell, severity in cells:
             found = _statistics(per_image, run, cell, severity)
-            if found is None:
-                continue
-            name, reference = first.setdefault((run.data, run.split, run.n_images), (run.run_id, found))
-            check_same_images(found, reference, f"{run.run_id} ({cell}-{severity})", name)
-            if run.n_images not in weights:
-                weights[run.n_images] = resample_weights(run.n_images, resamples)
-            resampled[key][cell, severity] = 100 * metric_values(found, run.metric, weights[run.n_images])
+            if found is not None:
+                name, reference = first.setdefault((run.data, run.split, run.n_images), (run.run_id, found))
+                check_same_images(found, reference, f"{run.run_id} ({cell}-{severity})", name)
+                if run.n_images not in weights:
+                    weights[run.n_images] = resample_weights(run.n_images, resamples)
+                resampled[key][cell, severity] = 100 * metric_values(found, run.metric, weights[run.n_images])
+            done(1)
     return [Comparison(pair, resampled[_key(pair.quantized)], resampled[_key(pair.fp32)]) for pair in pairs]
 
 

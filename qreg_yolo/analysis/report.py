@@ -31,6 +31,7 @@ from qreg_yolo.analysis.plots.style import check_figure_path, palette_of
 from qreg_yolo.analysis.results_csv import read_curves
 from qreg_yolo.analysis.tables import TABLES, group_name, missing_notes
 from qreg_yolo.corrupt.spec import NAMES, SEVERITIES
+from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.quant.spec import FLOAT_BITS
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
@@ -52,6 +53,8 @@ class Request:
     """Folder of per-image files; None: ``per_image`` beside the records."""
     intervals: bool = True
     """Whether to compute bootstrap intervals where per-image files exist."""
+    progress: Progress = no_progress
+    """Shows how far the bootstrap is."""
 
 
 def table(request: Request, kind: str = "table1", format_: str = "text", out: Path | None = None) -> str:
@@ -219,7 +222,7 @@ def _compared(request: Request) -> tuple[list[Comparison], tuple[int, ...]]:
     folder = request.per_image or request.records.parent / "per_image"
     if request.per_image is not None and not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder. Give the folder per_image that 'robustness' wrote.")
-    comparisons = compare(pairs, folder if request.intervals else None)
+    comparisons = compare(pairs, folder if request.intervals else None, progress=request.progress)
     return comparisons, tuple(sorted(set(request.severities) or held)) or SEVERITIES
 
 

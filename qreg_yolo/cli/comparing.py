@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qreg_yolo.cli.bar import bar
 from qreg_yolo.corrupt.spec import BENCHMARK_NAMES, NAMES
+from qreg_yolo.progress import no_progress
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 
@@ -51,6 +54,7 @@ def request(
         severities=parse_severities(severities),
         per_image=per_image,
         intervals=not no_intervals,
+        progress=bar if sys.stderr.isatty() else no_progress,  # a table's only output elsewhere is the table
     )
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from qreg_yolo.analysis import image_statistics
+from qreg_yolo.analysis import image_statistics, report
 from qreg_yolo.analysis.comparison import Comparison, Estimate, by_seed, compare, estimate
 from qreg_yolo.analysis.errors import AnalysisError
 from qreg_yolo.analysis.formats import FORMATS, entry_text, to_csv, to_latex, to_markdown, to_text
@@ -79,6 +81,23 @@ def test_intervals_hold_their_values_and_a_twin_of_itself_is_zero(tmp_path: Path
     fp32 = robustness(compared(path, tmp_path / "per_image"), (3,)).rows[0]
     assert (fp32[-1].value, fp32[-1].lo, fp32[-1].hi) == pytest.approx((100, 100, 100))  # type: ignore[union-attr]
     assert math.isnan(table1(compared(path), (3,)).rows[0][-1].lo)  # type: ignore[union-attr]
+
+
+def test_the_bootstrap_says_how_far_it_is(tmp_path: Path) -> None:
+    path = write_study(tmp_path, bits=(32, 8, 4))
+    shown: list[tuple[str, int]] = []
+    done: list[int] = []
+
+    @contextmanager
+    def progress(label: str, total: int) -> Iterator[Callable[[int], object]]:
+        shown.append((label, total))
+        yield done.append
+
+    report.table(report.Request(records=path, progress=progress))
+    assert shown == [("bootstrap", 60)]  # three runs, the twin once
+    assert sum(done) == 60
+    report.table(report.Request(records=path, progress=progress, intervals=False))
+    assert len(shown) == 1
 
 
 def test_a_per_image_file_that_contradicts_its_record_is_refused(tmp_path: Path) -> None:
