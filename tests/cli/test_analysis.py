@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from qreg_yolo.cli import comparing
+from qreg_yolo.cli.bar import bar
+from qreg_yolo.progress import no_progress
 from tests.analysis.kit import record, square, write, write_study
 
 from .conftest import ROOT, assert_refused, qreg_yolo
@@ -30,6 +33,15 @@ def test_tables(study: Path, tmp_path: Path) -> None:
     outcome = qreg_yolo("table", study, *arguments)
     assert out.read_text() == outcome.out
     assert outcome.out.startswith("model,data,method,seeds,severity 3,severity 3 sd")
+
+
+@pytest.mark.parametrize(("terminal", "expected"), [(True, bar), (False, no_progress)])
+def test_the_bootstrap_has_a_bar_on_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, expected: object
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    asked = comparing.request(Path("records.csv"), None, None, None, None, None, None, None, None, False)
+    assert asked.progress is expected
 
 
 def test_figures(study: Path, tmp_path: Path) -> None:
