@@ -4,9 +4,10 @@
     python benchmarks/classifier.py --compile --check    # the compiled contenders too (minutes before the first round)
     python benchmarks/classifier.py --data-dir DIR       # CIFAR-10's images instead
 
-In every round each contender trains one epoch of the same images, in an order that moves on by one: loading, crops and
-flips, forward, backward and the optimizer's step. The plain loop is the one of PyTorch's own tutorials: PIL images,
-`RandomCrop(32, 4)`, `RandomHorizontalFlip`, `ToTensor`, `Normalize`, and SGD, without and with two worker processes.
+Each contender is a process of its own; in every round each trains one epoch of the same images, in an order that
+moves on by one: loading, crops and flips, forward, backward and the optimizer's step. The plain loop is the one of
+PyTorch's own tutorials: PIL images, `RandomCrop(32, 4)`, `RandomHorizontalFlip`, `ToTensor`, `Normalize`, and SGD,
+without and with two worker processes.
 """
 
 from __future__ import annotations
@@ -16,9 +17,7 @@ import json
 import os
 import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ import torch
 from report import cpu_model, load_average
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
+from turns import serve, take_turns
 
 from qreg_yolo.classify.checkpoint import Progress
 from qreg_yolo.classify.config import resolve
@@ -37,8 +37,11 @@ from qreg_yolo.classify.network import calibrate_network, quantize_network
 from qreg_yolo.classify.processes import Processes
 from qreg_yolo.classify.train import Run, build_optimizer, train_epoch
 from qreg_yolo.records import provenance
+from qreg_yolo.training.cpu import tune_cpu
 
 BATCH = 128
+PLAIN = "plain, {} workers"
+WIDTHS = {"fp32": 32, "W4A4": 4}
 Epoch = Callable[[int], None]
 """Trains one epoch, the number of which is given."""
 LIMITS = (
@@ -113,38 +116,43 @@ def ours(data: ImageSet, bits: int, amp: str, compiled: bool, device: torch.devi
     return lambda number: (train_epoch(run, optimizer, number, lambda *_: None), None)[1]
 
 
-def contenders(arguments: argparse.Namespace, data: ImageSet, device: torch.device) -> dict[str, Epoch]:
-    """Returns name -> epoch."""
-    found = {f"plain, {workers} workers": plain(data, workers, device) for workers in (0, 2)}
-    kinds = [("", "off", False), (" bf16", "bf16", False)]
-    if arguments.compile:
-        kinds += [(" compiled", "off", True), (" bf16 compiled", "bf16", True)]
-    for suffix, amp, compiled in kinds:
-        for name, bits in (("fp32", 32), ("W4A4", 4)):
-            found[f"ours {name}{suffix}"] = ours(data, bits, amp, compiled, device)
-    return found
+def contender_names(compiled: bool) -> list[str]:
+    """Returns who takes part."""
+    kinds = ["", " bf16", *([" compiled", " bf16 compiled"] if compiled else [])]
+    return [PLAIN.format(workers) for workers in (0, 2)] + [f"ours {bits}{k}" for k in kinds for bits in WIDTHS]
 
 
-@contextmanager
-def timed(seconds: list[float], device: torch.device) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    seconds.append(time.perf_counter() - start)
+def build(name: str, arguments: argparse.Namespace) -> Epoch:
+    """Returns a contender's epoch, set up as its process's only one."""
+    torch.set_num_threads(arguments.threads)
+    torch.backends.cudnn.benchmark = True
+    device = torch.device(arguments.device)
+    data = images(arguments)
+    if not name.startswith("ours"):
+        return finished(plain(data, next(w for w in (0, 2) if name == PLAIN.format(w)), device), device)
+    compiled = name.endswith("compiled")
+    if device.type == "cpu":
+        tune_cpu(compiled=compiled)
+    bits = next(bits for label, bits in WIDTHS.items() if label in name)
+    return finished(ours(data, bits, "bf16" if "bf16" in name else "off", compiled, device), device)
 
 
-def measure(found: dict[str, Epoch], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Returns each contender's seconds by round, after one round to warm up."""
-    names = list(found)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds + 1):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            print(f"round {number} of {rounds}: {name}", file=sys.stderr, flush=True)
-            with timed(seconds[name], device):
-                found[name](number)
-    return {name: values[1:] for name, values in seconds.items()}
+def finished(epoch: Epoch, device: torch.device) -> Epoch:
+    """Returns the epoch, which then ends when the device has done its work."""
+
+    def run(number: int) -> None:
+        epoch(number)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
+def images(arguments: argparse.Namespace) -> ImageSet:
+    """Returns the images of a round."""
+    data = load_split("cifar10" if arguments.data_dir else "demo", "train", arguments.data_dir, verify=True)
+    count = min(arguments.steps, len(data) // BATCH) * BATCH
+    return replace(data, images=data.images[:count], labels=data.labels[:count])
 
 
 def ratio(seconds: dict[str, list[float]], name: str, base: str) -> float | None:
@@ -183,34 +191,33 @@ def main() -> int:
     parser.add_argument("--compile", action="store_true", help="also the compiled contenders")
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write every round's times")
     parser.add_argument("--check", action="store_true", help="exit 1 where a limit is passed")
+    parser.add_argument("--contender", help=argparse.SUPPRESS)  # what a process is
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.backends.cudnn.benchmark = True
-    device = torch.device(arguments.device)
-    data = load_split("cifar10" if arguments.data_dir else "demo", "train", arguments.data_dir, verify=True)
-    steps = min(arguments.steps, len(data) // BATCH)
-    data = replace(data, images=data.images[: steps * BATCH], labels=data.labels[: steps * BATCH])
+    if arguments.contender:
+        serve(lambda: build(arguments.contender, arguments))
+        return 0
     before = load_average()
-    seconds = measure(contenders(arguments, data, device), arguments.rounds, device)
+    own = [sys.executable, *sys.argv, "--contender"]
+    seconds = take_turns({name: [*own, name] for name in contender_names(arguments.compile)}, arguments.rounds)
+    data = images(arguments)
     loops = [values for name, values in seconds.items() if name.startswith("plain")]
     seconds["fastest plain"] = min(loops, key=statistics.median)
-    table, exceeded = report(seconds, steps, settings_of(arguments, data, steps, device, before))
+    table, exceeded = report(seconds, len(data) // BATCH, settings_of(arguments, data, before))
     print(table)
     if arguments.json:
         arguments.json.write_text(json.dumps({"seconds": seconds, "table": table}, indent=1) + "\n")
     return 1 if arguments.check and exceeded else 0
 
 
-def settings_of(
-    arguments: argparse.Namespace, data: ImageSet, steps: int, device: torch.device, before: str
-) -> dict[str, Any]:
+def settings_of(arguments: argparse.Namespace, data: ImageSet, before: str) -> dict[str, Any]:
     """Returns what the numbers depend on."""
     origin = provenance()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
+    on_gpu = torch.device(arguments.device).type == "cuda"
+    name = torch.cuda.get_device_name(arguments.device) if on_gpu else cpu_model()
     return {
         "machine": f"{name}, {os.cpu_count()} logical cores, {arguments.threads} threads",
         "load average": f"{before} at the start, {load_average()} at the end",
-        "images": f"{data.name}, {steps} steps of {BATCH} per round, median of {arguments.rounds} rounds",
+        "images": f"{data.name}, {len(data) // BATCH} steps of {BATCH} per round, median of {arguments.rounds} rounds",
         **{key: origin[key] for key in ("commit", "versions", "time", "command")},
     }
 

@@ -15,13 +15,14 @@ from qreg_yolo.classify.options import ClassifyConfig
 from qreg_yolo.classify.processes import device_of
 from qreg_yolo.classify.train import Run
 from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.training.cpu import tune_cpu
 from qreg_yolo.training.environment import THREADS_VARIABLE, requested_threads, use_threads
 from qreg_yolo.training.precision import BF16, FP32, cpu_has_bf16
 from qreg_yolo.training.tensor_file import fill
 
 
 def prepare(threads: int | None, device: str | None) -> torch.device:
-    """Sets the CPU threads (all cores, shared among the processes here) and returns the device to compute on.
+    """Sets CPU threads (all cores, shared among the processes here) and allocator; returns the device to compute on.
 
     Raises:
         ConfigError: No such device.
@@ -31,7 +32,10 @@ def prepare(threads: int | None, device: str | None) -> torch.device:
     sharers = 1 if own else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's, for processes on one machine
     torch.set_num_threads(max(requested_threads() // sharers, 1))
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
-    return device_of(device)
+    found = device_of(device)
+    if found.type == "cpu":
+        tune_cpu()
+    return found
 
 
 def precision_on(amp: str, device: torch.device) -> str:

@@ -31,6 +31,7 @@ from qreg_yolo.quant.calibration import calibrate, uninitialized_quantizers
 from qreg_yolo.quant.noise import noise_columns
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
 from qreg_yolo.quant.spec import QuantSpec
+from qreg_yolo.training.cpu import tune_cpu
 from qreg_yolo.training.finite import NonFiniteError, all_finite, gradients_are_finite, where_it_begins
 from qreg_yolo.training.folders import what_is_kept
 
@@ -65,6 +66,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         restore_threads()
         self._precision = precision_of(self.args.amp, self.device)
         if self.device.type == "cpu":
+            tune_cpu(compiled=bool(self.args.compile))
             self.args.amp = False  # the host refuses bf16 there; the model does it itself, as its section says
         if overrides.get("workers") is not None:
             self.args.workers = overrides["workers"]  # the host sets 0 on the CPU, whatever was asked for

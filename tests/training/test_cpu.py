@@ -1,0 +1,48 @@
+"""The allocator keeps what is freed, unless the user has set it up."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource, torch
+from qreg_yolo.training.cpu import keep_freed_memory
+
+print(int(keep_freed_memory()) if {wanted} else 0)
+for _ in range(40):
+    torch.ones(16 * 2**20)  # 64 MiB, more than glibc ever keeps of itself
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+
+
+def run(wanted: bool, **variables: str) -> tuple[int, int]:
+    """Returns whether the memory is kept, and the page faults of forty tensors."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "GLIBC_TUNABLES"}
+    output = subprocess.run(
+        [sys.executable, "-c", FAULTS.format(wanted=wanted)],
+        env={**environment, "OMP_NUM_THREADS": "1", **variables}, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    kept, faults = output.split()
+    return int(kept), int(faults)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_a_tensor_gets_the_pages_of_the_one_before() -> None:
+    pages = 64 * 2**20 // os.sysconf("SC_PAGE_SIZE")
+    kept, faults = run(wanted=True)
+    _, by_default = run(wanted=False)
+    assert kept == 1
+    assert by_default > 40 * pages
+    assert by_default - faults > 20 * pages
+
+
+@pytest.mark.parametrize(
+    "variables", [{"MALLOC_MMAP_THRESHOLD_": "1048576"}, {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}]
+)
+def test_what_the_user_has_set_up_stays(variables: dict[str, str]) -> None:
+    assert run(wanted=True, **variables)[0] == 0
