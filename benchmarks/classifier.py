@@ -132,7 +132,7 @@ def build(name: str, arguments: argparse.Namespace) -> Epoch:
         return finished(plain(data, next(w for w in (0, 2) if name == PLAIN.format(w)), device), device)
     compiled = name.endswith("compiled")
     if device.type == "cpu":
-        tune_cpu(compiled=compiled)
+        tune_cpu()
     bits = next(bits for label, bits in WIDTHS.items() if label in name)
     return finished(ours(data, bits, "bf16" if "bf16" in name else "off", compiled, device), device)
 

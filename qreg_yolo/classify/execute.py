@@ -17,7 +17,6 @@ from qreg_yolo.classify.checkpoint import Description, Progress, save_classifier
 from qreg_yolo.classify.models import is_import_path
 from qreg_yolo.classify.train import Run, build_optimizer, fit
 from qreg_yolo.quant.report import model_size, plan_summary
-from qreg_yolo.training.cpu import tune_cpu
 from qreg_yolo.training.finite import NonFiniteError
 from qreg_yolo.training.folders import what_is_kept
 from qreg_yolo.training.guard import FolderLock, terminable
@@ -51,8 +50,6 @@ def execute(run: Run, description: Description, folder: Path) -> RunResult:
     optimizer = build_optimizer(run.config, run.model)
     _restore(optimizer, run.progress)
     if run.config.train.compile:
-        if run.train.images.device.type == "cpu":
-            tune_cpu(compiled=True)
         run.model.compile(dynamic=False)
 
     def on_epoch(row: dict[str, float]) -> None:
