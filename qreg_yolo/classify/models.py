@@ -48,11 +48,16 @@ class PlainShortcutBlock(nn.Module):
         self.stride, self.pad = stride, (c_out - c_in) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x
-        if self.stride != 1:
-            shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
         out = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(out)) + shortcut)
+        return F.relu(self.bn2(self.conv2(out)) + self._shortcut(x))
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        if self.stride == 1:
+            return x
+        inner = x[:, :, :: self.stride, :: self.stride]
+        # Not F.pad: with it Inductor makes scalar code of the whole block's end and of the quantizers behind it.
+        zeros = torch.zeros_like(inner[:, : self.pad])  # in the memory format of x; there are as many: widths double
+        return torch.cat([zeros, inner, zeros], 1)
 
 
 class ResNet20(nn.Module):

@@ -47,13 +47,15 @@ def test_the_spatial_sizes_of_a_residual_network_are_32_16_8() -> None:
     assert sizes == [(16, 32)] * 3 + [(32, 16)] * 3 + [(64, 8)] * 3
 
 
-def test_option_a_pads_with_zero_channels_and_has_no_parameters() -> None:
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_option_a_pads_with_zero_channels_and_has_no_parameters(memory: torch.memory_format) -> None:
     block = build_model("resnet20", 10, seed=0).blocks[3].eval()
     with torch.no_grad():
         for name in ("conv1", "conv2"):
             getattr(block, name).weight.zero_()
-    x = torch.rand(2, 16, 8, 8)
+    x = torch.rand(2, 16, 8, 8).contiguous(memory_format=memory)
     out = block(x)
+    assert out.is_contiguous(memory_format=memory)
     assert torch.equal(out[:, 8:24], x[:, :, ::2, ::2])
     assert not out[:, :8].any()
     assert not out[:, 24:].any()
