@@ -7,7 +7,7 @@
 Each contender is a process of its own; in every round each trains one epoch of the same images, in an order that
 moves on by one: loading, crops and flips, forward, backward and the optimizer's step. The plain loop is the one of
 PyTorch's own tutorials: PIL images, `RandomCrop(32, 4)`, `RandomHorizontalFlip`, `ToTensor`, `Normalize`, and SGD,
-without and with two worker processes.
+without and with two worker processes. bfloat16 is left out on a CPU that would emulate it.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from qreg_yolo.classify.processes import Processes
 from qreg_yolo.classify.train import Run, build_optimizer, train_epoch
 from qreg_yolo.records import provenance
 from qreg_yolo.training.cpu import tune_cpu
+from qreg_yolo.training.precision import cpu_has_bf16
 
 BATCH = 128
 PLAIN = "plain, {} workers"
@@ -117,9 +118,9 @@ def ours(data: ImageSet, bits: int, amp: str, compiled: bool, device: torch.devi
     return lambda number: (train_epoch(run, optimizer, number, lambda *_: None), None)[1]
 
 
-def contender_names(compiled: bool) -> list[str]:
+def contender_names(compiled: bool, bf16: bool) -> list[str]:
     """Returns who takes part."""
-    kinds = ["", " bf16", *([" compiled", " bf16 compiled"] if compiled else [])]
+    kinds = [a + b for b in (["", " compiled"] if compiled else [""]) for a in (["", " bf16"] if bf16 else [""])]
     return [PLAIN.format(workers) for workers in (0, 2)] + [f"ours {bits}{k}" for k in kinds for bits in WIDTHS]
 
 
@@ -199,7 +200,8 @@ def main() -> int:
         return 0
     before = load_average()
     own = [sys.executable, *sys.argv, "--contender"]
-    seconds = take_turns({name: [*own, name] for name in contender_names(arguments.compile)}, arguments.rounds)
+    names = contender_names(arguments.compile, bf16=arguments.device != "cpu" or cpu_has_bf16())
+    seconds = take_turns({name: [*own, name] for name in names}, arguments.rounds)
     data = images(arguments)
     loops = [values for name, values in seconds.items() if name.startswith("plain")]
     seconds["fastest plain"] = min(loops, key=statistics.median)
