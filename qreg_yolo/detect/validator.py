@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,9 @@ from ultralytics.models.yolo.detect import DetectionPredictor, DetectionValidato
 from qreg_yolo.detect.class_map import ClassMap
 from qreg_yolo.detect.compat import restore_threads
 from qreg_yolo.strict_yaml import ConfigError
+
+_NMS_SECONDS, _NMS_SECONDS_PER_IMAGE = 2.0, 0.05
+"""The host's NMS stops when a batch has taken longer than their sum, whatever is left."""
 
 
 class QuantDetectionValidator(DetectionValidator):
@@ -50,12 +54,19 @@ class QuantDetectionValidator(DetectionValidator):
         super().init_metrics(SimpleNamespace(names=dict(enumerate(self._classes.names))))
 
     def postprocess(self, preds: Any) -> Any:
-        """Returns the host's NMS, on the classes of the data alone where they are mapped."""
+        """Returns the host's NMS, image by image where it ran into the host's time limit and left images out.
+
+        Where classes are mapped it is done on those of the data alone.
+        """
+        whole = preds[0] if isinstance(preds, (list, tuple)) else preds
         if self._classes is not None:
-            preds = preds[0] if isinstance(preds, (list, tuple)) else preds
             rows = [*range(4), *(4 + row for row in self._classes.rows)]
-            preds = preds[:, torch.tensor(rows, device=preds.device)]
-        return super().postprocess(preds)
+            whole = whole[:, torch.tensor(rows, device=whole.device)]
+        start = time.time()  # the host's clock: it may jump, as after a machine was suspended
+        found = super().postprocess(whole)
+        if time.time() - start <= _NMS_SECONDS + _NMS_SECONDS_PER_IMAGE * len(whole):
+            return found
+        return [one for image in whole.split(1) for one in super(QuantDetectionValidator, self).postprocess(image)]
 
     def get_dataloader(self, dataset_path: str, batch_size: int) -> DataLoader[Any]:
         """Returns the host's loader, with the workers that were asked for (the host sets 0 on the CPU)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,8 +26,6 @@ DETECTION = np.dtype([("image", "<i4"), ("confidence", "<f4"), ("category", "<i4
 BOXED = np.dtype([*DETECTION.descr, ("box", "<f4", (4,))])
 """With its box, xyxy in px of the original image."""
 Detections = NDArray[Any]
-_NMS_SECONDS = 2.0
-"""The host's NMS stops after more than this, whatever is left."""
 
 
 @dataclass
@@ -165,15 +162,6 @@ class Judge(QuantDetectionValidator):
             for si, prediction in enumerate(self.postprocess(self.backend(batch["img"])))
         ]
         return np.concatenate(found)
-
-    def postprocess(self, preds: Any) -> Any:
-        """Returns the host's NMS; image by image where it ran into the host's time limit and left images out."""
-        start = time.time()
-        found = super().postprocess(preds)
-        if time.time() - start <= _NMS_SECONDS:
-            return found
-        whole = preds[0] if isinstance(preds, (list, tuple)) else preds
-        return [one for image in whole.split(1) for one in super(Judge, self).postprocess(image)]
 
     def _judged(self, si: int, prediction: dict[str, Any], batch: dict[str, Any], image: int) -> Detections:
         truth = self._prepare_batch(si, batch)
