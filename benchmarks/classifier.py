@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from report import cpu_model, load_average
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -74,8 +75,6 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        from PIL import Image
-
         return self.transform(Image.fromarray(self.images[index])), self.labels[index]  # as torchvision's CIFAR10 does
 
 
@@ -120,7 +119,9 @@ def ours(data: ImageSet, bits: int, amp: str, compiled: bool, device: torch.devi
 
 def contender_names(compiled: bool, bf16: bool) -> list[str]:
     """Returns who takes part."""
-    kinds = [a + b for b in (["", " compiled"] if compiled else [""]) for a in (["", " bf16"] if bf16 else [""])]
+    precisions = ["", " bf16"] if bf16 else [""]
+    modes = ["", " compiled"] if compiled else [""]
+    kinds = [precision + mode for mode in modes for precision in precisions]
     return [PLAIN.format(workers) for workers in (0, 2)] + [f"ours {bits}{k}" for k in kinds for bits in WIDTHS]
 
 
