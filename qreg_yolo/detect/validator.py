@@ -57,6 +57,10 @@ class QuantDetectionValidator(DetectionValidator):
         """Returns the host's NMS, image by image where it ran into the host's time limit and left images out.
 
         Where classes are mapped it is done on those of the data alone.
+
+        Args:
+            preds: ``(images, 4 + classes, places)``, boxes as centre and size in px; may come first in a tuple. From an
+                end-to-end head ``(images, boxes, 6)``.
         """
         whole = preds[0] if isinstance(preds, (list, tuple)) else preds
         if self._classes is not None:
