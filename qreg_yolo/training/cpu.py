@@ -23,8 +23,8 @@ def keep_freed_memory() -> bool:
     """Has this process keep the memory that it frees; returns whether it does.
 
     By default glibc gives large tensors back to the kernel, which clears every page when it is asked for again: up to
-    a quarter of ResNet20's training step on the CPU. The process then holds its peak until it ends. Nothing is done where the C
-    library is another one or the user has set it up (``MALLOC_...`` variables, ``glibc.malloc`` in
+    a quarter of ResNet20's training step on the CPU. The process then holds its peak until it ends. Nothing is done
+    where the C library is another one or the user has set it up (``MALLOC_...`` variables, ``glibc.malloc`` in
     ``GLIBC_TUNABLES``).
     """
     if platform.libc_ver()[0] != "glibc" or _is_set_up():
