@@ -9,8 +9,9 @@ STAMP := $(VENV)/.installed
 train: $(STAMP)
 	$(BIN)/qreg-yolo train --bits 4 --method lsq
 
+# Idle OpenMP threads sleep: two test processes share two cores with the programs that they start.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check
