@@ -80,7 +80,7 @@ def test_a_checkpoint_of_a_single_class(stock: Train, several_shapes: Path, tmp_
     assert min(_compare(weights, several_shapes, tmp_path, single_cls=True)) > 0.005, "it detects nothing: no proof"
 
 
-@pytest.mark.parametrize("network", ["yolo26n", pytest.param("yolov10n", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("network", ["yolo26n", "yolov10n"])
 def test_an_end_to_end_checkpoint(network: str, stock: Train, several_shapes: Path, tmp_path: Path) -> None:
     assert max(_compare(stock(network), several_shapes, tmp_path)) > 0.0, "it detects nothing: no proof"
 
