@@ -1,4 +1,7 @@
-"""What Inductor is told before a network is compiled on the CPU: to compute again rather than to write and read."""
+"""What Inductor is told before a network is compiled on the CPU: to compute again rather than to write and read.
+
+And to compute in integers what the quantizers made so (`integer_forward`).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import torch
 from torch import fx
 from torch._inductor import config
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
+
+from qreg_yolo.training import integer_forward
 
 aten = torch.ops.aten
 
@@ -21,18 +26,25 @@ still takes its inputs for channels first: it was seen to be written and summed 
 def tune_compiler() -> None:
     """Sets Inductor's options for this process; a pass over the joint graph that is already there stays."""
     config.realize_reads_threshold = max(config.realize_reads_threshold, REALIZE_READS)
+    integers = integer_forward.use_integer_convolutions()
     if config.joint_custom_pre_pass is None:
-        config.joint_custom_pre_pass = _ShareSigmoids()
+        config.joint_custom_pre_pass = _ShareSigmoids(integers)
 
 
 class _ShareSigmoids(CustomGraphPass):
-    """Rewrites the graph of forward and backward before it is divided into the two."""
+    """Rewrites the graph of forward and backward before it is divided into the two.
+
+    Inductor keeps what it compiled under its options and this pass: so it has to say whether integers are used.
+    """
+
+    def __init__(self, integers: bool) -> None:
+        self.integers = integers
 
     def __call__(self, graph: fx.Graph) -> None:
         share_sigmoids(graph)
 
     def uuid(self) -> object:
-        return get_hash_for_files((__file__,))
+        return get_hash_for_files((__file__, integer_forward.__file__), extra=str(self.integers))
 
 
 def share_sigmoids(graph: fx.Graph) -> None:
