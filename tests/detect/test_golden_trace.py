@@ -1,6 +1,7 @@
 """Twenty training steps with a fixed seed: a refactor leaves the losses equal, a numeric change updates them here.
 
-In float64, where no rounding difference of another machine or thread count moves a weight to another code.
+In float64, where no rounding difference of another machine or thread count moves a weight to another code, and without
+exact ties, which the last bit would break: MKL sums in another order on each kind of CPU.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from ultralytics.nn.modules import SPPF
 
 from qreg_yolo.quant import StepSizeRule, calibrate, quantizer_parameter_groups
 from qreg_yolo.quant.optim import split_quantizer_parameters
@@ -17,13 +20,17 @@ from qreg_yolo.quant.optim import split_quantizer_parameters
 from .test_model import build
 
 GOLDEN = {
-    "lsq-w4a4": [61.171482, 60.608475, 60.650482, 59.724319],
-    "lsq-w2a2": [61.281578, 61.726151, 61.464325, 61.767368],
-    "lsqplus-w2a2": [61.14444, 61.089645, 61.116985, 60.629623],
-    "pact-w4a4": [61.389832, 61.81567, 61.189468, 61.468979],
-    "dorefa-w4": [60.543541, 58.232384, 50.389618, 29.653164],
+    "lsq-w4a4": [61.088333, 60.576065, 59.919891, 58.474812],
+    "lsq-w2a2": [61.41573, 61.305607, 61.525753, 61.332233],
+    "lsqplus-w2a2": [61.515278, 61.218296, 61.094826, 60.629173],
+    "pact-w4a4": [61.589733, 61.500904, 61.196159, 61.332619],
+    "dorefa-w4": [59.136951, 54.709629, 37.775322, 22.532368],
 }
-"""Loss of steps 5, 10, 15 and 20."""
+"""Loss of steps 5, 10, 15 and 20.
+
+The same with MKL_CBWR=AVX512, AVX2, AVX or SSE4_2, one thread or two, and ATEN_CPU_CAPABILITY=avx512 or avx2; without
+AVX2, torch draws other initial weights.
+"""
 
 
 def _batch() -> dict[str, Any]:
@@ -37,10 +44,25 @@ def _batch() -> dict[str, Any]:
     }
 
 
+def without_ties(model: nn.Module) -> nn.Module:
+    """Returns the model, changed so that its gradient doesn't hang on the last bit of a sum.
+
+    Sums of codes are often equal. Where a maximum is pooled, the last bit says which of them has the gradient. Where
+    one is the channel's mean and BatchNorm adds nothing, it says which side of 0 the result lies on, where ReLU has its
+    kink and an unsigned quantizer clips.
+    """
+    for module in list(model.modules()):
+        if isinstance(module, SPPF):
+            module.m = nn.AvgPool2d(5, stride=1, padding=2)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    return model
+
+
 def trace(**request: Any) -> list[float]:
     """Returns the loss of every fifth step."""
     torch.manual_seed(0)
-    model = build(**request).double()
+    model = without_ties(build(**request)).double()
     calibrate(model, [_batch()["img"]])
     model.train()
     model.args = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5, overlap_mask=True)
