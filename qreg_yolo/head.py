@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from qreg_yolo.errors import InvalidTypeError, InvalidValueError
 from qreg_yolo.suggest import check_choice
 
 HEADS: tuple[str, ...] = ("anchor_free", "anchor")
@@ -41,13 +42,15 @@ class HeadConfig:
         for name, least in (("box", 0), ("cls", 0), ("obj", 0), ("cls_pw", 0), ("obj_pw", 0), ("anchor_t", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"{name}={value!r} is not a number.")
+                raise InvalidTypeError(f"{name}={value!r} is not a number.")
             if not (value > least or (value == 0 and name in ("box", "cls", "obj"))) or not math.isfinite(value):
-                raise ValueError(f"{name}={value!r} is out of range. Give a finite number above {least}.")
+                raise InvalidValueError(f"{name}={value!r} is out of range. Give a finite number above {least}.")
         if not isinstance(self.autoanchor, bool):
-            raise TypeError(f"autoanchor={self.autoanchor!r} is not true or false.")
+            raise InvalidTypeError(f"autoanchor={self.autoanchor!r} is not true or false.")
         if self.autoanchor and not self.has_anchors:
-            raise ValueError("autoanchor needs kind 'anchor': the anchor_free head has no anchors. Add --head anchor.")
+            raise InvalidValueError(
+                "autoanchor needs kind 'anchor': the anchor_free head has no anchors. Add --head anchor."
+            )
 
     @property
     def has_anchors(self) -> bool:

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qreg_yolo.errors import UserError
 
-class PickleError(ValueError):
+
+class PickleError(UserError, ValueError):
     """Bytes that are no pickle, or a pickle that uses what data does not need."""
 
 

@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, fields
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from qreg_yolo import __version__
+from qreg_yolo.errors import FileAccessError, UserError
 
 if TYPE_CHECKING:
     import polars
@@ -27,9 +28,11 @@ FILE = "records.csv"
 """What the table is called in every output folder."""
 TRACKS: tuple[str, ...] = ("detect", "classify")
 _VERSIONED = ("torch", "ultralytics", "numpy")
+_ADDED = ("evaluation",)
+"""Columns that tables of older versions lack: read as empty."""
 
 
-class RecordsError(ValueError):
+class RecordsError(UserError, ValueError):
     """A file that is no table of records, or a number without its provenance."""
 
 
@@ -64,7 +67,9 @@ class Record:
     split: str
     """`train` | `val` | `test`."""
     n_images: int
-    """Images the number rests on."""
+    """Images the number rests on, counted where they were measured."""
+    evaluation: str | None = None
+    """How they were measured, see `settings_text`: numbers compare only where it agrees. None: an older table."""
     preset: str | None = None
     """Constants of the corruptions; None: clean images."""
     corruption: str | None = None
@@ -75,14 +80,8 @@ class Record:
     """What was measured, for example `map50_95`."""
     value: float
     """The number, in `unit`; may be nan where it is undefined."""
-    lo: float | None = None
-    """Lower end of its interval, in `unit`."""
-    hi: float | None = None
-    """Upper end of its interval, in `unit`."""
     unit: str
     """For example `fraction` (0..1), `points` (0..100), `MB`, `s`."""
-    baseline_run_id: str | None = None
-    """The run it is compared with."""
     commit: str
     """Commit of this package's checkout, or its version; see `provenance`."""
     command: str
@@ -154,7 +153,9 @@ def append(path: Path, records: Iterable[Record]) -> None:
         data = rows if end else _HEADER + rows
         if os.write(handle, data) != len(data):
             os.ftruncate(handle, end)
-            raise OSError(f"{path}: the disk took only a part of {len(data)} bytes; nothing was appended. Free space.")
+            raise FileAccessError(
+                f"{path}: the disk took only a part of {len(data)} bytes; nothing was appended. Free space."
+            )
         os.fsync(handle)
     finally:
         os.close(handle)
@@ -163,7 +164,8 @@ def append(path: Path, records: Iterable[Record]) -> None:
 def read(path: Path) -> polars.DataFrame:
     """Returns the table: text columns as String, whole numbers as Int64, numbers as Float64; empty cells are null.
 
-    A last line without its line end (a crash while it was written) is dropped.
+    A last line without its line end (a crash while it was written) is dropped. Of an older version's table the columns
+    of today are returned.
 
     Raises:
         RecordsError: A column is missing, or a cell is empty or unreadable that must not be.
@@ -180,11 +182,60 @@ def read(path: Path) -> polars.DataFrame:
         table = pl.read_csv(io.BytesIO(data), schema_overrides=schema)
     except pl.exceptions.PolarsError as error:
         raise RecordsError(f"{path} has a row that is no record: {error}. Correct or delete that row.") from error
+    missing = [pl.lit(None, schema[name]).alias(name) for name in _ADDED if name not in table.columns]
+    table = table.with_columns(missing).select(COLUMNS)
     for name in COLUMNS:
         if type(None) not in _TYPES[name] and table[name].null_count():
             row = int(table[name].is_null().arg_true()[0]) + 1
             raise RecordsError(f"{path}: record {row} has no '{name}'. Correct or delete that row.")
     return table
+
+
+def check_appendable(path: Path) -> None:
+    """Raises unless rows can be appended to the table, which need not exist yet.
+
+    Raises:
+        RecordsError: It has other columns than this version's.
+    """
+    if path.is_file():
+        with path.open("rb") as file:
+            _intact_size(file, path, exact=True)
+
+
+def settings_text(settings: Mapping[str, object]) -> str:
+    """Returns the settings of a measurement as a record's column ``evaluation``.
+
+    >>> settings_text({"imgsz": 640, "rect": True, "classes": [0, 2], "conf": 0.001, "fraction": 1.0})
+    'imgsz=640 rect=true classes=0,2 conf=0.001 fraction=1'
+    """
+    return " ".join(f"{name}={_setting(value)}" for name, value in settings.items())
+
+
+def _setting(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_setting, value))
+    return f"{value:.6g}" if isinstance(value, float) else "-".join(str(value).split())
+
+
+def settings_differences(one: str | None, other: str | None) -> list[str]:
+    """Returns the settings in which two columns ``evaluation`` differ; none where either is of an older table.
+
+    >>> settings_differences("imgsz=256 conf=0.001", "imgsz=128 conf=0.001")
+    ['imgsz=256 and imgsz=128']
+    """
+    if one is None or other is None:
+        return []
+    mine, theirs = (dict(word.split("=", 1) for word in text.split()) for text in (one, other))
+    names = dict.fromkeys([*mine, *theirs])
+    return [
+        f"{name}={mine.get(name, 'unknown')} and {name}={theirs.get(name, 'unknown')}"
+        for name in names
+        if mine.get(name) != theirs.get(name)
+    ]
 
 
 def provenance() -> dict[str, str]:
@@ -219,12 +270,14 @@ def _intact_size(file: BinaryIO, path: Path, *, exact: bool) -> int:
             return 0
         raise RecordsError(f"{path} is not a table of records: it has no header. Give another path.")
     columns = first.decode("utf-8", errors="replace").rstrip("\r\n").split(",")
-    if missing := [name for name in COLUMNS if name not in columns]:
+    if missing := [name for name in COLUMNS if name not in columns and name not in _ADDED]:
         raise RecordsError(
             f"{path} lacks the columns: {', '.join(missing)}. Give a table of this version, or a new path."
         )
     if exact and tuple(columns) != COLUMNS:
-        raise RecordsError(f"{path} has other columns than this version's table. Give a new path.")
+        raise RecordsError(
+            f"{path} is a table of another version of qreg-yolo: nothing is added to it. Give a new path."
+        )
     size = end = file.seek(0, os.SEEK_END)
     file.seek(size - 1)
     if file.read(1) != b"\n":

@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
+from qreg_yolo.errors import MissingFileError
 from qreg_yolo.suggest import did_you_mean
 
 
@@ -64,7 +65,7 @@ def _find(kind: str, name: str, noun: str) -> Path:
     path = Path(name)
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return path
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"There is no {'file' if path.suffix in ('.yaml', '.yml') else noun} '{name}'.{did_you_mean(path.stem, names)} "
         f"Give the path of a YAML file, or one of: {', '.join(names) or 'none'}."
     )

@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from qreg_yolo.errors import UserError
+
 _SCALARS = (
     ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -25,7 +27,7 @@ _SCALARS = (
 """(tag, pattern of the whole scalar, the characters it may start with)"""
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A configuration that cannot be used; the text states the fact, the value and the remedy."""
 
 

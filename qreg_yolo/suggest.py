@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from qreg_yolo.errors import InvalidValueError
+
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """Returns `` Did you mean 'x'?`` for the candidate nearest to ``name``, or an empty string.
@@ -23,4 +25,6 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raises a `ValueError` unless ``value`` is one of ``choices``; the nearest is named."""
     if value not in choices:
-        raise ValueError(f"{name}={value!r} is not one of: {', '.join(choices)}.{did_you_mean(str(value), choices)}")
+        raise InvalidValueError(
+            f"{name}={value!r} is not one of: {', '.join(choices)}.{did_you_mean(str(value), choices)}"
+        )

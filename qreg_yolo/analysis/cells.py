@@ -7,6 +7,7 @@ from pathlib import Path
 
 from qreg_yolo.analysis.errors import AnalysisError
 from qreg_yolo.corrupt.spec import NAMES, SEVERITIES
+from qreg_yolo.errors import MissingFileError
 from qreg_yolo.strict_yaml import ConfigError, load
 from qreg_yolo.suggest import did_you_mean
 
@@ -69,7 +70,7 @@ def read_layout(path: Path) -> Layout:
         ConfigError: Not such a list, an unknown name, or one that stands twice.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist. Give a YAML file with a list of rows of cell names.")
+        raise MissingFileError(f"{path} does not exist. Give a YAML file with a list of rows of cell names.")
     rows = load(path)
     if not (isinstance(rows, list) and rows and all(isinstance(row, list) and row for row in rows)):
         raise ConfigError(f"{path} is not a list of rows. Write one list of cell names per row of the square.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from qreg_yolo.errors import UserError
 
-class AnalysisError(ValueError):
+
+class AnalysisError(UserError, ValueError):
     """Measurements that cannot be compared or drawn; the text states the fact, the value and the remedy."""

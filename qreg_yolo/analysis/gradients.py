@@ -12,6 +12,7 @@ from qreg_yolo.analysis.errors import AnalysisError
 from qreg_yolo.analysis.formats import EMPTY
 from qreg_yolo.analysis.plots.noise import row_name
 from qreg_yolo.analysis.tables import Table
+from qreg_yolo.errors import MissingFileError
 from qreg_yolo.quant.intervals import mean_interval
 from qreg_yolo.quant.spec import FLOAT_BITS
 
@@ -30,7 +31,7 @@ def read_report(path: Path) -> Report:
     """
     file = path / "noise.json" if path.is_dir() else path
     if not file.is_file():
-        raise FileNotFoundError(f"'{file}' does not exist. Give the noise.json (or its folder) of another checkpoint.")
+        raise MissingFileError(f"'{file}' does not exist. Give the noise.json (or its folder) of another checkpoint.")
     try:
         report: Report = json.loads(file.read_text(encoding="utf-8"))
         rows = [(row["bits"], row["trained"], row["of_images"]) for row in report["rows"]]

@@ -13,6 +13,7 @@ from qreg_yolo import records
 from qreg_yolo.analysis.cells import CLEAN, check_cell, check_severities
 from qreg_yolo.analysis.errors import AnalysisError
 from qreg_yolo.analysis.metrics import DEFAULT_METRICS
+from qreg_yolo.errors import MissingFileError
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 
@@ -99,7 +100,7 @@ def read_measurements(path: Path, selection: Selection = Selection()) -> list[Me
         AnalysisError: A corruption, severity or unit that does not exist.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist. Give the records.csv that a run or 'robustness' wrote.")
+        raise MissingFileError(f"{path} does not exist. Give the records.csv that a run or 'robustness' wrote.")
     return measurements(records.read(path), selection, str(path))
 
 

@@ -31,6 +31,7 @@ from qreg_yolo.analysis.plots.style import check_figure_path, palette_of
 from qreg_yolo.analysis.results_csv import read_curves
 from qreg_yolo.analysis.tables import TABLES, group_name, missing_notes
 from qreg_yolo.corrupt.spec import NAMES, SEVERITIES
+from qreg_yolo.errors import MissingFileError
 from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.quant.spec import FLOAT_BITS
 from qreg_yolo.strict_yaml import ConfigError
@@ -67,7 +68,7 @@ def table(request: Request, kind: str = "table1", format_: str = "text", out: Pa
     make = TABLES[_choice("kind", kind, TABLES)]
     write = FORMATS[_choice("format", format_, FORMATS)]
     if out is not None and not out.parent.is_dir():
-        raise FileNotFoundError(f"{out.parent} is no folder. Make it first, or give another path.")
+        raise MissingFileError(f"{out.parent} is no folder. Make it first, or give another path.")
     text = write(make(*_compared(request)))
     if out is not None:
         files.write_text(out, text + "\n")
@@ -221,7 +222,7 @@ def _compared(request: Request) -> tuple[list[Comparison], tuple[int, ...]]:
     held = {severity for pair in pairs for run in (pair.quantized, pair.fp32) for severity in run.severities}
     folder = request.per_image or request.records.parent / "per_image"
     if request.per_image is not None and not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder. Give the folder per_image that 'robustness' wrote.")
+        raise MissingFileError(f"{folder} is no folder. Give the folder per_image that 'robustness' wrote.")
     comparisons = compare(pairs, folder if request.intervals else None, progress=request.progress)
     return comparisons, tuple(sorted(set(request.severities) or held)) or SEVERITIES
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from qreg_yolo import __version__, files
 from qreg_yolo.classify.models import build_model, is_import_path
+from qreg_yolo.errors import MissingFileError
 from qreg_yolo.quant.convert import apply_plan, quantized_layers
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
 from qreg_yolo.strict_yaml import ConfigError
@@ -118,7 +119,7 @@ def load_classifier(path: Path, model: str | None = None) -> tuple[nn.Module, De
         ConfigError: Another model is asked for, or a factory of the user's own is not.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint '{path}'. Give the path of weights/last{SUFFIX} of a run.")
+        raise MissingFileError(f"There is no checkpoint '{path}'. Give the path of weights/last{SUFFIX} of a run.")
     header, tensors = read(path, HEADER, VERSION, LACKING)
     try:
         description = Description.from_dict(header["description"])
@@ -144,7 +145,7 @@ def is_classifier(path: Path) -> bool:
         FileNotFoundError: No such file.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint '{path}'. Give the path of one in the weights/ of a run.")
+        raise MissingFileError(f"There is no checkpoint '{path}'. Give the path of one in the weights/ of a run.")
     try:
         return path.suffix == SUFFIX and HEADER in keys(path)
     except (OSError, WeightsError):

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from qreg_yolo.classify.data import DataError, ImageSet
+from qreg_yolo.errors import FileAccessError, MissingFileError
 from qreg_yolo.pickled_values import PickleError
 from qreg_yolo.safe_pickle import load_pickle
 
@@ -88,7 +89,7 @@ def read_cifar(name: str, data_dir: Path, split: str, *, verify: bool = True) ->
     files = OFFICIAL[name]
     folder = data_dir if data_dir.name == files.folder else data_dir / files.folder
     if not folder.is_dir():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"There is no folder '{folder}'. Give with --data-dir the folder that holds '{files.folder}', or fetch it "
             "with --download."
         )
@@ -148,7 +149,7 @@ def _class_names(path: Path, md5: str | None, files: CifarFiles) -> tuple[str, .
 def _load(path: Path, md5: str | None) -> dict[str, Any]:
     """Returns the dictionary in a pickle, with text keys; a wrong md5 ends before anything is looked at."""
     if not path.is_file():
-        raise FileNotFoundError(f"'{path}' is missing. Unpack the official archive again, or fetch it with --download.")
+        raise MissingFileError(f"'{path}' is missing. Unpack the official archive again, or fetch it with --download.")
     raw = path.read_bytes()
     found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
     if md5 is not None and found != md5:
@@ -182,4 +183,4 @@ def download_cifar(name: str, data_dir: Path) -> None:
     try:  # not by the data set's own class, which would unpickle what it has fetched
         download_and_extract_archive(source.url, str(data_dir), filename=source.filename, md5=source.tgz_md5)
     except RuntimeError as error:  # torchvision's word for a file that is not the official one
-        raise OSError(f"The archive of {name} could not be fetched: {error}") from error
+        raise FileAccessError(f"The archive of {name} could not be fetched: {error}") from error

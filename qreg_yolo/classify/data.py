@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from qreg_yolo.errors import UserError
 from qreg_yolo.training.randomness import epoch_seed
 
 PADDING = 4
 """Black pixels around an image before it is cropped back to its size."""
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """A data set that exists and cannot be used."""
 
 

@@ -16,6 +16,7 @@ from qreg_yolo.classify import outputs
 from qreg_yolo.classify.checkpoint import Description, Progress, save_classifier
 from qreg_yolo.classify.models import is_import_path
 from qreg_yolo.classify.train import Run, build_optimizer, fit
+from qreg_yolo.errors import FileAccessError
 from qreg_yolo.quant.report import model_size, plan_summary
 from qreg_yolo.training.finite import NonFiniteError
 from qreg_yolo.training.folders import what_is_kept
@@ -86,7 +87,7 @@ def _writing(what: str, last: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(
+        raise FileAccessError(
             f"{what} could not be written to '{last.parent}': {error.strerror or error}. Make room there. "
             f"{what_is_kept(last)}"
         ) from error

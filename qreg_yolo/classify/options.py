@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from qreg_yolo.config import AMP_CHOICES, check_count
+from qreg_yolo.errors import InvalidTypeError, InvalidValueError
 from qreg_yolo.quant.spec import QuantSpec
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import check_choice
@@ -45,7 +46,7 @@ class ClassifyOptions:
         for name in ("model", "data_dir", "weights", "device"):
             value = getattr(self, name)
             if not (isinstance(value, str) and value) and not (name != "model" and value is None):
-                raise TypeError(f"{name}={value!r} is not a name or a path. Give a text.")
+                raise InvalidTypeError(f"{name}={value!r} is not a name or a path. Give a text.")
         check_choice("data", self.data, DATA)
         _check_bool("verify", self.verify)
         check_count("seed", self.seed, minimum=0)
@@ -106,14 +107,14 @@ class TrainOptions:
         for name in ("nesterov", "channels_last", "compile", "log_noise"):
             _check_bool(name, getattr(self, name))
         if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov=true needs a momentum above 0. Drop one of them.")
+            raise InvalidValueError("nesterov=true needs a momentum above 0. Drop one of them.")
         for name in ("project", "name"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, str) and value):
-                raise TypeError(f"{name}={value!r} is not a text. Give one.")
+                raise InvalidTypeError(f"{name}={value!r} is not a text. Give one.")
         late = [m for m in self.milestones if m >= self.epochs]
         if late:
-            raise ValueError(
+            raise InvalidValueError(
                 f"milestones={list(self.milestones)}: {late[0]} is not below epochs={self.epochs}. Give milestones "
                 "before the end, or leave them out: then the recipe's are scaled to the epochs."
             )
@@ -158,9 +159,9 @@ def _check_number(name: str, value: object, low: float, high: float) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not number or not low <= value <= high:  # type: ignore[operator]
         span = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-        raise ValueError(f"{name}={value!r} is not a number {span}.")
+        raise InvalidValueError(f"{name}={value!r} is not a number {span}.")
 
 
 def _check_bool(name: str, value: object) -> None:
     if not isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} is not true or false.")
+        raise InvalidTypeError(f"{name}={value!r} is not true or false.")

@@ -24,10 +24,12 @@ from qreg_yolo.cli import (
     train,
     val,
 )
+from qreg_yolo.errors import MissingFileError, UserError
 from qreg_yolo.strict_yaml import ConfigError
 
 DEBUG_VARIABLE = "QREG_YOLO_DEBUG"
 """Environment variable; set: an error is shown with its traceback."""
+_UNEXPECTED = f"(This may be a fault of qreg-yolo. Set {DEBUG_VARIABLE}=1 to see where it happened.)"
 INTERRUPTED = 130
 """Exit status after Ctrl-C."""
 
@@ -87,15 +89,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if end.code == INTERRUPTED:
             print("Interrupted.", file=sys.stderr)
         raise
-    except (ConfigError, FileNotFoundError) as error:
+    except (ConfigError, MissingFileError) as error:
         _fail(str(error), 2)
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
-        expected = isinstance(error, (OSError, ValueError, NotImplementedError))
-        text = str(error) if expected else f"{type(error).__name__}: {error}"
-        hint = "" if expected else f"\n(Set {DEBUG_VARIABLE}=1 to see where it happened.)"
-        _fail(text + hint, 1)
+        if isinstance(error, UserError):
+            _fail(str(error), 1)
+        _fail(f"{type(error).__name__}: {error}\n{_UNEXPECTED}", 1)
 
 
 def _fail(message: str, code: int) -> None:

@@ -7,6 +7,8 @@ import os
 import sys
 from typing import Any
 
+from qreg_yolo.errors import NetworkError
+
 _WITH_ADDRESS = ("socket.connect", "socket.sendto", "socket.sendmsg")
 _WITH_NAME = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr")
 _state = {"hooked": False, "refuse": False}
@@ -37,7 +39,7 @@ def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
     target = arguments[1] if event in _WITH_ADDRESS else arguments[0]
     host = target[0] if isinstance(target, tuple) else target if event in _WITH_NAME else None
     if isinstance(host, (str, bytes)) and not _is_local(host):
-        raise ConnectionError(f"No network without --online (asked for: {host!r}).")
+        raise NetworkError(f"No network without --online (asked for: {host!r}).")
 
 
 def _is_local(host: str | bytes) -> bool:

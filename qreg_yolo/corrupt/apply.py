@@ -13,6 +13,7 @@ from qreg_yolo.corrupt import blur, digital, noise, weather
 from qreg_yolo.corrupt.draws import Draws, Image, draws_for
 from qreg_yolo.corrupt.frost import FrostOverlays, load_overlays
 from qreg_yolo.corrupt.presets import constants
+from qreg_yolo.errors import InvalidTypeError, InvalidValueError
 
 MIN_SIDE = 32
 """Px; below it kernels and crops of the definitions do not fit."""
@@ -95,11 +96,11 @@ def _as_rgb(image: Image) -> Image:
     """Returns a contiguous `(h, w, 3)` image, or says what is wrong with it."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         kind = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
-        raise TypeError(f"The image is {kind}: give a NumPy array of uint8, 0..255.")
+        raise InvalidTypeError(f"The image is {kind}: give a NumPy array of uint8, 0..255.")
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-        raise ValueError(f"The image has shape {image.shape}: give (h, w, 3) RGB or (h, w) grey.")
+        raise InvalidValueError(f"The image has shape {image.shape}: give (h, w, 3) RGB or (h, w) grey.")
     if min(image.shape[:2]) < MIN_SIDE:
-        raise ValueError(
+        raise InvalidValueError(
             f"The image is {image.shape[1]} x {image.shape[0]} px (w x h): corruptions need {MIN_SIDE} px or more "
             "each way; enlarge it or leave it out."
         )

@@ -17,6 +17,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from qreg_yolo.errors import InvalidValueError
+
 Image: TypeAlias = npt.NDArray[np.uint8]
 """`(h, w, 3)`, RGB, 0..255."""
 FloatImage: TypeAlias = npt.NDArray[np.float32]
@@ -98,7 +100,7 @@ def draws_for(seed: int, key: str, name: str, severity: int) -> Draws:
         ValueError: A negative seed.
     """
     if seed < 0:
-        raise ValueError(f"The seed is {seed}: use 0 or a positive integer.")
+        raise InvalidValueError(f"The seed is {seed}: use 0 or a positive integer.")
     return Draws(lambda: _bit_generator(seed, key, name, severity))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from qreg_yolo.corrupt.draws import Draws, Image, draws_for
 from qreg_yolo.corrupt.levels import to_uint8
 from qreg_yolo.corrupt.plasma import plasma
+from qreg_yolo.errors import InvalidValueError, MissingFileError
 
 _DISTRIBUTIONS = ("imagecorruptions-imaug", "imagecorruptions", "torch-uncertainty-assets")
 _SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -49,7 +50,7 @@ class FrostOverlays:
 
     def __post_init__(self) -> None:
         if not self.images:
-            raise ValueError(f"No frost overlay in {self.source}: give a folder with at least one .png or .jpg.")
+            raise InvalidValueError(f"No frost overlay in {self.source}: give a folder with at least one .png or .jpg.")
 
     @property
     def identity(self) -> str:
@@ -91,7 +92,7 @@ def load_overlays(folder: Path | None = None) -> FrostOverlays:
     """
     if folder is not None:
         if not folder.is_dir():
-            raise FileNotFoundError(f"The frost folder {folder} does not exist: give a folder of .png or .jpg files.")
+            raise MissingFileError(f"The frost folder {folder} does not exist: give a folder of .png or .jpg files.")
         pictures = sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES)
         return FrostOverlays(tuple(_read(p) for p in pictures), f"folder {folder.name}")
     return find_overlays() or procedural_overlays()
@@ -155,5 +156,7 @@ def _read(path: Path) -> Image:
     except cv2.error:  # an empty file
         picture = None
     if picture is None:
-        raise ValueError(f"The frost overlay {path} cannot be decoded: remove it or replace it by a .png or .jpg.")
+        raise InvalidValueError(
+            f"The frost overlay {path} cannot be decoded: remove it or replace it by a .png or .jpg."
+        )
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)

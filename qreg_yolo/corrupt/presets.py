@@ -20,6 +20,7 @@ from qreg_yolo.corrupt.spec import (
     Snow,
     Spatter,
 )
+from qreg_yolo.errors import InvalidValueError
 from qreg_yolo.suggest import did_you_mean
 
 
@@ -192,9 +193,11 @@ def constants(name: str, severity: int, preset: str = "imagenet224") -> Any:
         ValueError: Unknown corruption, severity or preset.
     """
     if name not in NAMES:
-        raise ValueError(f"Unknown corruption '{name}'.{did_you_mean(name, NAMES)} Known: {', '.join(NAMES)}.")
+        raise InvalidValueError(f"Unknown corruption '{name}'.{did_you_mean(name, NAMES)} Known: {', '.join(NAMES)}.")
     if isinstance(severity, bool) or severity not in SEVERITIES:
-        raise ValueError(f"Severity is {severity!r}: use an integer from 1 (mildest) to 5.")
+        raise InvalidValueError(f"Severity is {severity!r}: use an integer from 1 (mildest) to 5.")
     if preset not in PRESETS:
-        raise ValueError(f"Unknown preset '{preset}'.{did_you_mean(preset, PRESETS)} Known: {', '.join(PRESETS)}.")
+        raise InvalidValueError(
+            f"Unknown preset '{preset}'.{did_you_mean(preset, PRESETS)} Known: {', '.join(PRESETS)}."
+        )
     return PRESETS[preset][name][severity - 1]

@@ -19,6 +19,7 @@ from qreg_yolo.detect.compat import as_loaded
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.model_yaml import check_model_yaml
 from qreg_yolo.detect.section import KEY
+from qreg_yolo.errors import InvalidValueError
 from qreg_yolo.training.tensor_file import SUFFIX, WeightsError, fill, read, tensors_of
 
 HEADER = "qreg_yolo"
@@ -43,9 +44,11 @@ def save_safetensors(model: DetectionModel, path: Path, train_args: Mapping[str,
         OSError: The file cannot be written.
     """
     if Path(path).suffix != SUFFIX:
-        raise ValueError(f"'{path}' does not end in {SUFFIX}. Give such a name.")
+        raise InvalidValueError(f"'{path}' does not end in {SUFFIX}. Give such a name.")
     if type(model) not in (DetectionModel, QuantDetectionModel):
-        raise ValueError(f"A {type(model).__name__} cannot be written: give a detector, such as QuantYOLO(...).model.")
+        raise InvalidValueError(
+            f"A {type(model).__name__} cannot be written: give a detector, such as QuantYOLO(...).model."
+        )
     description = {
         "version": VERSION,
         "model": model.yaml,

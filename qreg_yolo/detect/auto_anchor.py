@@ -16,6 +16,7 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER, RANK
 
 from qreg_yolo.detect.section import Section
+from qreg_yolo.errors import InvalidValueError
 
 Sizes = NDArray[np.float64]
 """`(n, 2)`: width and height, px."""
@@ -81,7 +82,7 @@ def fitted_anchors(sizes: Sizes, anchor_t: float, count: int = 9, seed: int = 0)
     """
     sizes = sizes[(sizes >= SMALLEST).any(1) & (sizes > 0).all(1)]
     if len(np.unique(sizes, axis=0)) < count:
-        raise ValueError(
+        raise InvalidValueError(
             f"{len(sizes)} objects have too few different sizes for {count} anchors. Leave --autoanchor out."
         )
     spread = sizes.std(0) + np.finfo(float).tiny

@@ -18,6 +18,7 @@ from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.model_yaml import check_model_yaml
 from qreg_yolo.detect.safe_load import check_archive, check_file, is_classic, unreadable
 from qreg_yolo.detect.section import KEY, Section
+from qreg_yolo.errors import MissingFileError
 from qreg_yolo.pickled_values import PickleError
 from qreg_yolo.quant.convert import quantized_layers
 from qreg_yolo.torch_archive import TorchArchive
@@ -71,15 +72,26 @@ def description_of(model: str) -> str | dict[str, Any]:
     return model if Path(model).suffix in (".yaml", ".yml") else dict(load_weights(Path(model))[0].yaml)
 
 
-def _load(path: Path) -> tuple[DetectionModel, dict[str, Any]] | ClassicWeights:
+def existing(path: Path) -> Path:
+    """Returns the path of a checkpoint: a file that exists, of a kind that can be read.
+
+    Raises:
+        FileNotFoundError: No such file.
+        WeightsError: Another kind of file.
+    """
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"There is no checkpoint '{path}'. Give the path of a .pt file, such as weights/best.pt."
         )
+    if path.suffix not in (".pt", SUFFIX):
+        raise WeightsError(f"'{path}' is not a .pt or {SUFFIX} file. Give a checkpoint, such as weights/best.pt.")
+    return path
+
+
+def _load(path: Path) -> tuple[DetectionModel, dict[str, Any]] | ClassicWeights:
+    existing(path)
     if path.suffix == SUFFIX:
         return load_safetensors(path)
-    if path.suffix != ".pt":
-        raise WeightsError(f"'{path}' is not a .pt or {SUFFIX} file. Give a checkpoint, such as weights/best.pt.")
     try:
         with TorchArchive(path) as archive:
             if is_classic(archive):

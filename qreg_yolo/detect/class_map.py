@@ -1,14 +1,16 @@
-"""Measures a detector on a data set whose classes are some of its own, under other numbers or names."""
+"""The classes of a model and those of a data set, matched by name: in another order, or under other names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qreg_yolo import strict_yaml
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
+from qreg_yolo.training.tensor_file import WeightsError
 
 MAPS: dict[str, dict[str, str]] = {
     "coco2voc": {
@@ -19,6 +21,10 @@ MAPS: dict[str, dict[str, str]] = {
 """Name -> class of the data -> class of the model; classes that are not listed have the same name in both."""
 
 
+_SHOWN = 5
+"""How many names of a kind an error lists."""
+
+
 @dataclass(frozen=True)
 class ClassMap:
     """Which outputs of a model are the classes of the data; the model's other classes count for nothing."""
@@ -27,6 +33,43 @@ class ClassMap:
     """Class of the model, for each class of the data."""
     names: tuple[str, ...]
     """The classes of the data."""
+    label: str = "by-name"
+    """What the map is called in a record: its name, or its file's; `by-name`: the same names in another order."""
+
+
+def class_names(names: Mapping[Any, Any] | Sequence[Any]) -> list[str]:
+    """Returns the names of classes 0, 1, ... of a data description or a model, which hold a list or a mapping."""
+    listed = [names[key] for key in sorted(names, key=int)] if isinstance(names, Mapping) else names
+    return [str(name) for name in listed]
+
+
+def match_classes(names: Sequence[str], model_names: Sequence[str], model: object, data: object) -> ClassMap | None:
+    """Returns which of a model's classes are those of the data, by name; None where the order agrees too.
+
+    Args:
+        names: The classes of the data.
+        model_names: The classes of the model.
+        model: The model, for the error text.
+        data: The data, for the error text.
+
+    Raises:
+        WeightsError: The data or the model has a class that the other lacks, or names one twice in another order.
+    """
+    if list(names) == list(model_names):
+        return None
+    lists = (("the data", names, model_names), ("the model", model_names, names))
+    alone = [
+        f"only {side} has {', '.join(map(repr, lacking[:_SHOWN]))}{', ...' if len(lacking) > _SHOWN else ''}"
+        for side, mine, others in lists
+        if (lacking := [name for name in dict.fromkeys(mine) if name not in others])
+    ]
+    if not alone and len(set(names)) == len(names) == len(model_names):
+        return ClassMap(tuple(list(model_names).index(name) for name in names), tuple(names))
+    found = "; ".join(alone) or "a name is given twice"
+    raise WeightsError(
+        f"'{model}' and {data} have different classes ({len(model_names)} and {len(names)}): {found}. Give the data "
+        "that the model was trained for, or say which classes are which with --class-map."
+    )
 
 
 def class_map(given: str, names: Sequence[str], model_names: Sequence[str]) -> ClassMap:
@@ -53,7 +96,7 @@ def class_map(given: str, names: Sequence[str], model_names: Sequence[str]) -> C
                 f"{did_you_mean(wanted, model_names)} Give a YAML file with a line 'data class: model class'."
             )
         rows.append(model_names.index(wanted))
-    return ClassMap(tuple(rows), tuple(names))
+    return ClassMap(tuple(rows), tuple(names), Path(given).stem)
 
 
 def _read(given: str) -> Mapping[str, str]:

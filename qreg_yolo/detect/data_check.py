@@ -1,35 +1,20 @@
-"""Looks at a data set before any work is lost on it: the host skips what it cannot read, we name it."""
+"""The check of a data set before any work is lost on it."""
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 from ultralytics.data.utils import IMG_FORMATS, img2label_paths
 from ultralytics.utils import DATASETS_DIR
 
 from qreg_yolo import strict_yaml
+from qreg_yolo.detect.class_map import class_names
+from qreg_yolo.detect.dataset import DataError, Label, scan, usable
 from qreg_yolo.detect.demo_data import ensure_demo_data
 from qreg_yolo.resources import data_path
-from qreg_yolo.safe_pickle import decode
-from qreg_yolo.sets.pictures import look
-
-SHOWN = 5
-"""How many faults an error lists."""
-MIN_SIDE = 10
-"""Pixels; the host leaves smaller images out."""
-_CACHE_NAMES = frozenset(
-    ["numpy.dtype", "numpy.ndarray", "numpy._core.multiarray._reconstruct", "numpy.core.multiarray._reconstruct"]
-)
-"""What the host's cache of labels, a pickle, refers to."""
-
-
-class DataError(ValueError):
-    """A data set that cannot be trained or validated on."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +24,11 @@ class CheckedData:
     yaml: Path
     """Its data YAML."""
     n_images: dict[str, int]
-    """Images by split."""
+    """Images by split; how many a run uses is counted there."""
     names: tuple[str, ...]
     """The classes."""
+    labels: dict[str, Label] = field(repr=False)
+    """Path of an image -> its label as Ultralytics' data set takes it."""
 
 
 def find_data(name: str) -> Path:
@@ -55,25 +42,40 @@ def find_data(name: str) -> Path:
     return (ensure_demo_data() if name == "demo" else data_path(name)).absolute()
 
 
-def check_data(yaml: Path, splits: tuple[str, ...] = ("train", "val")) -> CheckedData:
+def check_data(yaml: Path, splits: tuple[str, ...] = ("train", "val"), *, single_cls: bool = False) -> CheckedData:
     """Returns what a data YAML describes, after a look at every image header and label file of ``splits``.
+
+    Args:
+        yaml: The data YAML.
+        splits: Which splits to look at.
+        single_cls: Whether every object counts as of one class, so that a label's class number does not matter.
 
     Raises:
         DataError: No YAML mapping, a split or names missing, a folder without images or without labels, an image that
-            cannot be read, a label that is malformed or has a class beyond the names, a cache that would execute
-            something.
+            cannot be read, or a label that is malformed or has a class beyond the names.
     """
     data = _description(yaml, splits)
-    counts = {}
+    names = class_names(data["names"])
+    counts: dict[str, int] = {}
+    labels: dict[str, Label] = {}
     for split in splits:
-        images = _images(yaml, data, split)
-        _check_images(images, split)
-        _check_labels(images, split, len(data["names"]))
-        _check_caches(images)
+        images = [str(path) for path in _images(yaml, data, split)]
+        found = _labels(images, split, len(names), single_cls)
         counts[split] = len(images)
-    names = data["names"]
-    listed = [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names
-    return CheckedData(yaml=yaml, n_images=counts, names=tuple(map(str, listed)))
+        labels |= dict(zip(images, found, strict=True))
+    return CheckedData(yaml=yaml, n_images=counts, names=tuple(names), labels=labels)
+
+
+def _labels(images: list[str], split: str, n_classes: int, single_cls: bool) -> list[Label]:
+    """Returns the label of every image of a split, none of which has a fault."""
+    pairs = [(Path(image), Path(label)) for image, label in zip(images, img2label_paths(images), strict=True)]
+    found = scan(pairs, n_classes, single_cls=single_cls, title=f"{split}: Checking images and labels")
+    labels = usable(found, split)
+    if not any(label.is_file() for _, label in pairs):
+        raise DataError(
+            f"{split}: none of {len(pairs)} images has a label file. The first one's is looked for at '{pairs[0][1]}'."
+        )
+    return labels
 
 
 def _description(yaml: Path, splits: tuple[str, ...]) -> dict[str, Any]:
@@ -115,6 +117,7 @@ def _images(yaml: Path, data: dict[str, Any], split: str) -> list[Path]:
         place = base / entry
         if not place.exists() and entry.startswith("../"):
             place = base / entry[3:]
+        place = place.resolve()  # as Ultralytics does, so that both name an image alike
         if place.is_dir():
             found += [Path(p) for p in sorted(glob.glob(f"{glob.escape(str(place))}/**/*.*", recursive=True))]
         elif place.is_file():
@@ -131,69 +134,3 @@ def _images(yaml: Path, data: dict[str, Any], split: str) -> list[Path]:
             f"{yaml}: {split} ('{entries[0]}') has no images. Known types: {', '.join(sorted(IMG_FORMATS))}."
         )
     return found
-
-
-def _check_images(images: list[Path], split: str) -> None:
-    faults = [f"{path}: {fault}" for path in images if (fault := look(path, MIN_SIDE)[0])]
-    raise_if(faults, f"{split}: {len(faults)} of {len(images)} images cannot be read", "Repair or remove them.")
-
-
-def _check_labels(images: list[Path], split: str, n_classes: int) -> None:
-    labels = [Path(label) for label in img2label_paths([str(path) for path in images])]
-    found = [path for path in labels if path.is_file()]
-    if not found:
-        raise DataError(
-            f"{split}: none of {len(labels)} images has a label file. The first one's is looked for at '{labels[0]}'."
-        )
-    faults = [f"{path}, {fault}" for path in found for fault in _label_faults(path, n_classes)]
-    raise_if(faults, f"{split}: {len(faults)} labels are wrong", "Correct the files, or the names in the data YAML.")
-
-
-def _label_faults(path: Path, n_classes: int) -> Iterator[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        yield "not a text file"
-        return
-    for number, line in enumerate(lines, start=1):
-        fields = line.split()
-        if not fields:
-            continue
-        try:
-            values = [float(field) for field in fields]
-        except ValueError:
-            yield f"line {number}: '{line[:60]}' is not numbers"
-            continue
-        if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
-            yield f"line {number}: {len(values)} values, not 'class x y width height'"
-        elif not values[0].is_integer() or not 0 <= values[0] < n_classes:
-            yield f"line {number}: class {fields[0]}, but the data YAML names {n_classes} (0 to {n_classes - 1})"
-        elif any(not -0.01 <= value <= 1.01 for value in values[1:]):
-            yield f"line {number}: '{line[:60]}' is not in fractions of the image (0 to 1)"
-
-
-def _check_caches(images: list[Path]) -> None:
-    """Raises where a cache of labels that lies beside a data set would execute something: the host unpickles it."""
-    for folder in {Path(label).parent for label in img2label_paths([str(path) for path in images])}:
-        path = folder.with_suffix(".cache")
-        if not path.is_file():
-            continue
-        try:
-            with path.open("rb") as file:  # anything else than an array of objects would be unpickled as it is
-                header = {1: read_array_header_1_0, 2: read_array_header_2_0}[read_magic(file)[0]]
-                header(file)
-                strange = decode(file.read()).names - _CACHE_NAMES
-        except (LookupError, ValueError) as error:
-            raise DataError(f"{path} is no cache of labels ({error}). Delete it: it is written anew.") from error
-        if strange:
-            raise DataError(
-                f"{path} wants to run or build '{min(strange)[:80]}', which no cache of labels does. Nothing of it was "
-                "executed. Delete it: it is written anew."
-            )
-
-
-def raise_if(faults: list[str], summary: str, remedy: str) -> None:
-    """Raises a `DataError` with the first few faults, where there are any."""
-    if faults:
-        more = [f"... and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-        raise DataError("\n  ".join([f"{summary}. {remedy}", *faults[:SHOWN], *more]))

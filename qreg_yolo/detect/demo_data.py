@@ -19,6 +19,7 @@ from pathlib import Path
 import cv2
 
 from qreg_yolo.detect.demo_scene import CLASS_NAMES, GENERATOR_VERSION, Label, draw_image
+from qreg_yolo.errors import InvalidValueError
 
 N_TRAIN, N_VAL = 352, 112
 """Number of images of the default set."""
@@ -76,7 +77,7 @@ def write_demo_data(out: Path, *, n_train: int, n_val: int, location: Path | Non
         ValueError: A number of images is below 1.
     """
     if min(n_train, n_val) < 1:
-        raise ValueError(f"n_train={n_train}, n_val={n_val}: a demo set needs at least 1 image in each split.")
+        raise InvalidValueError(f"n_train={n_train}, n_val={n_val}: a demo set needs at least 1 image in each split.")
     for split, count in (("train", n_train), ("val", n_val)):
         _write_split(out, split, count)
     (out / YAML_NAME).write_text(_yaml_text((location or out).absolute()), encoding="utf-8")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from qreg_yolo.errors import UserError
 
-class ModelError(ValueError):
+
+class ModelError(UserError, ValueError):
     """A model YAML that does not describe a detector."""

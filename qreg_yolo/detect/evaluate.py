@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from qreg_yolo.detect import outputs
-from qreg_yolo.detect.checkpoint import load_weights, quantization_warning
-from qreg_yolo.detect.class_map import class_map
-from qreg_yolo.detect.data_check import check_data, find_data
+from qreg_yolo.detect.checkpoint import existing, quantization_warning
+from qreg_yolo.detect.class_map import ClassMap, class_map, class_names, match_classes
+from qreg_yolo.detect.data_check import CheckedData, check_data, find_data
 from qreg_yolo.detect.facade import QuantYOLO
 from qreg_yolo.detect.preflight import check_arguments
 from qreg_yolo.detect.section import head_kind
 from qreg_yolo.detect.validator import QuantDetectionValidator
+from qreg_yolo.errors import MissingFileError
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 from qreg_yolo.training.environment import use_threads
 from qreg_yolo.training.folders import writable_project
-from qreg_yolo.training.tensor_file import WeightsError
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 
@@ -44,7 +43,7 @@ def validate(
     Raises:
         ConfigError: A value that the host refuses, another head, or a class map that does not fit.
         FileNotFoundError: The checkpoint or the data do not exist.
-        DataError, WeightsError: They exist, but cannot be used, or do not go together.
+        DataError, WeightsError: They exist, but cannot be used, or have different classes.
         OSError: The project folder cannot be written.
     """
     split = arguments.get("split", "val")
@@ -52,28 +51,30 @@ def validate(
         raise ConfigError(f"split={split} is not one of: {', '.join(SPLITS)}.{did_you_mean(str(split), SPLITS)}")
     use_threads(threads)
     check_arguments(arguments)
-    model, stored = load_weights(weights)
-    outputs.warn(quantization_warning(model))
+    existing(weights)
+    project = writable_project(arguments.get("project"))
+    checked = None if data is None else _checked(data, split, arguments.get("single_cls"))
+    facade = _facade(weights)
+    model, trained = facade.model, facade.trained_with
     if head not in (None, head_kind(model.yaml)):
         raise ConfigError(f"'{weights}' has the {head_kind(model.yaml)} head, --head asks for {head}. Drop --head.")
-    trained = stored.get("train_args", {})
-    project = writable_project(arguments.get("project"))
-    checked = check_data(find_data(data or str(trained.get("data") or "demo")), (split,))
-    names = tuple(map(str, model.names.values()))
     single = arguments.get("single_cls", trained.get("single_cls"))
-    if classes is None and not single and len(names) != len(checked.names):
-        raise WeightsError(
-            f"'{weights}' has {len(names)} classes, {checked.yaml} {len(checked.names)}. Give the data that it was "
-            "trained for, or say which classes are which with --class-map."
-        )
-    mapped = None if classes is None else class_map(classes, checked.names, names)
-    facade = QuantYOLO(str(weights))
-    metrics = facade.val(
-        partial(QuantDetectionValidator, classes=mapped),
-        **{"name": "val", **arguments, "project": project, "data": str(checked.yaml)},
-    )
-    results = {str(key): float(value) for key, value in metrics.results_dict.items()}
+    checked = checked or _checked(str(trained.get("data") or "demo"), split, single)
+    names = class_names(model.names)
+    if classes is not None:
+        mapped: ClassMap | None = class_map(classes, checked.names, names)
+    else:
+        mapped = None if single else match_classes(checked.names, names, weights, checked.yaml)
+    made: list[QuantDetectionValidator] = []
+
+    def validator(**given: Any) -> QuantDetectionValidator:
+        made.append(QuantDetectionValidator(classes=mapped, scanned=checked.labels, **given))
+        return made[0]
+
+    metrics = facade.val(validator, **{"name": "val", **arguments, "project": project, "data": str(checked.yaml)})
     save_dir = Path(metrics.save_dir)
+    numbers = {str(key): float(value) for key, value in metrics.results_dict.items()}
+    results = outputs.defined(numbers, made[0].n_objects)
     outputs.append_records(
         save_dir / outputs.RECORDS,
         weights,
@@ -81,11 +82,22 @@ def validate(
         results,
         data=checked.yaml.stem,
         seed=int(trained.get("seed", 0)),
-        n_images=checked.n_images,
+        measured_on={split: (made[0].seen, made[0].evaluation)},
         val_split=split,
     )
     table = f"{outputs.accuracy_table({weights.name: results})}\nResults: {save_dir}"
     return outputs.RunResult(save_dir=save_dir, table=table)
+
+
+def _facade(weights: Path) -> QuantYOLO:
+    """Returns a checkpoint ready to be used, having warned where its quantization was lost."""
+    facade = QuantYOLO(str(weights))
+    outputs.warn(quantization_warning(facade.model))
+    return facade
+
+
+def _checked(data: str, split: str, single_cls: object) -> CheckedData:
+    return check_data(find_data(data), (split,), single_cls=bool(single_cls))
 
 
 def predict(weights: Path, source: str, arguments: dict[str, Any], threads: int | None) -> outputs.RunResult:
@@ -100,17 +112,16 @@ def predict(weights: Path, source: str, arguments: dict[str, Any], threads: int 
         raise ConfigError(f"source={arguments['source']}: the source is the second argument. Drop the key=value.")
     use_threads(threads)
     check_arguments(arguments)
-    model, _ = load_weights(weights)
-    outputs.warn(quantization_warning(model))
+    existing(weights)
     if not Path(source).exists() and "*" not in source:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"There is no image or folder '{source}'. Give an image, a folder or a pattern with '*'."
         )
     project = writable_project(arguments.get("project"))
     defaults = {"save": True, "name": "predict", "verbose": False}
     images = boxes = 0
     save_dir = Path(project)
-    facade = QuantYOLO(str(weights))
+    facade = _facade(weights)
     for result in facade.predict(source, stream=True, **{**defaults, **arguments, "project": project}):
         images, boxes, save_dir = images + 1, boxes + len(result.boxes), Path(result.save_dir or project)
     return outputs.RunResult(save_dir=save_dir, table=f"{boxes} detections on {images} images\nResults: {save_dir}")

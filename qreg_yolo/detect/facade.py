@@ -62,7 +62,7 @@ class QuantYOLO(YOLO):
         branch of an end-to-end head.
         """
         self._refuse_host_quantization(kwargs)
-        trained = self._training_arguments()
+        trained = self._arguments_of_training()
         batch = trained.get("batch")
         if isinstance(batch, int) and batch >= 1:
             kwargs.setdefault("batch", 2 * batch)
@@ -71,18 +71,21 @@ class QuantYOLO(YOLO):
     def predict(self, source: Any = None, stream: bool = False, predictor: Any = None, **kwargs: Any) -> Any:
         """Predicts; ``nms`` defaults to the training's, so that the branch that was validated draws the boxes."""
         self._refuse_host_quantization(kwargs)
-        return super().predict(source, stream, predictor, **{**_branch(self._training_arguments()), **kwargs})
+        return super().predict(source, stream, predictor, **{**_branch(self._arguments_of_training()), **kwargs})
 
     def export(self, **kwargs: Any) -> Any:
         """Exports as the host does, the quantizers as they are."""
         self._refuse_host_quantization(kwargs)
         return super().export(**kwargs)
 
-    def _training_arguments(self) -> dict[str, Any]:
-        if not isinstance(self.model, QuantDetectionModel):
-            return {}
+    @property
+    def trained_with(self) -> dict[str, Any]:
+        """The arguments that the checkpoint was trained with; empty where there is none."""
         arguments: dict[str, Any] = (self.ckpt or {}).get("train_args", {})
         return arguments
+
+    def _arguments_of_training(self) -> dict[str, Any]:
+        return self.trained_with if isinstance(self.model, QuantDetectionModel) else {}
 
     def _refuse_host_quantization(self, arguments: dict[str, Any]) -> None:
         if isinstance(self.model, QuantDetectionModel):

@@ -15,7 +15,8 @@ from ultralytics.utils.torch_utils import select_device
 from qreg_yolo import records
 from qreg_yolo.analysis.cells import CLEAN
 from qreg_yolo.detect.compat import restore_threads
-from qreg_yolo.detect.data_check import MIN_SIDE, find_data
+from qreg_yolo.detect.data_check import find_data
+from qreg_yolo.detect.dataset import MIN_SIDE
 from qreg_yolo.detect.policy import edge_layers, float_layers
 from qreg_yolo.detect.robust.images import ImageSet, read_images
 from qreg_yolo.detect.robust.models import Candidate, check_classes, load_candidates

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,11 @@ def measured(results: dict[str, float]) -> dict[str, tuple[str, float]]:
     return found
 
 
+def defined(results: dict[str, float], n_objects: int) -> dict[str, float]:
+    """Returns Ultralytics' result columns with nan for the accuracies where the images show no object."""
+    return results if n_objects else {**results, **{key: math.nan for key in results if key in _METRICS}}
+
+
 def append_records(
     path: Path,
     weights: Path,
@@ -68,19 +74,36 @@ def append_records(
     *,
     data: str,
     seed: int,
-    n_images: dict[str, int],
+    measured_on: dict[str, tuple[int, str]],
     val_split: str = "val",
+    command: str | None = None,
 ) -> None:
-    """Appends one row per accuracy and loss in ``results`` (the host's column names) measured on ``weights``."""
+    """Appends one row per accuracy and loss in ``results`` (Ultralytics' column names) measured on ``weights``.
+
+    Args:
+        path: The table.
+        weights: The checkpoint.
+        model_yaml: The model's dictionary.
+        results: Column -> number.
+        data: Name of the data set.
+        seed: Of the training.
+        measured_on: Split -> images that were counted, and how they were measured (column ``evaluation``).
+        val_split: The split that accuracies were measured on.
+        command: The command line, where this is a child process; None: this process's.
+    """
     common: dict[str, Any] = {**identity(weights, model_yaml, seed), **records.provenance()}
+    if command is not None:
+        common["command"] = command
     rows = []
     for metric, (split, value) in measured(results).items():
         name = val_split if split == "val" else split
+        n_images, evaluation = measured_on[name]
         rows.append(
             records.Record(
                 data=data,
                 split=name,
-                n_images=n_images[name],
+                n_images=n_images,
+                evaluation=evaluation,
                 metric=metric,
                 value=value,
                 unit="loss" if metric.endswith("loss") else "fraction",

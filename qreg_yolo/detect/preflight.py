@@ -9,9 +9,13 @@ from typing import Any
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import guess_model_task, yaml_model_load
 
+from qreg_yolo.detect.class_map import class_names
+from qreg_yolo.detect.data_check import CheckedData
+from qreg_yolo.detect.dataset import DataError
 from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.model_yaml import check_model_yaml
 from qreg_yolo.detect.section import KEY, Section
+from qreg_yolo.errors import MissingFileError
 from qreg_yolo.strict_yaml import ConfigError
 
 RESUMABLE: tuple[str, ...] = (
@@ -50,7 +54,7 @@ def check_model(name: str) -> None:
     try:
         description = yaml_model_load(name)
     except FileNotFoundError:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"There is no model YAML '{name}'. Give a path, or one that Ultralytics has, such as yolov5n.yaml."
         ) from None
     except Exception as error:  # whatever the YAML parser raises
@@ -58,6 +62,21 @@ def check_model(name: str) -> None:
     check_model_yaml(description, f"'{name}'")
     if (task := guess_model_task(description)) != "detect":
         raise ModelError(f"'{name}' describes a model for the task '{task}'. Give one for detection.")
+
+
+def check_names(model: Any, data: CheckedData, checkpoint: Path) -> None:
+    """Raises unless a data set still has the classes that a run was begun with, in the same order.
+
+    Raises:
+        DataError: It does not.
+    """
+    before, now = class_names(model.names), list(data.names)
+    if before != now and len(before) == len(now):
+        changed = next(number for number, (old, new) in enumerate(zip(before, now, strict=True)) if old != new)
+        raise DataError(
+            f"{data.yaml}: class {changed} is '{now[changed]}', and was '{before[changed]}' when the run of "
+            f"'{checkpoint}' began. Restore the names, or start a new run with --weights."
+        )
 
 
 def check_resumption(

@@ -19,8 +19,8 @@ from qreg_yolo import records
 from qreg_yolo.analysis.cells import Cell, cells_of
 from qreg_yolo.corrupt import MIN_SIDE, NAMES, load_overlays
 from qreg_yolo.detect.compat import restore_threads
-from qreg_yolo.detect.data_check import MIN_SIDE as HOST_MIN_SIDE
 from qreg_yolo.detect.data_check import find_data
+from qreg_yolo.detect.dataset import MIN_SIDE as HOST_MIN_SIDE
 from qreg_yolo.detect.outputs import RunResult
 from qreg_yolo.detect.robust import fingerprint
 from qreg_yolo.detect.robust.coco import coco_map

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
+from qreg_yolo import records
 from qreg_yolo.config import RunConfig
 from qreg_yolo.detect import outputs
 from qreg_yolo.detect.anchor_head import check_levels
 from qreg_yolo.detect.artefact import save_safetensors
-from qreg_yolo.detect.checkpoint import ClassicWeights, load_start, load_weights, quantization_warning
+from qreg_yolo.detect.checkpoint import ClassicWeights, Start, existing, load_start, quantization_warning
 from qreg_yolo.detect.data_check import CheckedData, check_data, find_data
 from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.facade import QuantYOLO
 from qreg_yolo.detect.guard import RunLock, how_to_go_on
 from qreg_yolo.detect.precision import amp_hint, resolve_amp
-from qreg_yolo.detect.preflight import check_arguments, check_model, check_resumption
+from qreg_yolo.detect.preflight import check_arguments, check_model, check_names, check_resumption
 from qreg_yolo.detect.safe_load import check_file
 from qreg_yolo.detect.section import KEY, LOG_NOISE, Section, head_kind
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
+from qreg_yolo.errors import FileAccessError
 from qreg_yolo.quant.report import model_size, plan_summary
 from qreg_yolo.training.environment import use_threads
 from qreg_yolo.training.folders import writable_project
@@ -51,18 +54,14 @@ def train(config: RunConfig) -> outputs.RunResult:
     if (hint := amp_hint(amp, config.train.get("device"))) is not None:
         LOGGER.info(hint)
     check_model(config.run.model)
+    if config.run.weights is not None:
+        existing(Path(config.run.weights))
+    project = writable_project(config.train.get("project"))
+    data = check_data(find_data(config.run.data), single_cls=bool(config.train.get("single_cls")))
     facade = _built(config.run.model)
     if config.head.has_anchors:
         check_levels(facade.model)
-    if config.run.weights is not None:
-        start = load_start(Path(config.run.weights))
-        if isinstance(start, ClassicWeights):
-            start.fitting(facade.model.state_dict())  # an error if nothing does
-        else:
-            outputs.warn(quantization_warning(start))
-            outputs.warn(_other_head(start.yaml, config.head.kind))
-    project = writable_project(config.train.get("project"))
-    data = check_data(find_data(config.run.data))
+    start = None if config.run.weights is None else _start(config, facade)
     head = "-anchor" if config.head.has_anchors else ""
     name = f"{Path(config.run.model).stem}{head}-{config.quant.label}-s{config.run.seed}"
     arguments = {
@@ -83,7 +82,23 @@ def train(config: RunConfig) -> outputs.RunResult:
     }
     if arguments.get("exist_ok"):
         refuse_if_running(Path(project) / str(arguments["name"]))
-    return _run(facade, arguments, data, config)
+    trainer = partial(QuantDetectionTrainer, start=start, scanned=data.labels)
+    return _run(facade, trainer, arguments, data, config)
+
+
+def _start(config: RunConfig, facade: QuantYOLO) -> Start:
+    """Returns what the training starts from, having said what does not fit.
+
+    Raises:
+        WeightsError: Not a checkpoint, or nothing of it fits.
+    """
+    start = load_start(Path(str(config.run.weights)))
+    if isinstance(start, ClassicWeights):
+        start.fitting(facade.model.state_dict())  # an error if nothing does
+    else:
+        outputs.warn(quantization_warning(start))
+        outputs.warn(_other_head(start.yaml, config.head.kind))
+    return start
 
 
 def _built(model: str) -> QuantYOLO:
@@ -118,25 +133,36 @@ def resume(
         ConfigError: A finished run, other quantization settings, or an argument that cannot change.
     """
     use_threads(threads)
-    _, stored = load_weights(checkpoint)
+    existing(checkpoint)
+    facade = QuantYOLO(str(checkpoint))
+    stored = facade.ckpt
     if (best := checkpoint.with_name("best.pt")).is_file():
         check_file(best)  # it is read at the end
     check_resumption(checkpoint, stored, arguments, request)
     check_arguments(arguments)
     folder = checkpoint.absolute().parent.parent  # the host would go on where the run was begun, even if it was moved
     refuse_if_running(folder)
-    data = check_data(find_data(str(stored["train_args"]["data"])))
+    trained = stored["train_args"]
+    data = check_data(find_data(str(trained["data"])), single_cls=bool(trained.get("single_cls")))
+    check_names(facade.model, data, checkpoint)
     own = {"resume": str(checkpoint), "data": str(data.yaml), "save_dir": str(folder)}
-    return _run(QuantYOLO(str(checkpoint)), {**arguments, **own}, data, None)
+    trainer = partial(QuantDetectionTrainer, resumed=(facade.model, stored), scanned=data.labels)
+    return _run(facade, trainer, {**arguments, **own}, data, None)
 
 
-def _run(model: QuantYOLO, arguments: dict[str, Any], data: CheckedData, config: RunConfig | None) -> outputs.RunResult:
+def _run(
+    model: QuantYOLO,
+    make_trainer: Callable[..., QuantDetectionTrainer],
+    arguments: dict[str, Any],
+    data: CheckedData,
+    config: RunConfig | None,
+) -> outputs.RunResult:
     lock = RunLock()
-    for event, callback in callbacks(config, lock).items():
+    for event, callback in callbacks(config, lock, data.yaml.stem).items():
         model.add_callback(event, callback)
     try:
         with terminable():
-            model.train(**arguments)
+            model.train(make_trainer, **arguments)
     except (KeyboardInterrupt, SystemExit):
         outputs.warn(how_to_go_on(model.trainer))
         raise
@@ -145,16 +171,6 @@ def _run(model: QuantYOLO, arguments: dict[str, Any], data: CheckedData, config:
     trainer = model.trainer
     last = outputs.last_epoch(trainer.csv)
     best = trainer.metrics or model.ckpt["train_metrics"]  # with several GPUs a child process has the metrics
-    for weights, results in ((trainer.last, last), (trainer.best, best)):
-        outputs.append_records(
-            trainer.save_dir / outputs.RECORDS,
-            weights,
-            model.model.yaml,
-            dict(results),
-            data=data.yaml.stem,
-            seed=trainer.args.seed,
-            n_images=_image_counts(trainer, data),
-        )
     _write_artefact(model)
     size = model_size(model.model)
     table = (
@@ -165,13 +181,15 @@ def _run(model: QuantYOLO, arguments: dict[str, Any], data: CheckedData, config:
     return outputs.RunResult(save_dir=trainer.save_dir, table=table)
 
 
-def callbacks(config: RunConfig | None, lock: RunLock) -> dict[str, Callable[[Any], None]]:
-    """Returns what a run does beside training, by the host's event; with several GPUs it travels to the child process.
+def callbacks(config: RunConfig | None, lock: RunLock, data: str) -> dict[str, Callable[[Any], None]]:
+    """Returns what a run does beside training, by Ultralytics' event; with several GPUs a child process does it.
 
     Args:
         config: Written beside the results; None for a resumed run, which has it already.
         lock: Taken when the run's folder is known.
+        data: Name of the data set, for the records.
     """
+    command = records.provenance()["command"]
 
     def describe(trainer: QuantDetectionTrainer) -> None:
         if RANK not in {-1, 0}:
@@ -181,7 +199,23 @@ def callbacks(config: RunConfig | None, lock: RunLock) -> dict[str, Callable[[An
         if config is not None:
             outputs.write_description(trainer.save_dir, config, model_yaml, trainer.device)
 
-    return {"on_pretrain_routine_start": lock, "on_pretrain_routine_end": describe}
+    def record(trainer: QuantDetectionTrainer) -> None:
+        if RANK not in {-1, 0}:
+            return
+        measured_on = {"train": trainer.measured_training, "val": trainer.measured_validation}
+        for weights, results in ((trainer.last, outputs.last_epoch(trainer.csv)), (trainer.best, trainer.metrics)):
+            outputs.append_records(
+                trainer.save_dir / outputs.RECORDS,
+                weights,
+                unwrap_model(trainer.model).yaml,
+                outputs.defined(dict(results), trainer.validator.n_objects),
+                data=data,
+                seed=trainer.args.seed,
+                measured_on=measured_on,
+                command=command,
+            )
+
+    return {"on_pretrain_routine_start": lock, "on_pretrain_routine_end": describe, "on_train_end": record}
 
 
 def _write_artefact(model: QuantYOLO) -> None:
@@ -190,16 +224,10 @@ def _write_artefact(model: QuantYOLO) -> None:
     try:
         save_safetensors(model.model, path, model.ckpt["train_args"])
     except OSError as error:
-        raise OSError(
+        raise FileAccessError(
             f"'{path}' could not be written: {error.strerror}. The run is complete without it: its checkpoint is "
             f"'{model.model.pt_path}'."
         ) from error
-
-
-def _image_counts(trainer: QuantDetectionTrainer, data: CheckedData) -> dict[str, int]:
-    """Returns the images of each split that were used (``fraction`` may leave some out)."""
-    loaders = {"train": getattr(trainer, "train_loader", None), "val": getattr(trainer, "test_loader", None)}
-    return {k: len(loader.dataset) if loader is not None else data.n_images[k] for k, loader in loaders.items()}
 
 
 def summary(model_yaml: dict[str, Any]) -> str:

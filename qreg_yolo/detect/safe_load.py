@@ -15,6 +15,7 @@ import torch
 
 from qreg_yolo.detect.anchor_head import AnchorDetect
 from qreg_yolo.detect.model import QuantDetectionModel
+from qreg_yolo.errors import UnsupportedError
 from qreg_yolo.pickled_values import STORAGES, PickleError
 from qreg_yolo.quant.layers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, QuantConv2d, QuantLinear
 from qreg_yolo.quant.spec import QuantizerSpec
@@ -76,7 +77,7 @@ def _register() -> None:
         RuntimeError: A torch older than 2.6, where the host's restricted loading silently becomes an unrestricted one.
     """
     if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
-        raise RuntimeError(
+        raise UnsupportedError(
             f"torch {torch.__version__} cannot load checkpoints safely. Install a newer one: pip install 'torch>=2.6'."
         )
     torch.serialization.add_safe_globals(list(OUR_CLASSES))

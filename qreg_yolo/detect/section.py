@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from qreg_yolo.errors import InvalidTypeError, InvalidValueError
 from qreg_yolo.head import HeadConfig
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
 from qreg_yolo.suggest import did_you_mean
@@ -55,11 +56,11 @@ class Section:
         options = dict(request)
         activation = options.pop("activation", "silu")
         if not isinstance(log_noise := options.pop(LOG_NOISE, False), bool):
-            raise TypeError(f"{LOG_NOISE} must be true or false, not {log_noise!r}.")
+            raise InvalidTypeError(f"{LOG_NOISE} must be true or false, not {log_noise!r}.")
         if activation not in _ACTIVATIONS:
             names = ", ".join(_ACTIVATIONS)
             hint = did_you_mean(str(activation), _ACTIVATIONS)
-            raise ValueError(f"activation={activation!r} is not one of: {names}.{hint}")
+            raise InvalidValueError(f"activation={activation!r} is not one of: {names}.{hint}")
         head = _head(options.pop("head", None))
         return cls(spec=QuantSpec.from_options(options), activation=activation, pretrained=pretrained, head=head)
 
@@ -74,7 +75,7 @@ class Section:
         if data is None:
             return None
         if data.get("version") != VERSION:
-            raise ValueError(
+            raise InvalidValueError(
                 f"The model's '{KEY}' section has version {data.get('version')!r}, this qreg-yolo reads {VERSION}. "
                 "Use the qreg-yolo that wrote it."
             )
@@ -112,7 +113,7 @@ def _head(given: str | Mapping[str, Any] | None) -> HeadConfig:
     known = [one.name for one in fields(HeadConfig)]
     for name in given:
         if name not in known:
-            raise ValueError(f"head has no '{name}'.{did_you_mean(str(name), known)} Known: {', '.join(known)}.")
+            raise InvalidValueError(f"head has no '{name}'.{did_you_mean(str(name), known)} Known: {', '.join(known)}.")
     return HeadConfig(**given)
 
 

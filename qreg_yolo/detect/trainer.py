@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import copy, deepcopy
 from itertools import islice
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from ultralytics.cfg import DEFAULT_CFG, cfg2dict
+from ultralytics.cfg import DEFAULT_CFG, cfg2dict, get_cfg
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import yaml_model_load
 from ultralytics.utils import LOCAL_RANK, LOGGER, RANK
@@ -22,15 +22,20 @@ from qreg_yolo.detect import resume
 from qreg_yolo.detect.auto_anchor import look_at_anchors
 from qreg_yolo.detect.checkpoint import Start, description_of, load_start, strip_checkpoint
 from qreg_yolo.detect.compat import check_host, refuse_host_quantization, restore_threads
+from qreg_yolo.detect.dataset import DetectionDataset, Label, build_dataset
 from qreg_yolo.detect.model import QuantDetectionModel
+from qreg_yolo.detect.outputs import defined
 from qreg_yolo.detect.policy import clipping_warning
 from qreg_yolo.detect.precision import precision_of
+from qreg_yolo.detect.preflight import RESUMABLE
 from qreg_yolo.detect.section import KEY, LOG_NOISE, Section, head_kind, same_request
 from qreg_yolo.detect.validator import QuantDetectionValidator
+from qreg_yolo.errors import FileAccessError, InvalidValueError
 from qreg_yolo.quant.calibration import calibrate, uninitialized_quantizers
 from qreg_yolo.quant.noise import noise_columns
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
 from qreg_yolo.quant.spec import QuantSpec
+from qreg_yolo.records import settings_text
 from qreg_yolo.training.cpu import tune_cpu
 from qreg_yolo.training.finite import NonFiniteError, all_finite, gradients_are_finite, where_it_begins
 from qreg_yolo.training.folders import what_is_kept
@@ -42,15 +47,31 @@ CALIBRATION_IMAGES = 64
 class QuantDetectionTrainer(DetectionTrainer):
     """`DetectionTrainer` that takes one more argument, ``qreg``: `QuantSpec`'s options, ``activation`` and ``head``.
 
+    Args:
+        cfg: Ultralytics', as the next two.
+        overrides: Its arguments, and ``qreg``.
+        _callbacks: By event.
+        start: What to start from, where ``pretrained`` was read already.
+        resumed: The model and the dictionary of the checkpoint that is resumed, where it was read already.
+        scanned: Path of an image -> its label, where it was read already.
+
     >>> trainer = QuantDetectionTrainer(overrides=dict(model="yolov5n.yaml", qreg=dict(bits=4)))  # doctest: +SKIP
     """
 
     model: Any
+    args: Any
     last: Path
     best: Path
 
     def __init__(
-        self, cfg: Any = DEFAULT_CFG, overrides: dict[str, Any] | None = None, _callbacks: dict[str, Any] | None = None
+        self,
+        cfg: Any = DEFAULT_CFG,
+        overrides: dict[str, Any] | None = None,
+        _callbacks: dict[str, Any] | None = None,
+        *,
+        start: Start | None = None,
+        resumed: tuple[Any, dict[str, Any]] | None = None,
+        scanned: Mapping[str, Label] | None = None,
     ) -> None:
         check_host()
         overrides = overrides or {}
@@ -62,6 +83,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         self._batches_since_step = 0
         self._first_step_offset = 0
         self._resumed: dict[str, Any] | None = None
+        self._start, self._read, self._scanned = start, resumed, scanned
         super().__init__({KEY: None, **cfg2dict(cfg)}, overrides, _callbacks)
         restore_threads()
         self._precision = precision_of(self.args.amp, self.device)
@@ -72,23 +94,41 @@ class QuantDetectionTrainer(DetectionTrainer):
             self.args.workers = overrides["workers"]  # the host sets 0 on the CPU, whatever was asked for
 
     def check_resume(self, overrides: dict[str, Any]) -> None:
-        """Resumes as the host does, but refuses other quantization settings than the checkpoint's."""
+        """Resumes as Ultralytics does, but refuses other quantization settings than the checkpoint's."""
         wanted = overrides.get(KEY)
-        super().check_resume(overrides)
+        if self._read is None or not self.args.resume:
+            super().check_resume(overrides)
+        else:
+            self._resume_with(self._read[0].args, overrides)
         trained = getattr(self.args, KEY, None)
         if self.resume and wanted is not None and not same_request(wanted, trained):
-            raise ValueError(
+            raise InvalidValueError(
                 f"The checkpoint was trained with qreg={trained}, this run asks for qreg={wanted}. Resume without "
                 "quantization options, or start a new run with --weights."
             )
 
+    def _resume_with(self, trained: Any, overrides: dict[str, Any]) -> None:
+        """Takes the arguments of the checkpoint, but for those that may differ in a resumed run."""
+        resume_from, data = self.args.resume, self.args.data
+        self.args = get_cfg({**trained, "data": data, "model": resume_from, "resume": resume_from})
+        for key, value in overrides.items():
+            if key in RESUMABLE or key == "save_dir":
+                setattr(self.args, key, value)
+        self.resume = True
+
     def setup_model(self) -> dict[str, Any] | None:
-        """Sets the model up as the host does; a file of weights to start from is read without executing anything."""
+        """Sets the model up as Ultralytics does, from files that are read once, without executing anything in them."""
+        if self._read is not None and self.resume:
+            model, checkpoint = self._read
+            self.model = self.get_model(model.yaml, model, verbose=RANK in (-1, 0))
+            return checkpoint
         start = self.args.pretrained
         is_file = isinstance(start, (str, Path)) and Path(start).is_file()
         if isinstance(self.model, nn.Module) or self.resume or not is_file:
             return super().setup_model()  # type: ignore[no-any-return]
-        self.model = self.get_model(description_of(self.model), load_start(Path(start)), verbose=RANK in (-1, 0))
+        weights = self._start or load_start(Path(start))
+        self._start = None
+        self.model = self.get_model(description_of(self.model), weights, verbose=RANK in (-1, 0))
         return None
 
     def get_model(
@@ -242,6 +282,7 @@ class QuantDetectionTrainer(DetectionTrainer):
 
     def save_metrics(self, metrics: dict[str, float]) -> None:
         """Writes an epoch's row of ``results.csv``, with the weight noise of each layer where that was asked for."""
+        metrics = defined(metrics, self.validator.n_objects)
         if (getattr(self.args, KEY, None) or {}).get(LOG_NOISE):
             metrics = {**metrics, **noise_columns(unwrap_model(self.model), everything=True)}
         super().save_metrics(metrics)
@@ -266,7 +307,7 @@ class QuantDetectionTrainer(DetectionTrainer):
                     files.replace(path, final[name])
             resume.promote(final["last"])
         except OSError as error:
-            raise OSError(
+            raise FileAccessError(
                 f"The checkpoint of epoch {self.epoch + 1} could not be written to '{self.wdir}': {error.strerror}. "
                 f"Make room there. {what_is_kept(final['last'])}"
             ) from error
@@ -293,6 +334,30 @@ class QuantDetectionTrainer(DetectionTrainer):
         self.epoch += 1  # callbacks log the best epoch's numbers as one more epoch
         self.run_callbacks("on_fit_epoch_end")
         self.epoch -= 1
+
+    def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> DetectionDataset:
+        """Returns Ultralytics' data set, of a class that writes nothing beside the images."""
+        stride = max(int(unwrap_model(self.model).stride.max()), 32)
+        return build_dataset(
+            self.args, img_path, batch, self.data, mode=mode, rect=mode == "val", stride=stride, scanned=self._scanned
+        )
+
+    @property
+    def measured_training(self) -> tuple[int, str]:
+        """How many images the training losses rest on, and how they were computed."""
+        data: Any = self.train_loader.dataset
+        settings = {
+            "imgsz": data.imgsz, "batch": data.batch_size, "rect": data.rect,
+            "classes": "all" if self.args.classes is None else self.args.classes,
+            "single_cls": bool(self.args.single_cls), "fraction": data.fraction,
+            "objects": sum(len(label["cls"]) for label in data.labels),
+        }  # fmt: skip
+        return len(data), settings_text(settings)
+
+    @property
+    def measured_validation(self) -> tuple[int, str]:
+        """How many images the accuracies and validation losses rest on, and how they were measured."""
+        return len(self.test_loader.dataset), self.validator.evaluation
 
     def get_validator(self) -> QuantDetectionValidator:
         args = copy(self.args)

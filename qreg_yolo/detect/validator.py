@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +12,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 from ultralytics.models.yolo.detect import DetectionPredictor, DetectionValidator
 
-from qreg_yolo.detect.class_map import ClassMap
+from qreg_yolo.detect.class_map import ClassMap, class_names, match_classes
 from qreg_yolo.detect.compat import restore_threads
+from qreg_yolo.detect.dataset import DetectionDataset, Label, build_dataset
+from qreg_yolo.records import settings_text
 from qreg_yolo.strict_yaml import ConfigError
 
 _NMS_SECONDS, _NMS_SECONDS_PER_IMAGE = 2.0, 0.05
@@ -27,7 +30,8 @@ class QuantDetectionValidator(DetectionValidator):
         save_dir: Where results go.
         args: The host's arguments.
         _callbacks: By event.
-        classes: Which of the model's classes are those of the data; None: they are the same.
+        classes: Which of the model's classes are those of the data; None: those of the same names.
+        scanned: Path of an image -> its label, where it was read already.
     """
 
     def __init__(
@@ -37,21 +41,57 @@ class QuantDetectionValidator(DetectionValidator):
         args: Any = None,
         _callbacks: dict[str, Any] | None = None,
         classes: ClassMap | None = None,
+        scanned: Mapping[str, Label] | None = None,
     ) -> None:
         super().__init__(dataloader, save_dir, args, _callbacks)
-        self._classes = classes
+        self._classes, self._scanned = classes, scanned
         self._workers = args.get("workers") if isinstance(args, dict) else None
 
-    def init_metrics(self, model: nn.Module) -> None:
+    def init_metrics(self, model: Any) -> None:
+        """Sets the metrics up as Ultralytics does, for the classes of the data; the model may have another order.
+
+        Raises:
+            WeightsError: Outside training, the model's classes are not those of the data.
+            ConfigError: A map to some of the classes, for a head that gives one class per box.
+        """
         restore_threads()  # the first hook after select_device, in training and alone
+        if self._classes is None and not self.training and not self.args.single_cls:
+            names, model_names = (class_names(one) for one in (self.data["names"], model.names))
+            self._classes = match_classes(names, model_names, self.args.model, self.args.data)
+        end2end = getattr(model, "end2end", False)
         if self._classes is None:
             super().init_metrics(model)
             return
-        if getattr(model, "end2end", False):
+        if end2end and len(self._classes.rows) != len(model.names):
             raise ConfigError(
                 "A class map does not go with nms=false, which gives one class per box. Drop one of them."
             )
-        super().init_metrics(SimpleNamespace(names=dict(enumerate(self._classes.names))))
+        renamed = SimpleNamespace(
+            names=dict(enumerate(self._classes.names)), end2end=end2end, format=model.format, model=model.model
+        )
+        super().init_metrics(renamed)
+
+    @property
+    def n_objects(self) -> int:
+        """Objects in the images that are measured."""
+        return sum(len(label["cls"]) for label in self.dataloader.dataset.labels)
+
+    @property
+    def evaluation(self) -> str:
+        """How and on what was measured, for the records: settings as they came to be used, and what was counted."""
+        args, data = self.args, self.dataloader.dataset
+        present = {float(number) for label in data.labels for number in label["cls"].ravel()}
+        return settings_text(
+            {
+                "imgsz": data.imgsz, "rect": data.rect, **({"batch": data.batch_size} if data.rect else {}),
+                "conf": args.conf, "iou": args.iou, "max_det": args.max_det, "half": args.quantize == 16,
+                "augment": bool(args.augment) and not self.training, "agnostic_nms": args.agnostic_nms,
+                "end2end": self.end2end, "classes": "all" if args.classes is None else args.classes,
+                "single_cls": bool(args.single_cls), "fraction": data.fraction,
+                "class_map": None if self._classes is None else self._classes.label,
+                "objects": self.n_objects, "classes_present": len(present),
+            }
+        )  # fmt: skip
 
     def postprocess(self, preds: Any) -> Any:
         """Returns the host's NMS, image by image where it ran into the host's time limit and left images out.
@@ -63,7 +103,10 @@ class QuantDetectionValidator(DetectionValidator):
                 end-to-end head ``(images, boxes, 6)``.
         """
         whole = preds[0] if isinstance(preds, (list, tuple)) else preds
-        if self._classes is not None:
+        if self._classes is not None and self.end2end:
+            numbers = torch.tensor(self._classes.rows, device=whole.device).argsort()  # of the model -> of the data
+            whole = torch.cat([whole[..., :5], numbers[whole[..., 5:6].long()].to(whole.dtype), whole[..., 6:]], -1)
+        elif self._classes is not None:
             rows = [*range(4), *(4 + row for row in self._classes.rows)]
             whole = whole[:, torch.tensor(rows, device=whole.device)]
         start = time.time()  # the host's clock: it may jump, as after a machine was suspended
@@ -71,6 +114,12 @@ class QuantDetectionValidator(DetectionValidator):
         if time.time() - start <= _NMS_SECONDS + _NMS_SECONDS_PER_IMAGE * len(whole):
             return found
         return [one for image in whole.split(1) for one in super(QuantDetectionValidator, self).postprocess(image)]
+
+    def build_dataset(self, img_path: str, mode: str = "val", batch: int | None = None) -> DetectionDataset:
+        """Returns Ultralytics' data set, of a class that writes nothing beside the images."""
+        return build_dataset(
+            self.args, img_path, batch, self.data, mode=mode, rect=False, stride=self.stride, scanned=self._scanned
+        )
 
     def get_dataloader(self, dataset_path: str, batch_size: int) -> DataLoader[Any]:
         """Returns the host's loader, with the workers that were asked for (the host sets 0 on the CPU)."""

@@ -13,6 +13,7 @@ from typing import Any
 from qreg_yolo import files, strict_yaml
 from qreg_yolo.detect.voc_devkit import Devkit, Problem, Split, VocError, read_devkit
 from qreg_yolo.detect.voc_output import PROBLEMS, VERSION, YAML, Output, find_differences, find_output, write_output
+from qreg_yolo.errors import MissingFileError
 from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.resources import data_path
 
@@ -76,7 +77,7 @@ def convert_voc(
         OSError: ``out`` cannot be written.
     """
     if not devkit.exists():
-        raise FileNotFoundError(f"There is no devkit '{devkit}'. Give --devkit DIR, or --download to fetch it there.")
+        raise MissingFileError(f"There is no devkit '{devkit}'. Give --devkit DIR, or --download to fetch it there.")
     devkit, out = devkit.resolve(), out.resolve()
     settings = {"version": VERSION, "devkit": str(devkit), "keep_difficult": keep_difficult}
     finished = find_output(out, settings)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qreg_yolo.detect.voc_annotations import Fault, read_annotation
+from qreg_yolo.errors import UserError
 from qreg_yolo.progress import Progress, no_progress
 
 MISSING_IMAGE = "missing image"
@@ -20,7 +21,7 @@ _STEM = re.compile(r"\w[\w.-]*")
 LISTS = "ImageSets/Main"
 
 
-class VocError(ValueError):
+class VocError(UserError, ValueError):
     """A devkit, an archive or a folder for the result that cannot be used."""
 
 

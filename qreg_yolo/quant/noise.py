@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qreg_yolo.errors import InvalidValueError
 from qreg_yolo.quant.base import Quantizer
 from qreg_yolo.quant.convert import distinct_layers
 from qreg_yolo.quant.intervals import finite
@@ -94,7 +95,9 @@ def weight_noise(quantizer: Quantizer, weight: Tensor) -> WeightNoise:
         ValueError: The weight has no elements.
     """
     if weight.numel() == 0:
-        raise ValueError(f"A weight of shape {list(weight.shape)} has no elements, so it has no noise. Leave it out.")
+        raise InvalidValueError(
+            f"A weight of shape {list(weight.shape)} has no elements, so it has no noise. Leave it out."
+        )
     ideal, quantized = quantizer.on_grid(weight)
     delta = quantized.to(ideal.dtype) - ideal
     squares = (delta - delta.mean()).square()
@@ -157,7 +160,7 @@ def noise_of(rounding: Mapping[str, Rounding]) -> dict[str, WeightNoise]:
         try:
             found[name] = weight_noise(quantizer, weight)
         except ValueError as error:
-            raise ValueError(f"Layer '{name}': {error}") from error
+            raise InvalidValueError(f"Layer '{name}': {error}") from error
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qreg_yolo.errors import InvalidValueError
 from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.quant.convert import distinct_layers
 from qreg_yolo.quant.intervals import Interval, finite, mean_interval
@@ -124,7 +125,7 @@ def study(
         ValueError: No layer, or one whose weight has no elements.
     """
     if not layers:
-        raise ValueError("The network has no convolution or linear layer whose weights could be quantized.")
+        raise InvalidValueError("The network has no convolution or linear layer whose weights could be quantized.")
     cases = list(_cases(model, layers, plan, sweep, own))
     noises = [noise_of(rounding) for _, rounding in cases]
     plain = {name: float_weight(model, name) for name in layers}

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from qreg_yolo.errors import InvalidTypeError, InvalidValueError
 from qreg_yolo.suggest import did_you_mean
 
 Method = Literal["lsq", "lsq+", "pact", "dorefa"]
@@ -127,7 +128,7 @@ class QuantSpec:
         for name in ("include", "exclude"):
             object.__setattr__(self, name, _patterns(name, getattr(self, name)))
         if not isinstance(self.overrides, Mapping) or not all(isinstance(v, Mapping) for v in self.overrides.values()):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"overrides must map layer patterns to options, such as {{'head.*': {{'bits': 8}}}}, "
                 f"not {self.overrides!r}."
             )
@@ -142,14 +143,14 @@ class QuantSpec:
         check_bits("act_bits", self.act_bits)
         for name in ("per_channel", "max_grad"):
             if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be true or false, not {getattr(self, name)!r}.")
+                raise InvalidTypeError(f"{name} must be true or false, not {getattr(self, name)!r}.")
         _check_number("clip_init", self.clip_init, "a positive number", False)
         if self.clip_decay is not None:
             _check_number("clip_decay", self.clip_decay, "0 or more", self.clip_decay == 0)
         refused = {"lsq": (), "lsq+": ("signed", "unsigned")}.get(self.method, ("signed",))
         if self.signed in refused and self.act_bits != FLOAT_BITS:
             why = "a learned offset places its grid" if self.method == "lsq+" else "its activations are clipped at 0"
-            raise ValueError(
+            raise InvalidValueError(
                 f"signed='{self.signed}' does not go with method='{self.method}': {why} by definition. "
                 "Use method='lsq', weight_only, or leave signed at 'auto'."
             )
@@ -170,21 +171,21 @@ class QuantSpec:
         known = [f.name for f in fields(cls)]
         for key in options:
             if key not in (*known, "bits", "weight_only"):
-                raise ValueError(
+                raise InvalidValueError(
                     f"'{key}' is not a quantization option.{did_you_mean(key, known)} "
                     f"Known: bits, weight_only, {', '.join(known)}."
                 )
         bits = options.pop("bits", None)
         weight_only = options.pop("weight_only", False)
         if not isinstance(weight_only, bool):
-            raise TypeError(f"weight_only must be true or false, not {weight_only!r}.")
+            raise InvalidTypeError(f"weight_only must be true or false, not {weight_only!r}.")
         if bits is not None:
             check_bits("bits", bits)
             both = {"weight_bits": bits} if weight_only else {"weight_bits": bits, "act_bits": bits}
             options = {**both, **options}
         if weight_only:
             if options.get("act_bits", FLOAT_BITS) != FLOAT_BITS:
-                raise ValueError(
+                raise InvalidValueError(
                     f"weight_only means act_bits=32, but act_bits={options['act_bits']} was given. Drop one of them."
                 )
             options["act_bits"] = FLOAT_BITS
@@ -230,7 +231,7 @@ class QuantSpec:
         override = dict(override)
         for key in override:
             if key not in _OVERRIDE_KEYS:
-                raise ValueError(
+                raise InvalidValueError(
                     f"Override '{pattern}': '{key}' is not an option of a layer.{did_you_mean(key, _OVERRIDE_KEYS)} "
                     f"Known: {', '.join(_OVERRIDE_KEYS)}."
                 )
@@ -275,12 +276,12 @@ def check_bits(name: str, value: object) -> None:
         ValueError: Not 1..8 or 32.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value not in WIDTHS:
-        raise ValueError(f"{name}={value!r} is not a width. Use 1 to 8, or 32 for full precision.")
+        raise InvalidValueError(f"{name}={value!r} is not a width. Use 1 to 8, or 32 for full precision.")
 
 
 def _patterns(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(pattern, str) for pattern in value):
-        raise TypeError(f"{name} must be a list of layer patterns, such as ['model.0.*'], not {value!r}.")
+        raise InvalidTypeError(f"{name} must be a list of layer patterns, such as ['model.0.*'], not {value!r}.")
     return tuple(value)
 
 
@@ -289,10 +290,10 @@ def _check_choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
         said = str(value).replace("plus", "+")  # folders are called lsqplus-...
         hint = did_you_mean(said, [c for c in choices if isinstance(c, str)])
         shown = ", ".join(str(c).lower() for c in choices if c is not None)
-        raise ValueError(f"{name}={value!r} is not one of: {shown}.{hint}")
+        raise InvalidValueError(f"{name}={value!r} is not one of: {shown}.{hint}")
 
 
 def _check_number(name: str, value: object, wanted: str, zero: bool) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not (zero or 0 < value < float("inf")):  # type: ignore[operator]
-        raise ValueError(f"{name} must be {wanted}, not {value!r}.")
+        raise InvalidValueError(f"{name} must be {wanted}, not {value!r}.")

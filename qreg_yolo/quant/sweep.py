@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from qreg_yolo.errors import InvalidValueError
 from qreg_yolo.quant.spec import FLOAT_BITS, QuantSpec
 
 _LEAST_DRAWS = 4
@@ -52,11 +53,11 @@ class Sweep:
         for name, values in (("methods", self.methods), ("bits", self.bits)):
             if not values or len(set(values)) < len(values):
                 shown = ",".join(map(str, values))
-                raise ValueError(f"{name}={shown!r}: give at least one, and each once.")
+                raise InvalidValueError(f"{name}={shown!r}: give at least one, and each once.")
         if self.draws < _LEAST_DRAWS:
-            raise ValueError(f"draws={self.draws}: give {_LEAST_DRAWS} or more, or there is no interval.")
+            raise InvalidValueError(f"draws={self.draws}: give {_LEAST_DRAWS} or more, or there is no interval.")
         if self.seed < 0:
-            raise ValueError(f"seed={self.seed}: give 0 or more.")
+            raise InvalidValueError(f"seed={self.seed}: give 0 or more.")
         for method in self.methods:
             for bits in self.bits:
                 self._spec(method, bits)

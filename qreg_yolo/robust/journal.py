@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from qreg_yolo import files
 from qreg_yolo.analysis.cells import Cell
+from qreg_yolo.errors import FileAccessError, InvalidValueError
 
 FLUSH_SECONDS = 30.0
 """At most so much work is lost by a kill."""
@@ -116,7 +117,7 @@ class Journal:
             yield
             self.flush()
         except OSError as error:
-            raise OSError(
+            raise FileAccessError(
                 f"'{out}' cannot be written: {error.strerror or error}. What was written is kept: free space, then "
                 "start the same command again."
             ) from error
@@ -136,4 +137,4 @@ def _opened(path: Path) -> Any:
     try:
         return np.load(path, allow_pickle=False)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}). Delete it: its part is measured again.") from error
+        raise InvalidValueError(f"{path} is damaged ({error}). Delete it: its part is measured again.") from error

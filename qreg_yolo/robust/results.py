@@ -30,6 +30,7 @@ def finished(folder: Path, metrics: Iterable[str]) -> Values:
         RecordsError: ``records.csv`` is none of ours.
     """
     path = folder / records.FILE
+    records.check_appendable(path)
     found: Values = {}
     for row in records.read(path).to_dicts() if path.is_file() else []:
         cell = (row["corruption"] or CLEAN, row["severity"] or 0)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from qreg_yolo import files
+from qreg_yolo.errors import UserError
 
 if sys.platform != "win32":
     import fcntl
@@ -25,7 +26,7 @@ LAYOUT = 1
 """Version of the layout."""
 
 
-class SetsError(ValueError):
+class SetsError(UserError, ValueError):
     """Sets that cannot be written; the text states the fact, the value and the remedy."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image as Pillow
 from PIL import ImageOps
 
 from qreg_yolo.corrupt.draws import Image
+from qreg_yolo.errors import UserError
 
 FORMATS: Mapping[str, tuple[int, ...]] = MappingProxyType(
     {
@@ -25,7 +27,7 @@ FORMATS: Mapping[str, tuple[int, ...]] = MappingProxyType(
 _PILLOW_ONLY = (".avif", ".heic", ".heif")
 
 
-class PictureError(ValueError):
+class PictureError(UserError, ValueError):
     """A file that is no image, or none that can be corrupted."""
 
 
@@ -84,6 +86,21 @@ def encode(image: Image, kind: str, quality: int = 95) -> bytes:
     return data.tobytes()
 
 
+def is_whole(path: Path) -> bool:
+    """Returns whether a file is something else than a JPEG, or a JPEG that ends with its end marker.
+
+    One without may be cut short, or have bytes behind the marker, as phones write them: then its pixels are all there.
+    """
+    try:
+        with Pillow.open(path) as image:
+            is_jpeg = image.format in ("JPEG", "MPO")
+    except Exception:  # no image at all
+        return True
+    with path.open("rb") as file:
+        file.seek(-2, os.SEEK_END)
+        return not is_jpeg or file.read() == b"\xff\xd9"
+
+
 def look(path: Path, min_side: int) -> tuple[str | None, int]:
     """Returns what is wrong with an image file (None: nothing) and its number of pixels.
 
@@ -98,8 +115,8 @@ def look(path: Path, min_side: int) -> tuple[str | None, int]:
             warnings.simplefilter("ignore")  # odd metadata is no fault
             with Pillow.open(path) as image:
                 image.verify()
-                (width, height), is_jpeg = image.size, image.format == "JPEG"
-            if is_jpeg and not path.read_bytes().endswith(b"\xff\xd9"):
+                width, height = image.size
+            if not is_whole(path):
                 with Pillow.open(path) as image:
                     image.load()
     except Exception as error:  # whatever a decoder raises on bytes that are no image

@@ -17,11 +17,13 @@ from typing import TypeVar
 
 import cv2
 
+from qreg_yolo.errors import UserError
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-class PoolError(ValueError):
+class PoolError(UserError, ValueError):
     """A worker process that was killed."""
 
 

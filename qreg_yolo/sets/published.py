@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from qreg_yolo import files
 from qreg_yolo.corrupt.draws import Image
 from qreg_yolo.corrupt.spec import SEVERITIES
+from qreg_yolo.errors import MissingFileError
 from qreg_yolo.sets.manifest import SetsError
 
 LABELS = "labels.npy"
@@ -103,7 +104,7 @@ def _mapped(path: Path) -> NDArray[Any]:
         SetsError: It holds no plain array, or is cut short.
     """
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"There is no '{path}'. Give with --published the folder of CIFAR-10-C's or CIFAR-100-C's .npy files."
         )
     try:

@@ -15,6 +15,7 @@ import cv2
 from qreg_yolo import __version__
 from qreg_yolo.corrupt.frost import load_overlays
 from qreg_yolo.corrupt.presets import constants
+from qreg_yolo.errors import InvalidValueError
 from qreg_yolo.sets.manifest import LAYOUT, SetsError
 from qreg_yolo.sets.pictures import FORMATS
 from qreg_yolo.sets.sources import ImageSource, SourceImage, select_images
@@ -60,12 +61,14 @@ class Request:
             for severity in self.severities:
                 constants(name, severity, self.preset)
         if not self.corruptions or not self.severities:
-            raise ValueError("No corruption or no severity is asked for. Give at least one of each.")
+            raise InvalidValueError("No corruption or no severity is asked for. Give at least one of each.")
         if self.format not in FORMATS:
             known = ", ".join(FORMATS)
-            raise ValueError(f"Unknown format '{self.format}'.{did_you_mean(self.format, FORMATS)} Known: {known}.")
+            raise InvalidValueError(
+                f"Unknown format '{self.format}'.{did_you_mean(self.format, FORMATS)} Known: {known}."
+            )
         if self.quality is not None and self.format != "jpg":
-            raise ValueError(f"quality={self.quality} is for jpg; {self.format} loses nothing. Leave it out.")
+            raise InvalidValueError(f"quality={self.quality} is for jpg; {self.format} loses nothing. Leave it out.")
         for key, value, low, high in (
             ("quality", self.quality, 1, 100),
             ("seed", self.seed, 0, None),
@@ -73,7 +76,7 @@ class Request:
             ("workers", self.workers, 0, 256),
         ):
             if value is not None and (value < low or (high is not None and value > high)):
-                raise ValueError(
+                raise InvalidValueError(
                     f"{key}={value}: use {low} to {high}." if high else f"{key}={value}: use {low} or more."
                 )
 

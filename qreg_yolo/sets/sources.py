@@ -16,6 +16,7 @@ from typing import Any
 
 from qreg_yolo import strict_yaml
 from qreg_yolo.corrupt.apply import image_key
+from qreg_yolo.errors import InvalidValueError, MissingFileError, UserError
 
 IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".dng", ".heic", ".heif", ".jp2", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
@@ -24,7 +25,7 @@ IMAGE_SUFFIXES = frozenset(
 SPLITS = ("train", "val", "test")
 
 
-class SourceError(ValueError):
+class SourceError(UserError, ValueError):
     """A source that has no images, or is no data description; the text states the fact, the value and the remedy."""
 
 
@@ -86,7 +87,7 @@ def read_source(path: Path, split: str | None = None, *, datasets_dir: Path | No
             raise SourceError(f"'{path}' has no images. Known types: {_types()}.")
         return ImageSource(path.absolute(), None, images, {}, 3)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no data YAML or folder '{path}'. Give the path of one that exists.")
+        raise MissingFileError(f"There is no data YAML or folder '{path}'. Give the path of one that exists.")
     data = strict_yaml.load(path)
     if not isinstance(data, dict):
         raise SourceError(f"'{path}' is no data description: it holds {data!r:.80}. Give a YAML with val: and names:.")
@@ -126,7 +127,7 @@ def select_keys(keys: Sequence[str], limit: int | None) -> list[int]:
     if limit is None:
         return list(range(len(keys)))
     if limit < 1:
-        raise ValueError(f"limit={limit}: use 1 or more images.")
+        raise InvalidValueError(f"limit={limit}: use 1 or more images.")
     return sorted(sorted(range(len(keys)), key=lambda i: (_hash(keys[i]), i))[:limit])
 
 

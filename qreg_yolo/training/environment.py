@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from qreg_yolo import records
+from qreg_yolo.errors import InvalidValueError
 from qreg_yolo.strict_yaml import ConfigError
 
 THREADS_VARIABLE = "QREG_YOLO_THREADS"
@@ -20,7 +21,7 @@ def requested_threads() -> int:
     text = os.environ.get(THREADS_VARIABLE, "")
     if text:
         if not text.isdecimal() or int(text) < 1:
-            raise ValueError(f"{THREADS_VARIABLE}={text!r} is not a whole number of at least 1.")
+            raise InvalidValueError(f"{THREADS_VARIABLE}={text!r} is not a whole number of at least 1.")
         return int(text)
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from qreg_yolo.errors import UserError
 
-class NonFiniteError(ValueError):
+
+class NonFiniteError(UserError, ValueError):
     """A loss, a gradient or a weight that is infinite or not a number."""
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from qreg_yolo.errors import FileAccessError
+
 DEFAULT_PROJECT = "runs"
 
 
@@ -24,7 +26,9 @@ def writable_project(project: object, option: str = "project=") -> str:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(f"The folder '{folder}' cannot be written: {error.strerror}. Give another {option}.") from error
+        raise FileAccessError(
+            f"The folder '{folder}' cannot be written: {error.strerror}. Give another {option}."
+        ) from error
     return str(folder)
 
 

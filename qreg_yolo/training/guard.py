@@ -10,6 +10,8 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import IO, Any
 
+from qreg_yolo.errors import UserError
+
 fcntl: ModuleType | None
 try:
     import fcntl
@@ -22,7 +24,7 @@ TERMINATED = 143
 """Exit status after SIGTERM, as shells count: 128 + 15."""
 
 
-class FolderInUseError(OSError):
+class FolderInUseError(UserError, OSError):
     """A run's folder that another process is writing into."""
 
 

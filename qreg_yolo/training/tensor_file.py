@@ -10,10 +10,12 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from qreg_yolo.errors import UserError
+
 SUFFIX = ".safetensors"
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError, ValueError):
     """A file that is no usable checkpoint."""
 
 

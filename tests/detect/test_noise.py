@@ -16,7 +16,7 @@ from ultralytics.nn.tasks import DetectionModel
 from qreg_yolo.detect.anchor_head import AnchorDetect
 from qreg_yolo.detect.artefact import save_safetensors
 from qreg_yolo.detect.checkpoint import load_weights
-from qreg_yolo.detect.data_check import DataError
+from qreg_yolo.detect.dataset import DataError
 from qreg_yolo.detect.demo_scene import CLASS_NAMES
 from qreg_yolo.detect.noise import BatchLoss, DetectorNoiseRequest, measure, raw_outputs
 from qreg_yolo.detect.section import Section

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from qreg_yolo import files, records
-from qreg_yolo.detect.data_check import DataError
+from qreg_yolo.detect.dataset import DataError
 from qreg_yolo.detect.robust import models
 from qreg_yolo.detect.robustness import measure
 from qreg_yolo.strict_yaml import ConfigError

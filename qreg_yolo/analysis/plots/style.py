@@ -11,6 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from qreg_yolo import files
+from qreg_yolo.errors import MissingFileError
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 
@@ -69,7 +70,7 @@ def check_figure_path(path: Path) -> None:
     if path.suffix.lower() not in _SUFFIXES:
         raise ConfigError(f"{path}: '{path.suffix}' is no format of figures. Give one of: {', '.join(_SUFFIXES)}.")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent} is no folder. Make it first, or give another path.")
+        raise MissingFileError(f"{path.parent} is no folder. Make it first, or give another path.")
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qreg_yolo import files
-from qreg_yolo.detect.data_check import DataError
+from qreg_yolo.detect.dataset import DataError
 from qreg_yolo.sets.sources import SourceImage
 
 FILE = "data.json"

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from PIL import Image
-from ultralytics.data.dataset import YOLODataset
-from ultralytics.data.utils import verify_image_label
 from ultralytics.utils import DATASETS_DIR
 
-from qreg_yolo.detect.data_check import DataError, raise_if
+from qreg_yolo.detect.dataset import DataError, Fault, Label, raise_if, scan
 from qreg_yolo.sets.sources import SourceError, SourceImage, read_source, select_images
-
-Label = dict[str, Any]
-"""What the host's dataset knows of one image."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +53,16 @@ def read_images(
     labels: list[Label] = []
     faults = []
     chosen = select_images(source.images, limit)
-    for image in chosen:
-        label = _labelled(image, len(source.names), min_side, single_cls)
-        if isinstance(label, str):
-            faults.append(f"{image.path}: {label}")
+    found = scan(
+        [(image.path, image.label) for image in chosen],
+        len(source.names),
+        single_cls=single_cls,
+        min_side=min_side,
+        title=f"{source.split}: Checking images and labels",
+    )
+    for image, label in zip(chosen, found, strict=True):
+        if isinstance(label, Fault):
+            faults.append(str(label))
         else:
             kept.append(image)
             labels.append(label)
@@ -78,32 +77,3 @@ def read_images(
     return ImageSet(
         yaml, str(source.split), tuple(kept), tuple(labels), source.names, source.channels, tuple(faults)
     )  # fmt: skip
-
-
-def _labelled(image: SourceImage, n_classes: int, min_side: int, single_cls: bool) -> Label | str:
-    """Returns the host's label of an image, or what is wrong with the image or its labels."""
-    if not image.path.is_file():
-        return "does not exist"
-    if _is_cut_short(image.path):  # the host's check would write it anew, into its owner's folder
-        return "a JPEG that is cut short: it lacks its end marker"
-    result = verify_image_label(
-        (str(image.path), str(image.label), "", False, n_classes, 0, 0, single_cls)
-    )  # fmt: skip
-    label, *_, message = YOLODataset.result_to_label(None, result)
-    if label is None:
-        return str(message).partition("ignoring corrupt image/label: ")[2] or str(message)
-    if min(label["shape"]) < min_side:
-        height, width = label["shape"]
-        return f"{width} x {height} pixels; corruptions need {min_side} or more each way"
-    return dict(label)
-
-
-def _is_cut_short(path: Path) -> bool:
-    try:
-        with Image.open(path) as image:
-            is_jpeg = image.format in ("JPEG", "MPO")
-    except Exception:  # no image at all: the host's check says so
-        return False
-    with path.open("rb") as file:
-        file.seek(-2, 2)
-        return is_jpeg and file.read() != b"\xff\xd9"

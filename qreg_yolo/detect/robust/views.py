@@ -22,7 +22,7 @@ from ultralytics.utils.patches import imread
 
 from qreg_yolo.analysis.cells import CLEAN, Cell
 from qreg_yolo.corrupt import corrupt
-from qreg_yolo.detect.data_check import DataError
+from qreg_yolo.detect.dataset import DataError
 from qreg_yolo.detect.robust.images import ImageSet
 
 Task = tuple[int, Cell]

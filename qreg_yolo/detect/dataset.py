@@ -1,0 +1,286 @@
+"""Ultralytics' data set, without its habit of writing beside the user's images and of trusting what is there.
+
+Ultralytics writes a cache of labels beside the label folders and unpickles it, encodes JPEGs anew that have bytes after
+their end marker, leaves out in silence what it cannot use, and reads ``.npy`` files beside the images in any mode.
+Here labels are read anew, no image is written, an image that cannot be used is an error, and ``.npy`` files are read
+with ``cache=disk`` alone, and only while they belong to their image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from ultralytics.data.dataset import YOLODataset
+from ultralytics.data.utils import exif_size, get_split_fraction, verify_image_label
+from ultralytics.utils import NUM_THREADS, TQDM, colorstr
+
+from qreg_yolo import files
+from qreg_yolo.detect.demo_data import default_cache_root
+from qreg_yolo.errors import UserError
+from qreg_yolo.sets.pictures import is_whole, look
+
+SHOWN = 5
+"""How many faults an error lists."""
+MIN_SIDE = 10
+"""Pixels; Ultralytics leaves smaller images out."""
+Label = dict[str, Any]
+"""What Ultralytics' data set knows of one image."""
+_NOWHERE = Path(os.devnull) / "none"
+"""A path that does not exist on any machine."""
+
+
+class DataError(UserError, ValueError):
+    """A data set that cannot be trained or validated on."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a file of a data set."""
+
+    path: Path
+    """The image, or its label file."""
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.text}"
+
+
+def raise_if(faults: Sequence[object], summary: str, remedy: str) -> None:
+    """Raises a `DataError` with the first few faults, where there are any."""
+    if faults:
+        more = [f"... and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+        raise DataError("\n  ".join([f"{summary}. {remedy}", *map(str, faults[:SHOWN]), *more]))
+
+
+def scan(
+    pairs: Sequence[tuple[Path, Path]], n_classes: int, *, single_cls: bool, min_side: int = MIN_SIDE, title: str = ""
+) -> list[Label | Fault]:
+    """Returns Ultralytics' label of each image, or what is wrong with the image or its labels.
+
+    Args:
+        pairs: Image and label file of each; the label file need not exist.
+        n_classes: Classes of the data.
+        single_cls: Whether every object counts as of one class.
+        min_side: Pixels that an image needs each way.
+        title: What the progress bar says.
+    """
+
+    def one(pair: tuple[Path, Path]) -> Label | Fault:
+        return _scan_one(*pair, n_classes, single_cls, min_side)
+
+    with ThreadPool(NUM_THREADS) as pool:
+        return list(TQDM(pool.imap(one, pairs), desc=title, total=len(pairs), disable=not title))
+
+
+def _scan_one(image: Path, label: Path, n_classes: int, single_cls: bool, min_side: int) -> Label | Fault:
+    if text := look(image, min_side)[0] if image.is_file() else "it does not exist":
+        return Fault(image, text)
+    if label.is_file() and (text := label_fault(label, n_classes, single_cls)):
+        return Fault(label, text)
+    with _unchanged(image) as readable:
+        arguments = (str(readable), str(label), "", False, n_classes, 0, 0, single_cls)
+        found, *_, message = YOLODataset.result_to_label(None, verify_image_label(arguments))
+    if found is None:
+        return Fault(image, str(message).partition("ignoring corrupt image/label: ")[2] or str(message))
+    return {**found, "im_file": str(image)}
+
+
+def usable(found: Sequence[Label | Fault], title: str) -> list[Label]:
+    """Returns the labels, all of which can be used.
+
+    Args:
+        found: What `scan` returned.
+        title: Whose images they are, for the error text.
+
+    Raises:
+        DataError: An image or a label file has a fault.
+    """
+    faults = [one for one in found if isinstance(one, Fault)]
+    remedy = "Repair or remove the images; correct the label files, or the names in the data YAML."
+    raise_if(faults, f"{title}: {len(faults)} of {len(found)} images or their labels cannot be used", remedy)
+    return [one for one in found if not isinstance(one, Fault)]
+
+
+@contextmanager
+def _unchanged(image: Path) -> Iterator[Path]:
+    """Gives the file that Ultralytics may check: where it would encode the image anew, a blank one of the same size."""
+    if is_whole(image):
+        yield image
+        return
+    with tempfile.TemporaryDirectory() as folder, Image.open(image) as picture:
+        blank = Path(folder) / "blank.png"
+        Image.new("1", exif_size(picture)).save(blank)
+        yield blank
+
+
+def label_fault(path: Path, n_classes: int, single_cls: bool = False) -> str | None:
+    """Returns what is wrong with a label file, if anything: the first row that Ultralytics cannot use."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        return "not a text file"
+    rows = {number: line.split() for number, line in enumerate(lines, start=1) if line.strip()}
+    for number, fields in rows.items():
+        if fault := _row_fault(fields, n_classes, single_cls):
+            return f"line {number}: {fault}"
+    boxes = [number for number, fields in rows.items() if len(fields) == 5]
+    if boxes and len(boxes) < len(rows):
+        polygon = next(number for number in rows if number not in boxes)
+        return f"line {boxes[0]} is a box and line {polygon} a polygon; a file may hold one kind"
+    return None
+
+
+def _row_fault(fields: Sequence[str], n_classes: int, single_cls: bool) -> str | None:
+    """Returns what is wrong with one row of labels, if anything."""
+    line = " ".join(fields)[:60]
+    try:
+        values = [float(field) for field in fields]
+    except ValueError:
+        return f"'{line}' is not numbers"
+    if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
+        return f"{len(values)} values, not 'class x y width height'"
+    if not values[0].is_integer() or values[0] < 0 or (values[0] >= n_classes and not single_cls):
+        return f"class {fields[0]}, but the data YAML names {n_classes} (0 to {n_classes - 1})"
+    if any(not -0.01 <= value <= 1.01 for value in values[1:]):
+        return f"'{line}' is not in fractions of the image (0 to 1)"
+    return None
+
+
+class DetectionDataset(YOLODataset):
+    """`YOLODataset` that writes nothing beside the images and trusts nothing there.
+
+    Args:
+        scanned: Path of an image -> its label, where it was read already.
+        kwargs: Ultralytics'.
+    """
+
+    def __init__(self, *args: Any, scanned: Mapping[str, Label] | None = None, **kwargs: Any) -> None:
+        self._scanned = scanned or {}
+        self._arrays: list[Path] = []
+        super().__init__(*args, **kwargs)
+        self._scanned = {}
+
+    def get_labels(self) -> list[Label]:
+        """Returns the label of every image.
+
+        Raises:
+            DataError: An image or its labels cannot be used; Ultralytics would leave it out.
+        """
+        pairs = [(Path(image), Path(label)) for image, label in zip(self.im_files, self.get_label_files(), strict=True)]
+        if all(image in self._scanned for image in self.im_files):
+            found: list[Label | Fault] = [deepcopy(self._scanned[image]) for image in self.im_files]
+        else:
+            found = scan(pairs, len(self.data["names"]), single_cls=self.single_cls, title=f"{self.prefix}Scanning")
+        labels = usable(found, self.prefix)
+        self.verify_labels(labels, pairs[0][1].parent)
+        return labels
+
+    @property
+    def npy_files(self) -> list[Path]:
+        """Where the decoded images are: beside the images with ``cache=disk``, nowhere otherwise."""
+        return self._arrays if self.cache == "disk" else [_NOWHERE] * len(self._arrays)
+
+    @npy_files.setter
+    def npy_files(self, paths: list[Path]) -> None:
+        self._arrays = paths
+
+    def cache_images(self) -> None:
+        """Keeps the decoded images as Ultralytics does; a file on disk that is not of its image is written anew.
+
+        What each file was made from is remembered in our own cache folder.
+        """
+        ledger = _Ledger(self.im_files, self.channels) if self.cache == "disk" else None
+        if ledger is not None:
+            for image, array in zip(self.im_files, self.npy_files, strict=True):
+                if not ledger.holds(Path(image), array):
+                    array.unlink(missing_ok=True)
+        super().cache_images()
+        if ledger is not None:
+            ledger.write(zip(map(Path, self.im_files), self.npy_files, strict=True))
+
+
+class _Ledger:
+    """Which content of an image each ``.npy`` file beside it was made from.
+
+    Args:
+        images: The images; each set of them has a file of its own.
+        channels: Of the decoded images.
+    """
+
+    def __init__(self, images: Sequence[str], channels: int) -> None:
+        name = hashlib.sha256("\n".join([str(channels), *images]).encode("utf-8", "surrogateescape")).hexdigest()
+        self._path = default_cache_root() / "npy" / f"{name[:32]}.json"
+        self._digests: dict[str, str] = {}
+        try:
+            self._known: dict[str, Any] = dict(json.loads(self._path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):  # missing or damaged: nothing is known
+            self._known = {}
+
+    def holds(self, image: Path, array: Path) -> bool:
+        """Returns whether ``array`` is the file that was written from ``image`` as it is now."""
+        self._digests[str(image)] = files.sha256(image)
+        return array.is_file() and self._known.get(str(image)) == self._entry(image, array)
+
+    def write(self, pairs: Iterator[tuple[Path, Path]]) -> None:
+        """Remembers what the files were made from."""
+        entries = {str(image): self._entry(image, array) for image, array in pairs if array.is_file()}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(self._path, json.dumps(entries, indent=0) + "\n")
+
+    def _entry(self, image: Path, array: Path) -> list[Any]:
+        state = array.stat()
+        return [self._digests[str(image)], state.st_size, state.st_mtime_ns]
+
+
+def build_dataset(
+    args: Any,
+    img_path: str | list[str],
+    batch: int | None,
+    data: Mapping[str, Any],
+    *,
+    mode: str,
+    rect: bool,
+    stride: int,
+    scanned: Mapping[str, Label] | None = None,
+) -> DetectionDataset:
+    """Returns the data set that Ultralytics' ``build_yolo_dataset`` builds for detection, of our class.
+
+    Args:
+        args: Ultralytics' arguments.
+        img_path: Where the images are.
+        batch: Images per batch.
+        data: The data description.
+        mode: ``train`` (augmented) or ``val``.
+        rect: Whether batches are rectangular, beside ``args.rect``.
+        stride: Of the model, pixels.
+        scanned: Path of an image -> its label, where it was read already.
+    """
+    return DetectionDataset(
+        img_path=img_path,
+        imgsz=args.imgsz,
+        batch_size=batch,
+        augment=mode == "train",
+        hyp=args,
+        rect=args.rect or rect,
+        cache=args.cache or None,
+        single_cls=args.single_cls or False,
+        stride=stride,
+        pad=0.0 if mode == "train" else 0.5,
+        prefix=colorstr(f"{mode}: "),
+        task=args.task,
+        classes=args.classes,
+        data=data,
+        fraction=get_split_fraction(args.fraction, "train" if mode == "train" else args.split or "val"),
+        scanned=scanned,
+    )

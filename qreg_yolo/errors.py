@@ -1,0 +1,34 @@
+"""Errors that a user can cause and mend: each text states the fact, the value and the remedy.
+
+The command line shows these as they are; any other exception is a fault of the program, and is shown as one.
+"""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Base class of every error that a user can cause."""
+
+
+class InvalidValueError(UserError, ValueError):
+    """A value outside its range or choices."""
+
+
+class InvalidTypeError(UserError, TypeError):
+    """A value of the wrong type."""
+
+
+class MissingFileError(UserError, FileNotFoundError):
+    """A file or folder that does not exist."""
+
+
+class FileAccessError(UserError, OSError):
+    """A file or folder that cannot be read or written."""
+
+
+class NetworkError(UserError, ConnectionError):
+    """A connection that was not asked for, or that failed."""
+
+
+class UnsupportedError(UserError, RuntimeError):
+    """An installed package that lacks what this one builds on."""
