@@ -36,7 +36,7 @@ def mean_average_precision(
 ) -> Array:
     """Returns mAP (0..1) for each column of weights, `(resamples,)`: the mean over classes that have objects.
 
-    As in the host, a class without objects does not count, and a set without any object has mAP 0.
+    As in Ultralytics, a class without objects does not count; a set without any object has no mAP, so that it is nan.
 
     Args:
         statistics: Detections and objects.
@@ -53,7 +53,7 @@ def mean_average_precision(
         there = ~np.isnan(precision)
         total[there] += precision[there]
         present += there
-    return total / np.maximum(present, 1)
+    return np.where(present > 0, total / np.maximum(present, 1), np.nan)
 
 
 def average_precision(

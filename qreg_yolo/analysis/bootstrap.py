@@ -7,6 +7,7 @@ What it does not cover is another training run: that is what several seeds are f
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,12 +52,17 @@ def resample_weights(n_images: int, resamples: int = RESAMPLES, seed: int = 0) -
 
 
 def interval(values: Array, level: float = LEVEL) -> Interval:
-    """Returns the percentile interval of resampled values, `(resamples,)`.
+    """Returns the percentile interval of resampled values, `(resamples,)`; nan where none of them is defined.
+
+    A resample whose images show no object has no mAP, is nan, and does not count.
 
     Args:
         values: One value per resample.
         level: Share of them inside, 0..1.
     """
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return Interval(math.nan, math.nan)
     lo, hi = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(lo), float(hi))
 

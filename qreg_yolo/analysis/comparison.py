@@ -93,7 +93,7 @@ def compare(
 
 
 def _key(one: Measurement) -> tuple[object, ...]:
-    return (one.run_id, one.data, one.split, one.n_images, one.preset)
+    return (one.run_id, one.data, one.split, one.n_images, one.evaluation, one.preset)
 
 
 def _statistics(folder: Path, one: Measurement, cell: str, severity: int) -> PerImage | None:
@@ -127,7 +127,7 @@ def estimate(comparisons: Sequence[Comparison], measure: Measure) -> Estimate:
     mean, n = float(np.mean(values)), len(values)
     sd = float(np.std(values, ddof=1)) if n > 1 else math.nan
     resampled = np.mean([measure(one.quantized, one.fp32) for one in comparisons], axis=0)
-    if resampled.ndim == 0 or not np.isfinite(resampled).all():  # also Eq. 5 without an error left
+    if resampled.ndim == 0 or np.isinf(resampled).any():  # Eq. 5 without an error left
         return Estimate(mean, sd, n)
     ends = interval(resampled)
     return Estimate(mean, sd, n, ends.lo, ends.hi)
@@ -142,7 +142,8 @@ def by_seed(comparisons: Iterable[Comparison]) -> list[list[Comparison]]:
     groups: dict[tuple[object, ...], list[Comparison]] = {}
     for one in comparisons:
         run = one.pair.quantized
-        key = (run.track, run.model, run.label, run.precision, run.data, run.split, run.n_images, run.preset)
+        measured = (run.data, run.split, run.n_images, run.evaluation, run.preset)
+        key = (run.track, run.model, run.label, run.precision, *measured)
         group = groups.setdefault(key, [])
         for other in group:
             if other.pair.quantized.seed == run.seed:

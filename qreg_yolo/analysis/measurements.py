@@ -24,7 +24,7 @@ _POINTS = {"fraction": 100.0, "points": 1.0, "percent": 1.0}
 """Unit of the records -> what makes points of it."""
 _RUN = (
     "run_id", "track", "model", "method", "weight_bits", "act_bits", "precision", "seed", "data", "split", "n_images",
-    "metric",
+    "evaluation", "metric",
 )  # fmt: skip
 
 
@@ -46,6 +46,8 @@ class Measurement:
     data: str
     split: str
     n_images: int
+    evaluation: str | None = None
+    """How it was measured (`records.settings_text`); None: an older table."""
     metric: str
     preset: str | None
     """None: only clean images were measured."""

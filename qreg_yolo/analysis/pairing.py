@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from qreg_yolo.analysis.errors import AnalysisError
 from qreg_yolo.analysis.measurements import Measurement
+from qreg_yolo.records import settings_differences
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 
 ALIKE = ("track", "model", "data", "split", "seed", "metric", "preset", "n_images")
-"""What a run and its twin have in common."""
+"""What a run and its baseline have in common, beside how they were evaluated."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ def pair_twins(measured: Iterable[Measurement], baselines: Sequence[str] = ()) -
 
     Raises:
         ConfigError: A baseline that is no fp32 run here.
-        AnalysisError: A run without a twin, or with several; or nothing to compare.
+        AnalysisError: A run without a twin, with several, or with one that was evaluated otherwise (unless that one is
+            among ``baselines``); or nothing to compare.
     """
     measured = list(measured)
     floats = [one for one in measured if one.method == "fp32"]
@@ -52,7 +54,15 @@ def _twin(one: Measurement, floats: Iterable[Measurement], baselines: Sequence[s
     def traits(run: Measurement) -> tuple[object, ...]:
         return tuple(getattr(run, name) for name in ALIKE)
 
-    twins = [other for other in floats if traits(other) == traits(one)]
+    alike = [other for other in floats if traits(other) == traits(one)]
+    twins = alike if baselines else [other for other in alike if not evaluated_otherwise(one, other)]
+    if alike and not twins:
+        other = alike[0]
+        raise AnalysisError(
+            f"{one.run_id} and its fp32 baseline {other.run_id} were evaluated differently: "
+            f"{'; '.join(evaluated_otherwise(one, other))}. Measure both alike, or compare them all the same with "
+            f"--baseline {other.run_id}."
+        )
     chosen = [twin for twin in twins if not baselines or twin.run_id in baselines]
     if len(chosen) == 1:
         return chosen[0]
@@ -69,6 +79,26 @@ def _twin(one: Measurement, floats: Iterable[Measurement], baselines: Sequence[s
         f"Run {one.run_id} has {len(chosen)} fp32 twins: {names}. Choose one with --baseline RUN_ID, or narrow the "
         "records with --runs."
     )
+
+
+def evaluated_otherwise(one: Measurement, other: Measurement) -> list[str]:
+    """Returns the settings of the evaluation in which two runs differ."""
+    return settings_differences(one.evaluation, other.evaluation)
+
+
+def warnings_of(pairs: Iterable[Pair]) -> list[str]:
+    """Returns one sentence per pair that was measured in different arithmetic, or with different settings."""
+    pairs = list(pairs)
+    return [*precision_warnings(pairs), *_evaluation_warnings(pairs)]
+
+
+def _evaluation_warnings(pairs: Iterable[Pair]) -> list[str]:
+    return [
+        f"Different evaluation: {pair.quantized.run_id} and its baseline {pair.fp32.run_id} have {'; '.join(differ)}. "
+        "The difference is not quantization's alone."
+        for pair in pairs
+        if (differ := evaluated_otherwise(pair.quantized, pair.fp32))
+    ]
 
 
 def precision_warnings(pairs: Iterable[Pair]) -> list[str]:

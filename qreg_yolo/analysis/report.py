@@ -16,7 +16,7 @@ from qreg_yolo.analysis.formats import FORMATS, entry_text
 from qreg_yolo.analysis.measurements import Measurement, Selection, read_measurements
 from qreg_yolo.analysis.measures import Number, Values, map_delta, mean_over
 from qreg_yolo.analysis.overfitting import overfitting_table
-from qreg_yolo.analysis.pairing import pair_twins, precision_warnings
+from qreg_yolo.analysis.pairing import pair_twins, warnings_of
 from qreg_yolo.analysis.plots import (
     draw_grid,
     draw_legend,
@@ -234,5 +234,5 @@ def _choice(name: str, value: str, choices: Sequence[str] | Mapping[str, object]
 
 
 def _with_notes(text: str, comparisons: Sequence[Comparison], severities: Sequence[int]) -> str:
-    warned = precision_warnings([one.pair for one in comparisons])
+    warned = warnings_of([one.pair for one in comparisons])
     return "\n".join([text, *warned, *missing_notes(comparisons, severities)])

@@ -18,7 +18,7 @@ from qreg_yolo.analysis.measures import (
     mean_over,
     relative_performance,
 )
-from qreg_yolo.analysis.pairing import Pair, precision_warnings
+from qreg_yolo.analysis.pairing import Pair, warnings_of
 from qreg_yolo.corrupt.spec import BENCHMARK_NAMES, NAMES
 
 Entry = str | Estimate
@@ -160,5 +160,5 @@ def _notes(comparisons: Sequence[Comparison], severities: Sequence[int]) -> tupl
         notes.append("[a, b]: 95 % interval, paired bootstrap over images; it does not cover other seeds.")
     if any(len(group) > 1 for group in by_seed(comparisons)):
         notes.append("± standard deviation over seeds.")
-    warned = precision_warnings([one.pair for one in comparisons])
+    warned = warnings_of([one.pair for one in comparisons])
     return (*notes, *warned, *missing_notes(comparisons, severities))

@@ -15,6 +15,7 @@ import torch
 
 from qreg_yolo import files, records
 from qreg_yolo.classify.checkpoint import Description
+from qreg_yolo.classify.cifar import SIZE
 from qreg_yolo.classify.config import dump
 from qreg_yolo.classify.data import ImageSet
 from qreg_yolo.classify.options import ClassifyConfig
@@ -106,6 +107,7 @@ def identity(weights: Path, name: str, description: Description, data: str) -> d
         "precision": description.precision,
         "seed": seed,
         "weights_sha256": digest,
+        "evaluation": records.settings_text({"imgsz": SIZE, "classes": len(description.classes)}),
     }
 
 

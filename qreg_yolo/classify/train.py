@@ -19,7 +19,7 @@ from qreg_yolo.quant.convert import quantized_layers
 from qreg_yolo.quant.noise import noise_columns
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
 from qreg_yolo.quant.report import level_distance
-from qreg_yolo.training.finite import NonFiniteError, where_it_begins
+from qreg_yolo.training.finite import NonFiniteError, diagnosis, norm_is_finite
 from qreg_yolo.training.randomness import epoch_seed
 
 Step = Callable[[int, int, int], None]
@@ -129,18 +129,17 @@ def train_epoch(run: Run, optimizer: torch.optim.SGD, epoch: int, on_step: Step)
 
 def _stop_unless_finite(run: Run, images: Tensor, loss: Tensor, epoch: int) -> None:
     """Raises before the optimizer's step where the loss or a gradient is not finite; one look at the device."""
-    gradients = [p.grad for p in run.model.parameters() if p.grad is not None]
-    if bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients) + loss.detach())):
+    if norm_is_finite(run.model, [loss.detach()]):
         return
 
     def forward(batch: Tensor) -> object:
         with in_precision(batch.device, run.precision):
             return run.model.forward(batch)  # not compiled: the hooks have to run
 
-    raise NonFiniteError(
-        f"Training stopped in epoch {epoch + 1}: the loss or a gradient is not finite. It begins at "
-        f"{where_it_begins(run.model, images, forward)}. Lower lr0 (now {run.config.train.lr0:g}) or use more bits."
-    )
+    if (what := diagnosis(run.model, [loss.detach()], images, forward)) is not None:
+        raise NonFiniteError(
+            f"Training stopped in epoch {epoch + 1}: {what}. Lower lr0 (now {run.config.train.lr0:g}) or use more bits."
+        )
 
 
 def layer_columns(model: nn.Module, *, log_noise: bool) -> dict[str, float]:

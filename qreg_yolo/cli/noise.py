@@ -42,6 +42,7 @@ def noise(
     split: Annotated[str | None, typer.Option(help="Its split. [default: train]")] = None,
     limit: Annotated[int | None, typer.Option(help="So many images. [default: 64; of detectors 16]")] = None,
     imgsz: Annotated[int | None, typer.Option(help="Image size of a detector, px. [default: its training's]")] = None,
+    class_map: Annotated[str | None, typer.Option(help="coco2voc, or a YAML file: data class to model class.")] = None,
     draws: Annotated[int, typer.Option(help="Random perturbations of each law.")] = 16,
     seed: Annotated[int, typer.Option(help="Of the perturbations.")] = 0,
     no_loss: Annotated[bool, typer.Option("--no-loss", help="The noise alone, without gradients and data.")] = False,
@@ -70,7 +71,7 @@ def noise(
     own = {"data_dir": data_dir, "verify": not no_verify, "model": model}
     prepare_host(online=False)
     with redirect_stdout(sys.stderr):  # what Ultralytics says on first use is no part of the report
-        report = _measure(weights, asked, own, imgsz)
+        report = _measure(weights, asked, own, {"imgsz": imgsz, "class_map": class_map})
     from qreg_yolo.analysis.gradients import compare_gradients
     from qreg_yolo.analysis.noise import FIGURE, REPORT, publish
     from qreg_yolo.training.folders import new_folder
@@ -84,12 +85,14 @@ def noise(
     print(f"Results: {folder} ({REPORT}, {FIGURE})", file=sys.stderr if as_json else sys.stdout)
 
 
-def _measure(weights: Path, asked: dict[str, Any], own: dict[str, Any], imgsz: int | None) -> dict[str, Any]:
+def _measure(weights: Path, asked: dict[str, Any], own: dict[str, Any], of_detectors: dict[str, Any]) -> dict[str, Any]:
     from qreg_yolo.classify.checkpoint import is_classifier
 
     if is_classifier(weights):
-        if imgsz is not None:
-            raise ConfigError(f"--imgsz goes with a detector, and '{weights}' is none. Drop it.")
+        for name, value in of_detectors.items():
+            if value is not None:
+                option = name.replace("_", "-")
+                raise ConfigError(f"--{option} applies to detectors; '{weights}' is a classifier. Remove it.")
         find_own_code(own["model"] or "")
         from qreg_yolo.classify import noise as classifier
 
@@ -100,7 +103,7 @@ def _measure(weights: Path, asked: dict[str, Any], own: dict[str, Any], imgsz: i
         raise ConfigError(f"--{option} goes with a classifier, and '{weights}' is none. Drop it.")
     from qreg_yolo.detect import noise as detector
 
-    return detector.measure(detector.DetectorNoiseRequest(**asked, imgsz=imgsz), bar)
+    return detector.measure(detector.DetectorNoiseRequest(**asked, **of_detectors), bar)
 
 
 def parse_bits(text: str) -> tuple[int, ...]:

@@ -39,6 +39,7 @@ def robustness(
     workers: Annotated[int | None, typer.Option(help="Processes that corrupt. [default: CPU 0, GPU 8]")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, or the number of a GPU.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: all cores]")] = None,
+    class_map: Annotated[str | None, typer.Option(help="coco2voc, or a YAML file: data class to model class.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be used.")] = False,
     coco_eval: Annotated[bool, typer.Option("--coco-eval", help="Compare mAP with pycocotools.")] = False,
     out: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/robustness/DATA]")] = None,
@@ -54,7 +55,7 @@ def robustness(
     request = RobustnessRequest(
         weights=weights, data=data, out=folder, corruptions=names, severities=levels, split=split, limit=limit,
         batch=batch, imgsz=imgsz, seed=seed, preset=preset, frost_dir=frost_dir, workers=workers, device=device,
-        threads=threads, skip_bad=skip_bad, coco_eval=coco_eval,
+        threads=threads, class_map=class_map, skip_bad=skip_bad, coco_eval=coco_eval,
     )  # fmt: skip
     print(measure(request, rate_bar).table)
 

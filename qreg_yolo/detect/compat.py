@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ultralytics.data.dataset import YOLODataset
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
 from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils import DEFAULT_CFG_DICT
+from ultralytics.utils import ARGV, DEFAULT_CFG_DICT
 
 from qreg_yolo.training.environment import requested_threads
 
@@ -67,6 +68,21 @@ def check_host() -> None:
 def restore_threads() -> None:
     """Undoes what the host's ``select_device('cpu')`` does: it leaves torch one core short (1 thread of 2 cores)."""
     torch.set_num_threads(requested_threads())
+
+
+@contextmanager
+def as_a_library() -> Iterator[None]:
+    """Hides the program's arguments from Ultralytics inside the block.
+
+    It takes any program whose name ends in "yolo", with the word predict among its arguments, for its own command line,
+    and then drops the predictions.
+    """
+    held = ARGV[:]
+    ARGV[:] = [""]  # in place: its modules have the list itself, which is sys.argv
+    try:
+        yield
+    finally:
+        ARGV[:] = held
 
 
 def as_loaded(model: DetectionModel, train_args: Mapping[str, Any], path: Path) -> DetectionModel:

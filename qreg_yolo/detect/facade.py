@@ -8,7 +8,7 @@ from typing import Any
 from ultralytics import YOLO
 
 from qreg_yolo.detect.checkpoint import load_weights
-from qreg_yolo.detect.compat import refuse_host_quantization
+from qreg_yolo.detect.compat import as_a_library, refuse_host_quantization
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from qreg_yolo.detect.validator import QuantDetectionPredictor, QuantDetectionValidator
@@ -71,7 +71,10 @@ class QuantYOLO(YOLO):
     def predict(self, source: Any = None, stream: bool = False, predictor: Any = None, **kwargs: Any) -> Any:
         """Predicts; ``nms`` defaults to the training's, so that the branch that was validated draws the boxes."""
         self._refuse_host_quantization(kwargs)
-        return super().predict(source, stream, predictor, **{**_branch(self._arguments_of_training()), **kwargs})
+        arguments = {**_branch(self._arguments_of_training()), **kwargs}
+        with as_a_library():
+            results = super().predict(source, True, predictor, **arguments)
+        return results if stream else list(results)
 
     def export(self, **kwargs: Any) -> Any:
         """Exports as the host does, the quantizers as they are."""

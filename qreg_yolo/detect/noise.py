@@ -14,12 +14,13 @@ from ultralytics.utils.torch_utils import select_device
 
 from qreg_yolo import records
 from qreg_yolo.analysis.cells import CLEAN
+from qreg_yolo.detect.class_map import class_names
 from qreg_yolo.detect.compat import restore_threads
 from qreg_yolo.detect.data_check import find_data
 from qreg_yolo.detect.dataset import MIN_SIDE
 from qreg_yolo.detect.policy import edge_layers, float_layers
 from qreg_yolo.detect.robust.images import ImageSet, read_images
-from qreg_yolo.detect.robust.models import Candidate, check_classes, load_candidates
+from qreg_yolo.detect.robust.models import Candidate, classes_of, load_candidates
 from qreg_yolo.detect.robust.views import CorruptedBatches, Corrupting, View
 from qreg_yolo.detect.section import Section
 from qreg_yolo.progress import Progress, no_progress
@@ -49,6 +50,8 @@ class DetectorNoiseRequest(NoiseRequest):
 
     imgsz: int | None = None
     """Px; None: the training's."""
+    class_map: str | None = None
+    """As `class_map.class_map`; None: classes go by name."""
 
 
 def measure(request: DetectorNoiseRequest, progress: Progress = no_progress) -> dict[str, Any]:
@@ -96,8 +99,8 @@ def _images(request: DetectorNoiseRequest, candidate: Candidate) -> ImageSet:
         find_data(data), request.split or "train", limit=request.limit or LIMIT, min_side=MIN_SIDE,
         single_cls=candidate.single_cls, skip_bad=False,
     )  # fmt: skip
-    check_classes(candidate, images)
-    return images
+    mapped = classes_of(candidate, images, request.class_map)
+    return images if mapped is None else images.renumbered(mapped.rows, class_names(candidate.model.names))
 
 
 def _plan(model: Any) -> Plan:

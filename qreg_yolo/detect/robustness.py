@@ -25,7 +25,7 @@ from qreg_yolo.detect.outputs import RunResult
 from qreg_yolo.detect.robust import fingerprint
 from qreg_yolo.detect.robust.coco import coco_map
 from qreg_yolo.detect.robust.images import ImageSet, read_images
-from qreg_yolo.detect.robust.models import Candidate, Judge, check_classes, load_candidates
+from qreg_yolo.detect.robust.models import Candidate, Judge, classes_of, load_candidates
 from qreg_yolo.detect.robust.results import MEASURED, conclude
 from qreg_yolo.detect.robust.views import CorruptedBatches, Corrupting, View, ViewKey, load
 from qreg_yolo.progress import Progress, no_progress
@@ -57,6 +57,8 @@ class RobustnessRequest:
     """Images per batch, the same for all models; None: the largest that ``val`` takes for any of them."""
     imgsz: int | None = None
     """Px; None: each model's own."""
+    class_map: str | None = None
+    """As `class_map.class_map`; None: classes go by name."""
     seed: int = 0
     """Of the corruptions."""
     preset: str = "imagenet224"
@@ -98,7 +100,11 @@ def measure(request: RobustnessRequest, progress: Progress = no_progress) -> Run
         skip_bad=request.skip_bad,
     )
     for candidate in candidates:
-        check_classes(candidate, images)
+        classes_of(candidate, images, request.class_map)  # before a folder is made
+    sizes = {one.imgsz for one in candidates}
+    if len(sizes) > 1:
+        listed = ", ".join(f"{one.weights}: {one.imgsz}" for one in candidates)
+        warnings.append(f"The models have different image sizes ({listed}). Give --imgsz to compare them.")
     for warning in (*warnings, *(f"Left out: {fault}" for fault in images.left_out)):
         LOGGER.warning(warning)
     out = Path(writable_project(request.out, "folder with --out"))
@@ -131,6 +137,7 @@ class _Measurement:
         self.request, self.candidates, self.images, self.out, self.device = request, candidates, images, out, device
         self.batch = request.batch or max(candidate.batch for candidate in candidates)
         self.workers = request.workers if request.workers is not None else 0 if device.type == "cpu" else 8
+        self.classes = {one.run_id: classes_of(one, images, request.class_map) for one in candidates}
         self.remedy = f"Undo that, or measure into another folder than {out}."
 
     def run(self, progress: Progress) -> RunResult:
@@ -142,9 +149,9 @@ class _Measurement:
         notes = known_before(again, len(missing))
         if missing:
             journal = Journal(self.out / ("unfinished-boxes" if self.request.coco_eval else "unfinished"))
-            self._detect(journal, missing, progress)
+            evaluations = self._detect(journal, missing, progress)
             fingerprint.check_unchanged(self.images.images, known, self.remedy)
-            notes += self._conclude(journal, missing, values)
+            notes += self._conclude(journal, missing, values, evaluations)
             journal.remove()
         if self.request.coco_eval and again:
             notes.append(
@@ -159,7 +166,13 @@ class _Measurement:
         """Returns what images and labels are; raises where this call does not go with the folder it adds to."""
         request, images = self.request, self.images
         frost = load_overlays(request.frost_dir).identity if "frost" in request.corruptions else None
-        models = {one.run_id: {"sha256": one.identity["weights_sha256"], "imgsz": one.imgsz} for one in self.candidates}
+        models = {
+            one.run_id: {
+                "sha256": one.identity["weights_sha256"], "imgsz": one.imgsz,
+                "classes": None if (found := self.classes[one.run_id]) is None else list(found.rows),
+            }
+            for one in self.candidates
+        }  # fmt: skip
         mine = {
             "data": images.yaml.stem, "split": images.split, "limit": request.limit, "seed": request.seed,
             "preset": request.preset, "frost": frost, "batch": self.batch, "device": self.device.type,
@@ -175,8 +188,12 @@ class _Measurement:
         settings.write(self.out, {**merged, "n_images": len(images.images), "data_sha256": fingerprint.digest(now)})
         return now
 
-    def _detect(self, journal: Journal, missing: set[tuple[str, Cell]], progress: Progress) -> None:
-        """Runs every model on every batch of every cell that is neither in the records nor in the journal."""
+    def _detect(self, journal: Journal, missing: set[tuple[str, Cell]], progress: Progress) -> dict[str, str]:
+        """Runs every model on every batch of every cell that is neither in the records nor in the journal.
+
+        Returns:
+            Run id -> how it was measured, for the records.
+        """
         keys = list(dict.fromkeys(one.view for one in self.candidates))
         views = [View(self.images, self.batch, key, self.candidates[0].single_cls) for key in keys]
         request = self.request
@@ -189,12 +206,10 @@ class _Measurement:
                 runs = {one.run_id for one in self.candidates if (one.run_id, cell) in missing}
                 if left := {run for run in runs if (run, cell, number) not in done}:
                     tasks[number, cell] = left
-        if not tasks:
-            return
         judges: dict[ViewKey, dict[str, Judge]] = {key: {} for key in keys}
         for one in self.candidates:
-            view = views[keys.index(one.view)]
-            judge = Judge(one, view, self.images, self.out, self.device, request.coco_eval)
+            view, classes = views[keys.index(one.view)], self.classes[one.run_id]
+            judge = Judge(one, view, self.images, self.out, self.device, request.coco_eval, classes)
             judges[one.view][one.run_id] = judge
         total = sum(len(batches.members(number)) for number, _ in tasks)
         with journal.keeping(self.out, LOGGER.warning), torch.inference_mode(), progress("Measuring", total) as advance:
@@ -206,8 +221,11 @@ class _Measurement:
                     for run, judge in due.items():
                         journal.add(run, cell, number, judge.measure(batch, batches.members(number).start))
                 advance(len(batches.members(number)))
+        return {run: judge.evaluation for group in judges.values() for run, judge in group.items()}
 
-    def _conclude(self, journal: Journal, missing: set[tuple[str, Cell]], values: Values) -> list[str]:
+    def _conclude(
+        self, journal: Journal, missing: set[tuple[str, Cell]], values: Values, evaluations: dict[str, str]
+    ) -> list[str]:
         """Turns the detections of every missing cell into records; returns what pycocotools says of them."""
         notes = []
         for cell in self.request.cells:
@@ -215,10 +233,12 @@ class _Measurement:
                 if (one.run_id, cell) not in missing:
                     continue
                 found = journal.rows(one.run_id, cell)
-                values[one.run_id, cell] = conclude(self.out, one, cell, found, self.images, self.request.preset)
+                values[one.run_id, cell] = conclude(
+                    self.out, one, cell, found, self.images, self.request.preset, evaluations[one.run_id]
+                )
                 if self.request.coco_eval:
                     ours = 100 * values[one.run_id, cell]["map50_95"]
-                    other = 100 * coco_map(found, self.images, len(one.model.names))
+                    other = 100 * coco_map(found, self.images, self.images.n_classes(single_cls=one.single_cls))
                     notes.append(
                         f"{one.run_id} {cell[0]}-{cell[1]}: mAP50-95 {ours:.3f}, pycocotools {other:.3f}, "
                         f"difference {other - ours:+.3f} points"

@@ -37,7 +37,7 @@ from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, spli
 from qreg_yolo.quant.spec import QuantSpec
 from qreg_yolo.records import settings_text
 from qreg_yolo.training.cpu import tune_cpu
-from qreg_yolo.training.finite import NonFiniteError, all_finite, gradients_are_finite, where_it_begins
+from qreg_yolo.training.finite import NonFiniteError, all_finite, diagnosis, norm_is_finite
 from qreg_yolo.training.folders import what_is_kept
 
 CALIBRATION_IMAGES = 64
@@ -83,6 +83,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         self._batches_since_step = 0
         self._first_step_offset = 0
         self._resumed: dict[str, Any] | None = None
+        self._overflowed = False
         self._start, self._read, self._scanned = start, resumed, scanned
         super().__init__({KEY: None, **cfg2dict(cfg)}, overrides, _callbacks)
         restore_threads()
@@ -240,23 +241,31 @@ class QuantDetectionTrainer(DetectionTrainer):
         return self.device.type == "cpu" and self.args.channels_last is not False
 
     def optimizer_step(self) -> None:
-        """Steps as the host does, unless the loss or a gradient is not finite.
+        """Steps as Ultralytics does, unless the loss or a gradient is not finite.
 
         Raises:
             NonFiniteError: It names the layer where it begins; nothing of it has reached the weights.
         """
+        model, losses = unwrap_model(self.model), list(self.tloss.values())
         scaled = self.scaler.is_enabled()  # the scaler of half precision meets infinite gradients and skips them
-        model = unwrap_model(self.model)
-        if not all_finite(self.tloss.values()) or (not scaled and not gradients_are_finite(model)):
-            raise NonFiniteError(self._diagnosis(where_it_begins(model, self._batch["img"])))
+        if not (all_finite(losses) if scaled else norm_is_finite(model, losses)):
+            if (what := diagnosis(model, losses, self._batch["img"])) is not None:
+                raise NonFiniteError(
+                    f"Training stopped in epoch {self.epoch + 1}: {what}. Lower lr0 (now {self.args.lr0:g}) or use "
+                    f"more bits. {what_is_kept(self.last)}"
+                )
+            self._report_overflow()
         super().optimizer_step()
         self._batches_since_step = self._first_step_offset = 0
 
-    def _diagnosis(self, what: str) -> str:
-        return (
-            f"Training stopped in epoch {self.epoch + 1}: the loss or a gradient is not finite. It begins at {what}. "
-            f"Lower lr0 (now {self.args.lr0:g}) or use more bits. {what_is_kept(self.last)}"
-        )
+    def _report_overflow(self) -> None:
+        """Says once in a run that Ultralytics' clipping makes a step of 0 out of gradients as large as these."""
+        if not self._overflowed:
+            LOGGER.warning(
+                f"Epoch {self.epoch + 1}: every gradient is finite, but their norm overflows float32. Clipped to norm "
+                "10 they are 0 in this step, as in Ultralytics. If this lasts, lower lr0 or look at the images."
+            )
+        self._overflowed = True
 
     def resume_training(self, ckpt: dict[str, Any] | None) -> None:
         """Resumes as the host does, then puts back what its checkpoint rounds or lacks."""

@@ -1,4 +1,4 @@
-"""Stops a run whose numbers have become infinite or NaN, before they reach a checkpoint, and names the layer."""
+"""The stop of a run whose numbers have become infinite or NaN, before they reach a checkpoint; it names the layer."""
 
 from __future__ import annotations
 
@@ -20,19 +20,42 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     return all(bool(torch.isfinite(t).all()) for t in tensors)
 
 
-def gradients_are_finite(model: nn.Module) -> bool:
-    """Returns whether the gradients' common norm is finite, and with it each of them."""
+def norm_is_finite(model: nn.Module, losses: Iterable[Tensor] = ()) -> bool:
+    """Returns whether the gradients' common norm and the losses are finite, and with them all numbers: one look.
+
+    False says less: the norm is computed in float32, where it can overflow although every gradient is finite.
+    """
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return not gradients or all_finite([torch.nn.utils.get_total_norm(gradients)])
+    norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+    return bool(torch.isfinite(sum(losses, start=norm)).all())
+
+
+def diagnosis(
+    model: nn.Module, losses: Iterable[Tensor], images: Tensor, forward: Callable[[Tensor], object] | None = None
+) -> str | None:
+    """Returns what is not finite and where that begins; None where every loss and every gradient is finite.
+
+    Args:
+        model: As it was when loss and gradients were computed; it is run once more, without gradients.
+        losses: The parts of the loss.
+        images: The preprocessed batch.
+        forward: How it is run, for example ``model.forward`` where the model is compiled; None: ``model(images)``.
+    """
+    if not all_finite(losses):
+        return f"the loss is not finite. It begins at {where_it_begins(model, images, forward)}"
+    for name, parameter in reversed(list(model.named_parameters())):  # gradients come from the end of the network
+        if parameter.grad is not None and not all_finite([parameter.grad]):
+            return f"the loss is finite, but not the gradient of '{name}'"
+    return None
 
 
 def where_it_begins(model: nn.Module, images: Tensor, forward: Callable[[Tensor], object] | None = None) -> str:
-    """Returns what is not finite first: a parameter, a layer's output, else the loss or its gradient.
+    """Returns what is not finite first on the way to a loss that is not: a parameter, a layer's output, or the loss.
 
     Args:
-        model: As it was when the loss or gradient was computed; it is run once more, without gradients.
+        model: As `diagnosis`, and so the others.
         images: The preprocessed batch.
-        forward: How it is run, for example ``model.forward`` where the model is compiled; None: ``model(images)``.
+        forward: How the model is run.
     """
     if not all_finite([images]):
         return "the images of the batch"
@@ -42,12 +65,7 @@ def where_it_begins(model: nn.Module, images: Tensor, forward: Callable[[Tensor]
     found: list[str] = []
     with torch.no_grad(), _watch(model, found):
         (forward or model)(images)
-    if found:
-        return found[0]
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None and not all_finite([parameter.grad]):
-            return f"the gradient of '{name}' (every layer's output is finite)"
-    return "the loss itself (every layer's output is finite)"
+    return found[0] if found else "the loss itself (every layer's output is finite)"
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from qreg_yolo.detect.robust.models import Detections
 
 
 def coco_map(detections: Detections, images: ImageSet, n_classes: int) -> float:
-    """Returns COCO's mAP (0..1) at IoU 0.50 to 0.95, all sizes, every detection counted.
+    """Returns COCO's mAP (0..1) at IoU 0.50 to 0.95, all sizes, every detection counted; nan without objects.
 
     It differs from the host's by its rules alone: it samples the curve without the trapezoidal rule, and matches in the
     original image instead of the padded one.
@@ -22,7 +23,7 @@ def coco_map(detections: Detections, images: ImageSet, n_classes: int) -> float:
     Args:
         detections: With boxes.
         images: The images and their labels.
-        n_classes: Classes of the model; 1: all objects are of one.
+        n_classes: Classes of the data; 1: all objects are of one.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -31,6 +32,8 @@ def coco_map(detections: Detections, images: ImageSet, n_classes: int) -> float:
         truth = COCO()
         truth.dataset = _truth(images, n_classes)
         truth.createIndex()
+        if not truth.anns:
+            return math.nan
         if not len(detections):
             return 0.0
         low, high = detections["box"][:, :2], detections["box"][:, 2:]
@@ -45,7 +48,7 @@ def coco_map(detections: Detections, images: ImageSet, n_classes: int) -> float:
         evaluation.accumulate()
     precision = evaluation.eval["precision"]
     counted = precision[precision > -1]
-    return float(counted.mean()) if counted.size else 0.0
+    return float(counted.mean()) if counted.size else math.nan
 
 
 def _truth(images: ImageSet, n_classes: int) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from ultralytics.utils import DATASETS_DIR
 
 from qreg_yolo.detect.dataset import DataError, Fault, Label, raise_if, scan
@@ -25,6 +27,21 @@ class ImageSet:
     channels: int
     left_out: tuple[str, ...]
     """Images that cannot be used, and why (with ``skip_bad``)."""
+
+    def n_classes(self, *, single_cls: bool) -> int:
+        """Returns how many classes are told apart."""
+        return 1 if single_cls else len(self.names)
+
+    def renumbered(self, rows: Sequence[int], names: Sequence[str]) -> ImageSet:
+        """Returns the images with the labels' classes as a model numbers them.
+
+        Args:
+            rows: Class of the model, for each class of the data.
+            names: The model's classes.
+        """
+        numbers = np.asarray(rows, np.float32)
+        labels = tuple({**label, "cls": numbers[label["cls"].astype(int)]} for label in self.labels)
+        return replace(self, labels=labels, names=dict(enumerate(names)))
 
 
 def read_images(

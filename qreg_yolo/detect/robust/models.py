@@ -14,6 +14,7 @@ from ultralytics.nn.autobackend import AutoBackend
 
 from qreg_yolo.analysis.image_statistics import THRESHOLDS
 from qreg_yolo.detect.checkpoint import load_weights, quantization_warning
+from qreg_yolo.detect.class_map import ClassMap, class_map, class_names, match_classes
 from qreg_yolo.detect.outputs import identity
 from qreg_yolo.detect.robust.images import ImageSet
 from qreg_yolo.detect.robust.views import View, ViewKey
@@ -93,27 +94,26 @@ def load_candidates(weights: list[Path], imgsz: int | None) -> tuple[list[Candid
     return found, warnings
 
 
-def check_classes(candidate: Candidate, images: ImageSet) -> None:
-    """Raises unless a model's classes are those of the data.
+def classes_of(candidate: Candidate, images: ImageSet, given: str | None = None) -> ClassMap | None:
+    """Returns which of a model's classes are those of the data; None where they agree, or do not count.
+
+    Args:
+        candidate: The model.
+        images: The data.
+        given: As `class_map`; None: by name.
 
     Raises:
-        WeightsError: Another number, or other names.
+        ConfigError: A map that does not fit.
+        WeightsError: Classes that only the model or only the data has.
     """
-    names = {int(number): str(name) for number, name in candidate.model.names.items()}
+    names, wanted = class_names(candidate.model.names), class_names(images.names)
     if (outputs := getattr(candidate.model.model[-1], "nc", len(names))) != len(names):
         raise WeightsError(f"'{candidate.weights}' names {len(names)} classes and detects {outputs}: it is damaged.")
-    wanted = {0: "item"} if candidate.single_cls else images.names
-    if len(names) != len(wanted):
-        raise WeightsError(
-            f"'{candidate.weights}' has {len(names)} classes, {images.yaml} {len(wanted)}. Give the data that the "
-            "model was trained for."
-        )
-    for number, name in wanted.items():
-        if names.get(number) != name and not candidate.single_cls:
-            raise WeightsError(
-                f"Class {number} is {names.get(number)!r} in '{candidate.weights}' and {name!r} in {images.yaml}. Give "
-                "the data that the model was trained for, or correct its names."
-            )
+    if candidate.single_cls:
+        return None
+    if given is not None:
+        return class_map(given, wanted, names)
+    return match_classes(wanted, names, candidate.weights, images.yaml)
 
 
 class Judge(QuantDetectionValidator):
@@ -126,10 +126,18 @@ class Judge(QuantDetectionValidator):
         folder: An existing folder (the host wants one; nothing is written there).
         device: To compute on.
         boxed: Whether to keep the boxes.
+        classes: Which of the model's classes are those of the data; None: they agree.
     """
 
     def __init__(
-        self, candidate: Candidate, view: View, images: ImageSet, folder: Path, device: torch.device, boxed: bool
+        self,
+        candidate: Candidate,
+        view: View,
+        images: ImageSet,
+        folder: Path,
+        device: torch.device,
+        boxed: bool,
+        classes: ClassMap | None = None,
     ) -> None:
         arguments = {
             "mode": "val", "task": "detect", "imgsz": candidate.imgsz, "rect": True, "plots": False,
@@ -137,7 +145,7 @@ class Judge(QuantDetectionValidator):
         }  # fmt: skip
         if candidate.trained.get("nms") is False:  # the branch of an end-to-end head that training measured
             arguments["nms"] = False
-        super().__init__(save_dir=folder, args=arguments)
+        super().__init__(save_dir=folder, args=arguments, classes=classes)
         self.training, self.device, self.boxed = False, device, boxed
         self.data = {"names": images.names, "nc": len(images.names), "channels": images.channels}
         self.dataloader = SimpleNamespace(dataset=view)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +22,24 @@ MEASURED = (*METRICS, "precision", "recall")
 
 
 def conclude(
-    folder: Path, candidate: Candidate, cell: Cell, detections: Detections, images: ImageSet, preset: str
+    folder: Path,
+    candidate: Candidate,
+    cell: Cell,
+    detections: Detections,
+    images: ImageSet,
+    preset: str,
+    evaluation: str,
 ) -> dict[str, float]:
-    """Writes the per-image file of a cell, then its records; returns its metrics (fractions).
+    """Writes the per-image file of a cell, then its records; returns its metrics (fractions; nan without objects).
 
     Raises:
         OSError: They cannot be written.
     """
-    statistics = _statistics(detections, images, len(candidate.model.names))
+    statistics = _statistics(detections, images, images.n_classes(single_cls=candidate.single_cls))
     values = {metric: float(mean_average_precision(statistics, metric=metric)[0]) for metric in METRICS}
     values |= dict(zip(("precision", "recall"), _at_best_f1(statistics), strict=True))
     results.conclude(
-        folder, {**candidate.identity, **records.provenance()}, cell, statistics, values,
+        folder, {**candidate.identity, "evaluation": evaluation, **records.provenance()}, cell, statistics, values,
         data=images.yaml.stem, split=images.split, preset=preset,
     )  # fmt: skip
     return values
@@ -56,6 +63,8 @@ def _statistics(detections: Detections, images: ImageSet, n_classes: int) -> Ima
 def _at_best_f1(statistics: ImageStatistics) -> tuple[float, float]:
     """Returns precision and recall as the host reports them: where the mean F1 is best, mean over classes."""
     objects = statistics.targets.sum(0)
+    if not objects.any():
+        return math.nan, math.nan
     classes = np.repeat(np.arange(len(objects)), objects)
     metrics = DetMetrics(dict(enumerate(map(str, range(len(objects))))))
     metrics.stats = {
