@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import math
 import multiprocessing
 import re
@@ -17,8 +18,8 @@ from qreg_yolo import records
 from qreg_yolo.records import Record, RecordsError
 
 HEADER = (  # the schema of docs/architecture.md, in its order
-    "run_id,track,model,method,weight_bits,act_bits,precision,seed,weights_sha256,data,split,n_images,preset,corruption,"
-    "severity,metric,value,lo,hi,unit,baseline_run_id,commit,command,versions,time"
+    "run_id,track,model,method,weight_bits,act_bits,precision,seed,weights_sha256,data,split,n_images,evaluation,"
+    "preset,corruption,severity,metric,value,unit,commit,command,versions,time"
 )
 ROW = Record(
     run_id="r1",
@@ -50,7 +51,7 @@ def test_the_columns_are_the_schema_in_order(tmp_path: Path) -> None:
 
 
 def test_what_is_appended_is_read_back_equal(tmp_path: Path) -> None:
-    corrupted = replace(ROW, preset="paper", corruption="fog", severity=3, lo=-1.0, hi=1e-300, baseline_run_id="r0")
+    corrupted = replace(ROW, preset="paper", corruption="fog", severity=3, evaluation="imgsz=64 conf=0.001")
     undefined = replace(ROW, run_id="0012", value=math.nan, command="ü\tß")
     for batch in ([ROW], [], [corrupted, undefined]):
         records.append(tmp_path / "r.csv", batch)
@@ -60,6 +61,39 @@ def test_what_is_appended_is_read_back_equal(tmp_path: Path) -> None:
     assert rows[:2] == [ROW, corrupted]
     assert math.isnan(rows[2].value)
     assert replace(rows[2], value=0) == replace(undefined, value=0)
+
+
+def test_an_older_table_is_read_and_left_as_it_is(tmp_path: Path) -> None:
+    """Older tables have no column ``evaluation``, and three that were never filled."""
+    records.append(tmp_path / "new.csv", [ROW])
+    header, row = (line.split(",") for line in (HEADER, (tmp_path / "new.csv").read_text().splitlines()[1]))
+    cells = dict(zip(header, next(csv.reader([",".join(row)])), strict=True))
+    old = [name for name in header if name != "evaluation"]
+    old[old.index("unit") : old.index("unit")] = ["lo", "hi"]
+    path = tmp_path / "old.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*old, "baseline_run_id"], restval="")
+        writer.writeheader()
+        writer.writerow({name: cells.get(name, "") for name in old})
+    before = path.read_bytes()
+    table = records.read(path)
+    assert table.columns == HEADER.split(",")
+    assert Record(**table.to_dicts()[0]) == ROW
+    for refused in (lambda: records.check_appendable(path), lambda: records.append(path, [ROW])):
+        with pytest.raises(RecordsError, match="another version"):
+            refused()
+    assert path.read_bytes() == before
+    records.check_appendable(tmp_path / "new.csv")
+    records.check_appendable(tmp_path / "none.csv")
+
+
+def test_settings_are_written_compactly_and_differences_named() -> None:
+    one = records.settings_text({"imgsz": 640, "half": False, "conf": 0.25, "classes": [0, 2], "map": None, "n": "a b"})
+    assert one == "imgsz=640 half=false conf=0.25 classes=0,2 map=none n=a-b"
+    assert records.settings_differences(one, one) == []
+    assert records.settings_differences(one, one.replace("640", "320")) == ["imgsz=640 and imgsz=320"]
+    assert records.settings_differences("a=1", "a=1 b=2") == ["b=unknown and b=2"]
+    assert records.settings_differences(None, one) == records.settings_differences(one, None) == []
 
 
 def test_a_table_of_one_kind_keeps_its_types(tmp_path: Path) -> None:

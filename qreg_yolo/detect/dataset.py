@@ -182,7 +182,7 @@ class DetectionDataset(YOLODataset):
             found: list[Label | Fault] = [deepcopy(self._scanned[image]) for image in self.im_files]
         else:
             found = scan(pairs, len(self.data["names"]), single_cls=self.single_cls, title=f"{self.prefix}Scanning")
-        labels = usable(found, self.prefix)
+        labels = usable(found, "train" if self.augment else "val")
         self.verify_labels(labels, pairs[0][1].parent)
         return labels
 

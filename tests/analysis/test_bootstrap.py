@@ -68,6 +68,15 @@ def test_interval_ends_are_the_quantiles() -> None:
     assert (found.lo, found.hi) == pytest.approx((25, 975))
 
 
+def test_resamples_without_objects_do_not_count() -> None:
+    assert interval(np.array([np.nan, 1.0, 2.0, np.nan, 3.0]), 0.0) == Interval(2.0, 2.0)
+    assert np.isnan([interval(np.full(3, np.nan)).lo, interval(np.full(3, np.nan)).hi]).all()
+    rng = np.random.default_rng(0)
+    empty = simulated(rng, 6, 2, 1.0, 1.0, np.zeros(6), np.zeros((6, 2), int))
+    found = paired_difference(empty, empty)
+    assert np.isnan([found.lo, found.hi]).all(), "an interval [0, 0] of nothing"
+
+
 def test_other_images_or_labels_cannot_be_compared() -> None:
     one, other = pair(np.random.default_rng(0), 20, (1.0, 1.0))
     check_same_images(one, other, "a", "b")

@@ -9,7 +9,7 @@ import pytest
 from qreg_yolo.analysis.cells import CELLS, read_layout
 from qreg_yolo.analysis.errors import AnalysisError
 from qreg_yolo.analysis.measurements import Selection, missing_cells, read_measurements
-from qreg_yolo.analysis.pairing import pair_twins, precision_warnings
+from qreg_yolo.analysis.pairing import pair_twins, precision_warnings, warnings_of
 from qreg_yolo.strict_yaml import ConfigError
 
 from .kit import record, square, write
@@ -59,6 +59,33 @@ def test_different_arithmetic_is_never_silent(tmp_path: Path) -> None:
     assert (
         "yolov5n-lsq-w8-s0 was measured in bf16, its twin yolov5n-fp32-w32-s0 in fp32" in precision_warnings(pairs)[0]
     )
+
+
+def test_what_was_evaluated_differently_is_not_compared_unasked(tmp_path: Path) -> None:
+    small, large = "imgsz=128 conf=0.001 class_map=none", "imgsz=256 conf=0.001 class_map=none"
+    path = write(tmp_path / "r.csv", square(bits=4, evaluation=large) + square(evaluation=small))
+    found = read_measurements(path)
+    with pytest.raises(AnalysisError, match=r"imgsz=256 and imgsz=128\. Measure both alike.*--baseline yolov5n-fp32-w32"):
+        pair_twins(found)
+    pairs = pair_twins(found, ["yolov5n-fp32-w32-s0"])
+    (warning,) = warnings_of(pairs)
+    assert "imgsz=256 and imgsz=128. The difference is not quantization's alone" in warning
+    assert precision_warnings(pairs) == []
+
+
+def test_the_baseline_that_was_evaluated_alike_is_taken(tmp_path: Path) -> None:
+    rows = square(bits=4, evaluation="imgsz=256") + [
+        row
+        for size in (128, 256)
+        for row in square(evaluation=f"imgsz={size}", run_id=f"fp-{size}")
+    ]
+    (pair,) = pair_twins(read_measurements(write(tmp_path / "r.csv", rows)))
+    assert pair.fp32.run_id == "fp-256"
+
+
+def test_an_older_table_says_nothing_about_the_evaluation(tmp_path: Path) -> None:
+    pairs = pair_twins(read_measurements(write(tmp_path / "r.csv", square(bits=4, evaluation="imgsz=256") + square())))
+    assert warnings_of(pairs) == []
 
 
 @pytest.mark.parametrize(

@@ -149,16 +149,29 @@ def test_a_wrong_environment_variable(hyp: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_bug_is_shown_with_its_type_and_how_to_see_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import qreg_yolo.detect.inspection as inspection
 
-    def broken(path: Path) -> None:
-        raise KeyError("x")
-
-    monkeypatch.setattr(inspection, "inspect_weights", broken)
     weights = tmp_path / "a.pt"
     weights.touch()
-    outcome = qreg_yolo("inspect", weights)
-    assert outcome.code == 1
-    assert "KeyError: 'x'" in outcome.err
-    assert "QREG_YOLO_DEBUG" in outcome.err
+
+    def inspect_with(error: Exception) -> Outcome:
+        def broken(path: Path) -> None:
+            raise error
+
+        monkeypatch.setattr(inspection, "inspect_weights", broken)
+        return qreg_yolo("inspect", weights)
+
+    for bug, shown in (
+        (ValueError("shapes differ"), "ValueError: shapes differ"),
+        (OSError("odd"), "OSError: odd"),
+        (FileNotFoundError("gone"), "FileNotFoundError: gone"),
+        (KeyError("x"), "KeyError: 'x'"),
+    ):
+        outcome = inspect_with(bug)
+        assert outcome.code == 1
+        assert shown in outcome.err
+        assert "QREG_YOLO_DEBUG" in outcome.err
+    for error, code in ((WeightsError("cut short"), 1), (ConfigError("no such key"), 2), (MissingFileError("gone"), 2)):
+        assert_refused(inspect_with(error), code, f"error: {error}\n")
+    inspect_with(KeyError("x"))
     monkeypatch.setenv("QREG_YOLO_DEBUG", "1")
     with mock.patch.dict(os.environ), pytest.raises(KeyError):
         main(["inspect", str(weights)])

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from qreg_yolo.detect.class_map import class_map
+from qreg_yolo.detect.class_map import class_map, class_names, match_classes
 from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.training.tensor_file import WeightsError
 
 
 def test_the_map_from_coco_to_voc() -> None:
@@ -33,3 +34,25 @@ def test_maps_that_do_not_fit(tmp_path: Path) -> None:
     path.write_text("[1]")
     with pytest.raises(ConfigError, match="not a mapping"):
         class_map(str(path), ["dog"], ["cat"])
+
+
+def test_classes_go_by_name() -> None:
+    assert match_classes(["cat", "dog"], ["cat", "dog"], "m", "d") is None
+    assert match_classes(["a", "a"], ["a", "a"], "m", "d") is None
+    found = match_classes(["dog", "cat", "bird"], ["cat", "bird", "dog"], "m", "d")
+    assert found is not None
+    assert (found.rows, found.names) == ((2, 0, 1), ("dog", "cat", "bird"))
+    for names, model_names, words in (
+        (["cat"], ["cat", "dog"], r"\(2 and 1\): only the model has 'dog'.*--class-map"),
+        (["cat", "dog"], ["cat"], "only the data has 'dog'"),
+        (["cat", "dig"], ["dog", "cat"], "only the data has 'dig'; only the model has 'dog'"),
+        (["a", "a", "b"], ["a", "b", "a"], "given twice"),
+        (list("abcdefgh"), ["a"], r"'b', 'c', 'd', 'e', 'f', \.\.\."),
+    ):
+        with pytest.raises(WeightsError, match=words):
+            match_classes(names, model_names, "m.pt", "d.yaml")
+
+
+def test_names_of_a_list_and_of_a_mapping() -> None:
+    assert class_names(["a", 1]) == ["a", "1"]
+    assert class_names({10: "k", 2: "c", "0": "a"}) == ["a", "c", "k"]

@@ -10,9 +10,9 @@ import torch
 
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
 from qreg_yolo.files import sha256
-from qreg_yolo.training.finite import NonFiniteError, gradients_are_finite, where_it_begins
+from qreg_yolo.training.finite import NonFiniteError, diagnosis, norm_is_finite, where_it_begins
 
-from .conftest import SETTINGS
+from .conftest import SETTINGS, host_warnings
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -35,14 +35,45 @@ def test_the_first_layer_with_a_bad_output_is_named(model: QuantDetectionModel) 
     assert where_it_begins(model, IMAGES) == "the output of layer 'model.5.conv' (Conv2d)"
 
 
-def test_a_gradient_and_the_loss_are_named(model: QuantDetectionModel) -> None:
-    assert gradients_are_finite(model)
-    assert where_it_begins(model, IMAGES).startswith("the loss itself")
-    weight = model.model[2].cv2.conv.weight
-    weight.grad = torch.full_like(weight, torch.inf)
-    assert not gradients_are_finite(model)
-    assert where_it_begins(model, IMAGES).startswith("the gradient of 'model.2.cv2.conv.weight'")
-    assert where_it_begins(model, torch.tensor([torch.nan])) == "the images of the batch"
+def test_the_loss_a_gradient_and_their_norm_are_told_apart(model: QuantDetectionModel) -> None:
+    fine, broken = torch.tensor(1.0), torch.tensor(torch.nan)
+    assert norm_is_finite(model, [fine])
+    assert diagnosis(model, [fine], IMAGES) is None
+    assert not norm_is_finite(model, [fine, broken])
+    assert diagnosis(model, [fine, broken], IMAGES) == (
+        "the loss is not finite. It begins at the loss itself (every layer's output is finite)"
+    )
+    assert diagnosis(model, [broken], torch.tensor([torch.nan])) == (
+        "the loss is not finite. It begins at the images of the batch"
+    )
+    early, late = model.model[2].cv2.conv.weight, model.model[7].conv.weight
+    early.grad, late.grad = torch.full_like(early, 3e37), torch.full_like(late, -3e37)
+    assert not norm_is_finite(model, [fine]), "the squares do not overflow float32"
+    assert diagnosis(model, [fine], IMAGES) is None, "every gradient is finite"
+    early.grad = torch.full_like(early, torch.inf)
+    assert diagnosis(model, [fine], IMAGES) == (
+        "the loss is finite, but not the gradient of 'model.2.cv2.conv.weight'"
+    )
+    late.grad = torch.full_like(late, torch.nan)
+    found = diagnosis(model, [fine], IMAGES)
+    assert found is not None
+    assert "'model.7.conv.weight'" in found, "gradients come from the end of the network"
+
+
+def test_training_goes_on_where_only_the_norm_overflows(tiny_data: Path, tmp_path: Path) -> None:
+    """So it does in Ultralytics, whose clipping makes the step 0."""
+
+    def explode(trainer: Any) -> None:
+        weight = trainer.model.model[7].conv.weight
+        weight.register_hook(lambda gradient: gradient.clamp(1e37, 1e38))
+
+    model = QuantYOLO("yolov5n.yaml")
+    model.add_callback("on_train_start", explode)
+    settings = {**SETTINGS, "imgsz": 32, "epochs": 1, "project": str(tmp_path), "name": "run", "val": False}
+    with host_warnings() as said:
+        model.train(data=str(tiny_data), qreg={"bits": 4}, **settings)
+    assert [line for line in said if "overflows float32" in line] == [line for line in said if "Clipped to norm" in line]
+    assert sum("overflows float32" in line for line in said) == 1
 
 
 def test_a_run_stops_and_keeps_its_last_checkpoint(tiny_data: Path, tmp_path: Path) -> None:
