@@ -50,6 +50,7 @@ HALF = 0.005  # of the last digit that is printed
 @pytest.mark.parametrize(("fp", "q", "printed", "ours"), TABLE_1)
 def test_all_entries_of_table_1_come_out_of_its_averages(fp: float, q: float, printed: float, ours: float) -> None:
     assert round(float(error_improvement(fp, q)), 2) == ours
+    assert abs(ours - printed) < 0.011
     # What the averages may have been before they were rounded leaves room for what is printed.
     least, most = float(error_improvement(fp + HALF, q - HALF)), float(error_improvement(fp - HALF, q + HALF))
     assert least - HALF < printed < most + HALF
@@ -57,12 +58,11 @@ def test_all_entries_of_table_1_come_out_of_its_averages(fp: float, q: float, pr
 
 
 @pytest.mark.parametrize("base", [math.e, 2.0])
-@pytest.mark.parametrize(("fp", "q", "printed", "ours"), TABLE_1)
+@pytest.mark.parametrize(("fp", "q", "printed"), [row[:3] for row in TABLE_1])
 def test_no_other_base_of_the_logarithm_gives_what_table_1_prints(
-    base: float, fp: float, q: float, printed: float, ours: float
+    base: float, fp: float, q: float, printed: float
 ) -> None:
     assert abs(100 * math.log((100 - fp) / (100 - q), base)) > 2 * abs(printed)
-    assert abs(ours - printed) <= 0.011
 
 
 def test_equation_5_without_an_error_left() -> None:
