@@ -92,7 +92,7 @@ def plain(data: ImageSet, workers: int, device: torch.device) -> Epoch:
             images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
             loss = F.cross_entropy(model(images), labels)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
     return epoch
@@ -103,7 +103,7 @@ def ours(data: ImageSet, bits: int, amp: str, compiled: bool, device: torch.devi
     config, _ = resolve(None, {"bits": bits, "amp": amp, "batch": BATCH, "lr0": 0.01}, {})
     model = build_model("resnet20", len(data.classes), 0)
     quantize_network(model, config.quant, pretrained=False)
-    model.to(device=device, memory_format=torch.channels_last)
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     train = data.to(device)
     calibrate_network(model, train, config, BATCH)
     precision = "bf16" if amp == "bf16" else "fp32"

@@ -33,8 +33,13 @@ class Contender:
 class FakeQuantConv2d(nn.Conv2d):
     """A convolution with two fake-quantizers, for contenders that bring none of their own."""
 
+    weight_fake_quant: nn.Module
+    input_fake_quant: nn.Module
+
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(self.input_fake_quant(input), self.weight_fake_quant(self.weight), self.bias)
+        weight = self.weight_fake_quant(self.weight)
+        output: Tensor = self._conv_forward(self.input_fake_quant(input), weight, self.bias)
+        return output
 
 
 def _swap(task: Task, fake_quant: FakeQuant) -> nn.Module:
@@ -78,6 +83,8 @@ class NaiveLSQ(nn.Module):
 
 class TorchLearnable(nn.Module):
     """PyTorch's own learnable fake-quantize operator."""
+
+    zero_point: Tensor
 
     def __init__(self, start: Range, is_weight: bool) -> None:
         super().__init__()
@@ -151,7 +158,7 @@ class TorchAO(nn.Module):
         from torchao.quantization.qat import IntxFakeQuantizeConfig, IntxFakeQuantizer
 
         del is_weight
-        dtype = {4: torch.int4, 8: torch.int8}[start.bits]
+        dtype = getattr(torch, f"int{start.bits}")
         config = IntxFakeQuantizeConfig(dtype, "per_channel", is_symmetric=True, is_dynamic=False, range_learning=True)
         self.fake_quant = IntxFakeQuantizer(config)
 

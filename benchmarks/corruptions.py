@@ -63,7 +63,8 @@ def load(folder: Path, count: int) -> list[np.ndarray]:
     if not paths:
         sys.exit(f"No .jpg in {folder}: name a folder of photographs, such as VOCdevkit/VOC2007/JPEGImages.")
     chosen = paths[:: max(1, len(paths) // count)][:count]
-    return [np.ascontiguousarray(cv2.imread(str(p))[..., ::-1]) for p in chosen]
+    pictures: list[Any] = [cv2.imread(str(path)) for path in chosen]
+    return [np.ascontiguousarray(picture[..., ::-1]) for picture in pictures]
 
 
 def peer() -> Contender:

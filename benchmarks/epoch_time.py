@@ -19,7 +19,7 @@ import inspect
 import os
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,12 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
-from qreg_yolo.detect.compat import THREADS_VARIABLE
 from qreg_yolo.detect.demo_data import ensure_demo_data
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.quant import Quantizer
 from qreg_yolo.records import provenance
+from qreg_yolo.training.environment import THREADS_VARIABLE
 
 REST = "the rest of the loop"
 
@@ -47,7 +47,7 @@ class Stopwatch:
     """Exclusive time per part: entering a part stops the clock of the one around it."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.stack = [REST]
         self.since = time.perf_counter()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,8 +72,8 @@ def calibrated_ranges(task: Task) -> dict[str, tuple[Range, Range]]:
         assert weight is not None
         assert act is not None
         ranges[name] = (
-            Range(weight.bits, *weight.grid(), float(weight.step_size.detach())),  # type: ignore[arg-type]
-            Range(act.bits, *act.grid(), float(act.step_size.detach())),  # type: ignore[arg-type]
+            Range(weight.bits, *weight.grid(), float(weight.get_parameter("step_size"))),
+            Range(act.bits, *act.grid(), float(act.get_parameter("step_size"))),
         )
     return ranges
 
@@ -132,9 +133,10 @@ def yolov5n_with(head: str) -> nn.Module:
     description = yaml_model_load("yolov5n.yaml")
     Section.from_request({"bits": 32, "head": head}, pretrained=False).write(description)
     torch.manual_seed(SEED)
-    model: nn.Module = QuantDetectionModel(description, nc=20, verbose=False)
+    model: Any = QuantDetectionModel(description, nc=20, verbose=False)
     model.args = SimpleNamespace(imgsz=320, box=7.5, cls=0.5, dfl=1.5)
-    return model.train()
+    trained: nn.Module = model.train()
+    return trained
 
 
 def _detection_loss(model: nn.Module, batch: Tensor) -> Tensor:

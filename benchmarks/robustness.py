@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import torch
@@ -123,7 +124,7 @@ def write_set(images: ImageSet, cell: Cell, request: RobustnessRequest, folder: 
     for image in images.images:
         target = (folder / "images" / image.place).with_suffix(".png")
         target.parent.mkdir(parents=True, exist_ok=True)
-        picture = cv2.imread(str(image.path))
+        picture: Any = cv2.imread(str(image.path))
         if cell[0] != CLEAN:
             picture = corrupt(picture[..., ::-1], *cell, seed=request.seed, key=image.key)[..., ::-1]
         cv2.imwrite(str(target), picture)

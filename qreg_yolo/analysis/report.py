@@ -34,10 +34,9 @@ from qreg_yolo.corrupt.spec import NAMES, SEVERITIES
 from qreg_yolo.errors import MissingFileError
 from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.quant.spec import FLOAT_BITS
+from qreg_yolo.results_table import EPOCH
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
-
-EPOCH = "epoch"
 
 
 @dataclass(frozen=True, kw_only=True)

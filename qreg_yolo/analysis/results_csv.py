@@ -1,8 +1,7 @@
-"""Curves from ``results.csv``, the table that Ultralytics (and classic YOLOv5) writes, one row per epoch."""
+"""Curves from the columns of ``results.csv``."""
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 
 from qreg_yolo.analysis.average_precision import Array
 from qreg_yolo.analysis.errors import AnalysisError
+from qreg_yolo.results_table import EPOCH, FILE, read_results
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 
@@ -40,13 +40,14 @@ def read_curves(sources: Sequence[str], column: str) -> dict[str, list[Curve]]:
     Raises:
         ConfigError: A file lacks the column.
         FileNotFoundError: No such file.
-        AnalysisError: A file that is no such table.
+        ResultsError: A file that is no such table.
+        AnalysisError: A file without an epoch.
     """
     curves: dict[str, list[Curve]] = {}
     for source in sources:
         label, sign, name = source.partition("=")
         path = Path(source if not sign or Path(source).exists() else name)
-        file = path / "results.csv" if path.is_dir() else path
+        file = path / FILE if path.is_dir() else path
         if path == Path(source):
             label = _SEED.sub("", file.resolve().parent.name) or file.stem
         curves.setdefault(label, []).append(read_curve(file, column))
@@ -59,32 +60,18 @@ def read_curve(path: Path, column: str) -> Curve:
     Raises:
         ConfigError: It lacks the column.
         FileNotFoundError: No such file.
-        AnalysisError: It is no such table, or holds no epoch.
+        ResultsError: It is no such table.
+        AnalysisError: It holds no epoch.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist. Give the results.csv of a training run, or its folder.")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise AnalysisError(f"{path} is not text. Give the results.csv of a training run.") from error
-    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if row]
-    header = rows[0] if rows else []
-    if "epoch" not in header:
-        raise AnalysisError(f"{path} has no column 'epoch'. Give the results.csv of a training run.")
-    added = [header.index(name) for name in _added(header, column)]
+    table = read_results(path)
+    added = _added(table.headings, column)
     if not added:
-        choices = [name for name in header if name not in ("epoch", "time")]
+        choices = [name for name in table.headings if name not in ("", EPOCH, "time")]
         raise ConfigError(
             f"{path} has no column '{column}'.{did_you_mean(column, choices)} There are: {', '.join(choices)}."
         )
-    points = {}
-    for number, row in enumerate(rows[1:], 2):
-        try:
-            points[float(row[header.index("epoch")])] = sum(float(row[index]) for index in added)
-        except (ValueError, IndexError) as error:
-            if number == len(rows) and not text.endswith("\n"):
-                continue  # the last line of a run that is being written
-            raise AnalysisError(f"{path}, line {number} is no row of numbers. Correct or delete that line.") from error
+    values = map(sum, zip(*(table.column(name) for name in added), strict=True))
+    points = dict(zip(table.column(EPOCH), values, strict=True))
     if not points:
         raise AnalysisError(f"{path} holds no epoch yet. Wait for the first one to end.")
     epochs = sorted(points)

@@ -53,9 +53,10 @@ class Description:
         """What was asked for."""
         return QuantSpec.from_options(self.config["quant"])
 
-    def resolve(self, model: nn.Module) -> None:
-        """Takes the plans from a calibrated model: signedness is decided by then."""
+    def resolve(self, model: nn.Module, unreached: Mapping[str, str]) -> None:
+        """Takes the plans from a calibrated model, and the layers that calibration left in full precision."""
         self.layers = {name: layer.plan for name, layer in quantized_layers(model).items()}
+        self.skipped |= unreached
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values that `from_dict` reads back."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qreg_yolo.classify.data import ImageSet, training_batches
 from qreg_yolo.classify.options import ClassifyConfig
-from qreg_yolo.quant.calibration import batch_statistics, calibrate, quantizers_off
+from qreg_yolo.quant.calibration import CalibrationReport, batch_statistics, calibrate, quantizers_off
 from qreg_yolo.quant.convert import ConversionReport, candidate_layers, quantize_model, quantized_layers
 from qreg_yolo.quant.spec import QuantSpec
 from qreg_yolo.strict_yaml import ConfigError
@@ -120,8 +120,8 @@ def clipping_warning(model: nn.Module, images: Tensor) -> str | None:
     )
 
 
-def calibrate_network(model: nn.Module, data: ImageSet, config: ClassifyConfig, batch: int) -> int:
-    """Initialises the quantizers on the first batches of the first epoch, in float32; returns how many that were.
+def calibrate_network(model: nn.Module, data: ImageSet, config: ClassifyConfig, batch: int) -> CalibrationReport:
+    """Initialises the quantizers on the first batches of the first epoch, in float32; returns what was done.
 
     The images are those that training begins with. Nothing is drawn: random states stay as they are.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from qreg_yolo import files, records
+from qreg_yolo import files, records, results_table
 from qreg_yolo.classify.checkpoint import Description
 from qreg_yolo.classify.cifar import SIZE
 from qreg_yolo.classify.config import dump
@@ -22,7 +23,7 @@ from qreg_yolo.classify.options import ClassifyConfig
 from qreg_yolo.training.environment import environment
 
 RECORDS = records.FILE
-RESULTS = "results.csv"
+RESULTS = results_table.FILE
 Measured = Mapping[str, tuple[str, int, float]]
 """Metric -> (split, number of images, value)."""
 
@@ -35,8 +36,13 @@ def write_description(folder: Path, config: ClassifyConfig, description: Descrip
 
 
 def write_results(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Writes the table of all epochs, as it is at the checkpoint: atomically."""
-    lines = [",".join(rows[0])] + [",".join(f"{value:.6g}" for value in row.values()) for row in rows]
+    """Writes the table of all epochs, as it is at the checkpoint: atomically.
+
+    A run that another version resumes may record other columns from then on: what a row lacks is nan.
+    """
+    headings = dict.fromkeys(name for row in rows for name in row)
+    lines = [",".join(headings)]
+    lines += [",".join(f"{row.get(name, math.nan):.6g}" for name in headings) for row in rows]
     files.write_text(folder / RESULTS, "\n".join(lines) + "\n")
 
 

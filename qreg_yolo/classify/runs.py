@@ -80,13 +80,15 @@ def _trained(config: ClassifyConfig, device: torch.device, processes: Processes)
     )  # fmt: skip
     check_batch(run)
     project = Path(writable_project(config.train.project))
-    count = calibrate_network(model, run.train, config, run.batch)
-    if count:
-        say(f"Calibrated {count} quantizers on the first training images")
+    calibration = calibrate_network(model, run.train, config, run.batch)
+    if calibration.initialized:
+        say(f"Calibrated {calibration.initialized} quantizers on the first training images")
+    if calibration.unreached:
+        say(f"WARNING: {calibration}")
     first_images = run.train.normalised(run.train.images[: run.batch])
     say(clipping_warning(model, first_images) or "")
     processes.share(model)
-    description.resolve(model)
+    description.resolve(model, calibration.unreached)
     folder = Path(processes.same_text(str(new_folder(project, run_name(config))) if processes.is_first else ""))
     if processes.is_first:
         outputs.write_description(folder, config, description, device)

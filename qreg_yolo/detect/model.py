@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 from weakref import WeakSet
@@ -67,11 +67,16 @@ class QuantDetectionModel(DetectionModel):
             section.write(self.yaml)
         apply_plan(self, section.layers)
 
-    def record_plan(self) -> None:
-        """Writes what calibration decided (signedness per layer) into ``yaml["qreg"]``."""
+    def record_plan(self, unreached: Mapping[str, str] | None = None) -> None:
+        """Writes what calibration decided into ``yaml["qreg"]``: signedness per layer, and which layers it left out.
+
+        Args:
+            unreached: The layers that calibration converted back to full precision, with the reason.
+        """
         section = Section.read(self.yaml)
         if section is not None:
             section.layers = {name: layer.plan for name, layer in quantized_layers(self).items()}
+            section.skipped |= unreached or {}
             section.write(self.yaml)
 
     def load(self, weights: dict[str, Any] | nn.Module | ClassicWeights, verbose: bool = True) -> None:

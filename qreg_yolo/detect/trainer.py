@@ -31,7 +31,7 @@ from qreg_yolo.detect.preflight import RESUMABLE
 from qreg_yolo.detect.section import KEY, LOG_NOISE, Section, head_kind, same_request
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.errors import FileAccessError, InvalidValueError
-from qreg_yolo.quant.calibration import calibrate, uninitialized_quantizers
+from qreg_yolo.quant.calibration import calibrate
 from qreg_yolo.quant.noise import noise_columns
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
 from qreg_yolo.quant.spec import QuantSpec
@@ -160,7 +160,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         model = unwrap_model(self.model)
         if self._channels_last():
             model.to(memory_format=torch.channels_last)
-        if not isinstance(model, QuantDetectionModel) or not uninitialized_quantizers(model):
+        if not isinstance(model, QuantDetectionModel):
             return
         seen = 0
 
@@ -171,9 +171,12 @@ class QuantDetectionTrainer(DetectionTrainer):
             net(images)
 
         with resume.preserved_random_state():  # the twin in full precision must see the same data in the same order
-            count = calibrate(model, self._calibration_batches(), forward=forward)
-        model.record_plan()
-        LOGGER.info(f"Calibrated {count} quantizers on {seen} augmented training images")
+            report = calibrate(model, self._calibration_batches(), forward=forward)
+        model.record_plan(report.unreached)
+        if report.initialized:
+            LOGGER.info(f"Calibrated {report.initialized} quantizers on {seen} augmented training images")
+        if report.unreached:
+            LOGGER.warning(str(report))
 
     def _calibration_batches(self) -> Iterator[Any]:
         self.stride = max(int(unwrap_model(self.model).stride.max()), 32)  # preprocess_batch reads it for multi_scale

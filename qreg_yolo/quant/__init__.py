@@ -8,7 +8,7 @@ from qreg_yolo.lazy import lazy_names
 
 if TYPE_CHECKING:
     from qreg_yolo.quant.base import Quantizer
-    from qreg_yolo.quant.calibration import calibrate, quantizers_off, uninitialized_quantizers
+    from qreg_yolo.quant.calibration import CalibrationReport, calibrate, quantizers_off, uninitialized_quantizers
     from qreg_yolo.quant.convert import (
         ConversionReport,
         apply_plan,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Quantizer": "base",
+    "CalibrationReport": "calibration",
     "calibrate": "calibration",
     "quantizers_off": "calibration",
     "uninitialized_quantizers": "calibration",
@@ -44,6 +45,7 @@ _HOME = {
     "QuantSpec": "spec",
 }
 __all__ = [
+    "CalibrationReport",
     "ConversionReport",
     "LayerPlan",
     "LayerReport",

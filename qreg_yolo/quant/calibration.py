@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from qreg_yolo.quant.base import Quantizer
-from qreg_yolo.quant.convert import quantized_layers
+from qreg_yolo.quant.convert import dequantize_model, quantized_layers
+from qreg_yolo.quant.layers import QuantConv2d, QuantLinear
 
 
 def uninitialized_quantizers(model: nn.Module) -> list[str]:
@@ -18,74 +20,156 @@ def uninitialized_quantizers(model: nn.Module) -> list[str]:
     return [name for name, m in model.named_modules() if isinstance(m, Quantizer) and not m.is_initialized]
 
 
+UNREACHED: tuple[str, ...] = ("float", "error")
+"""What can be done with a layer that no calibration batch reaches."""
+_UNCALLED = "no calibration batch called it: its weight is read directly, or it runs in training alone"
+_EMPTY = "calibration batches gave it empty inputs only"
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What `calibrate` did."""
+
+    initialized: int = 0
+    """Quantizers that got their range."""
+    unreached: dict[str, str] = field(default_factory=dict)
+    """Layers that were converted back to full precision, by full name, with the reason."""
+
+    def __str__(self) -> str:
+        """Returns a line, and one per layer that was converted back."""
+        lines = [f"{self.initialized} quantizers calibrated"]
+        return "\n".join(lines + [f"  {name}: left in full precision, {why}" for name, why in self.unreached.items()])
+
+
 def calibrate(
-    model: nn.Module, batches: Iterable[Any] = (), *, forward: Callable[[nn.Module, Any], object] | None = None
-) -> int:
-    """Initialises the quantizers that are not initialised yet; returns how many that were.
+    model: nn.Module,
+    batches: Iterable[Any] = (),
+    *,
+    forward: Callable[[nn.Module, Any], object] | None = None,
+    unreached: Literal["float", "error"] = "float",
+) -> CalibrationReport:
+    """Initialises the quantizers that are not initialised yet, in place; returns what it did.
 
     Weight quantizers take their range from the weights. Input quantizers watch the float network on ``batches``
     (nothing is quantized meanwhile), with BatchNorm on batch statistics, so that an untrained network gets sensible
     ranges too; BatchNorm's buffers and every module's mode are restored.
 
+    A layer that none of the batches reaches is converted back to full precision, with the same Parameter objects: its
+    quantizers would never run, as in torchvision's Swin Transformer, whose attention reads ``qkv.weight``. Layers whose
+    ranges were learned before stay as they are. So call this before an optimizer is built, and give in one call batches
+    that use all layers. Without batches nothing is known about which layers run, and nothing is converted.
+
     Args:
         model: A model that `quantize_model` has been through.
-        batches: What ``forward`` takes, by default one input tensor each. Not touched where no input range is
-            missing.
+        batches: What ``forward`` takes, by default one input tensor each. Not touched where every layer has learned
+            its ranges.
         forward: Runs the model on one batch; default ``model(batch)``.
+        unreached: ``float`` converts the layers that no batch reaches back, ``error`` raises.
 
     Raises:
-        RuntimeError: A quantizer is left without a range: no batches, or a layer that no batch reached.
+        RuntimeError: A quantizer is left without a range: no batches, or values that are not finite; or a layer that no
+            batch reached, where that is an error.
+        ValueError: ``unreached`` is something else.
     """
-    missing = len(uninitialized_quantizers(model))
-    layers = quantized_layers(model)
-    for layer in layers.values():
-        quantizer = layer.weight_fake_quant
-        if quantizer is not None and not quantizer.is_initialized:
-            quantizer.calibrate(layer.weight.detach())
-    waiting: dict[str, Quantizer] = {}
-    for name, layer in layers.items():
-        quantizer = layer.input_fake_quant
-        # A layer under several names waits once.
-        if quantizer is not None and not quantizer.is_initialized and quantizer not in waiting.values():
-            waiting[name] = quantizer
-    if waiting:
-        _calibrate_inputs(model, waiting, batches, forward or (lambda module, batch: module(batch)))
-    left = uninitialized_quantizers(model)
-    if left:
-        raise RuntimeError(f"{len(left)} quantizers have no range after calibration, the first is '{left[0]}'.")
-    return missing
+    if unreached not in UNREACHED:
+        raise ValueError(f"unreached={unreached!r} is not one of: {', '.join(UNREACHED)}.")
+    missing = [m for m in model.modules() if isinstance(m, Quantizer) and not m.is_initialized]
+    waiting = {name: layer for name, layer in quantized_layers(model).items() if not _has_learned(layer)}
+    left = _watch_inputs(model, waiting, batches, forward or (lambda module, batch: module(batch))) if waiting else {}
+    if left and unreached == "error":
+        name, reason = next(iter(left.items()))
+        raise RuntimeError(
+            f"{len(left)} quantized layers are reached by no calibration batch, the first is '{name}': {reason}. "
+            "Exclude them, calibrate with a forward that uses them, or leave them in float with unreached='float'."
+        )
+    dequantize_model(model, left)
+    for name, layer in waiting.items():
+        if name not in left:
+            _initialize(name, layer)
+    without = uninitialized_quantizers(model)
+    if without:
+        raise RuntimeError(f"{len(without)} quantizers have no range after calibration, the first is '{without[0]}'.")
+    return CalibrationReport(sum(quantizer.is_initialized for quantizer in missing), left)
 
 
-def _calibrate_inputs(
+def _has_learned(layer: QuantConv2d | QuantLinear) -> bool:
+    """Returns whether a layer learns ranges and has all of them."""
+    quantizers = (layer.weight_fake_quant, layer.input_fake_quant)
+    learning = [quantizer for quantizer in quantizers if quantizer is not None and quantizer.learns_range]
+    return bool(learning) and all(quantizer.is_initialized for quantizer in learning)
+
+
+def _needs_data(quantizer: Quantizer | None) -> bool:
+    return quantizer is not None and not quantizer.is_initialized
+
+
+def _initialize(name: str, layer: QuantConv2d | QuantLinear) -> None:
+    weight, act = layer.weight_fake_quant, layer.input_fake_quant
+    if weight is not None and not weight.is_initialized:
+        weight.calibrate(layer.weight.detach())
+    if act is not None and not act.is_initialized:
+        try:
+            act.finish_calibration()
+        except RuntimeError as error:
+            raise RuntimeError(f"Layer '{name}': {error}") from None
+
+
+class _Watcher(nn.Module):
+    """Takes an input quantizer's place in calibration: notes that its layer runs, and passes the input on.
+
+    A forward hook would miss a layer whose ``forward`` is called by name, and inputs given by keyword.
+    """
+
+    def __init__(self, observe: Callable[[Tensor], None] | None) -> None:
+        super().__init__()
+        self.observe = observe
+        self.called = False
+        self.fed = observe is None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.called = True
+        if self.observe is not None and x.numel():
+            self.observe(x)
+            self.fed = True
+        return x
+
+    def ranges(self) -> tuple[nn.Parameter, ...]:
+        """Returns nothing: no range gets a gradient in calibration."""
+        return ()
+
+
+def _watch_inputs(
     model: nn.Module,
-    waiting: dict[str, Quantizer],
+    waiting: Mapping[str, QuantConv2d | QuantLinear],
     batches: Iterable[Any],
     forward: Callable[[nn.Module, Any], object],
-) -> None:
-    def watcher(quantizer: Quantizer) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _, inputs: quantizer.calibrate(inputs[0])
+) -> dict[str, str]:
+    """Shows the inputs of the waiting layers to their quantizers; returns the layers that were not reached, and why.
 
+    Raises:
+        RuntimeError: There is no batch, and an input quantizer that needs one.
+    """
+    hungry = {layer.input_fake_quant for layer in waiting.values() if _needs_data(layer.input_fake_quant)}
+    watchers: dict[QuantConv2d | QuantLinear, _Watcher] = {}
+    for layer in waiting.values():  # a layer under several names comes once for each
+        quantizer = layer.input_fake_quant
+        observe = quantizer.calibrate if quantizer is not None and quantizer in hungry else None
+        watchers.setdefault(layer, _Watcher(observe))
     count = 0
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(batch_statistics(model))
-        for name, quantizer in waiting.items():
-            hook = model.get_submodule(name).register_forward_pre_hook(watcher(quantizer))
-            stack.callback(hook.remove)
-        stack.enter_context(quantizers_off(model))
+    with torch.no_grad(), batch_statistics(model), quantizers_off(model):
+        for layer, watcher in watchers.items():
+            layer.register_module("input_fake_quant", watcher)
         for batch in batches:
             forward(model, batch)
             count += 1
-    if count == 0:
+    if count == 0 and hungry:
         raise RuntimeError(
-            f"{len(waiting)} input quantizers need data, but no calibration batch was given. "
+            f"{len(hungry)} input quantizers need data, but no calibration batch was given. "
             "Pass at least one batch to calibrate(model, batches)."
         )
-    for name, quantizer in waiting.items():
-        try:
-            quantizer.finish_calibration()
-        except RuntimeError as error:
-            raise RuntimeError(f"Layer '{name}': {error}") from None
+    reasons = {layer: _EMPTY if watcher.called else _UNCALLED for layer, watcher in watchers.items()}
+    reached = {layer for layer, watcher in watchers.items() if watcher.called and watcher.fed}
+    return {name: reasons[layer] for name, layer in waiting.items() if count and layer not in reached}
 
 
 @contextmanager

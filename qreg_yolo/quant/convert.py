@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -158,12 +158,24 @@ def quantize_model(
     return report
 
 
-def dequantize_model(model: nn.Module) -> list[str]:
-    """Undoes `quantize_model` in place, keeping the Parameter objects; returns the names of the layers undone."""
+def dequantize_model(model: nn.Module, names: Collection[str] | None = None) -> list[str]:
+    """Undoes `quantize_model` in place, keeping the Parameter objects; returns the names of the layers undone.
+
+    Args:
+        model: Any module.
+        names: Full names of the layers to undo, all names of a layer that has several; None: every quantized layer.
+
+    Raises:
+        ValueError: A name that is no quantized layer (the nearest is given); the model is as it was then.
+    """
+    quantized = quantized_layers(model)
+    for name in names or ():
+        if name not in quantized:
+            raise ValueError(f"The model has no quantized layer '{name}'.{did_you_mean(name, quantized)}")
     done: dict[QuantConv2d | QuantLinear, nn.Module] = {}  # a layer under several names stays one layer
     undone = []
     for fqn, parent, attribute, layer in candidate_layers(model):
-        if isinstance(layer, QuantLayer):
+        if isinstance(layer, QuantLayer) and (names is None or fqn in names):
             if layer not in done:
                 done[layer] = layer.to_float()
             setattr(parent, attribute, done[layer])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -48,7 +49,7 @@ def markdown(frame: pl.DataFrame) -> str:
     ]
     for (run, checkpoint), rows in frame.group_by("run", "checkpoint", maintain_order=True):
         some = enough.filter(run=run, checkpoint=checkpoint)
-        cells = [part[column].mean() for part in (rows, some) for column in ("ap50", "ap50_95")]
+        cells: list[Any] = [part[column].mean() for part in (rows, some) for column in ("ap50", "ap50_95")]
         lines.append(f"| {run} | {checkpoint} | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |")
     total, counted = frame["class"].n_unique(), enough["class"].n_unique()
     lines.append(f"\n{total} classes, {counted} of them with {ENOUGH} or more test objects.")

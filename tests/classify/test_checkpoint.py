@@ -18,7 +18,7 @@ from qreg_yolo.quant import Quantizer, quantized_layers
 from qreg_yolo.strict_yaml import ConfigError
 
 from .kit import config, prepared, train
-from .networks import NORMED, PLAIN
+from .networks import DIRECT, NORMED, PLAIN
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,21 @@ def test_a_finished_checkpoint_holds_the_network_alone(trained: Path) -> None:
     assert all(q.is_initialized for q in model.modules() if isinstance(q, Quantizer))
     assert description.layers["first"].input.signed is True
     assert description.layers["second"].input.signed is False
+
+
+@pytest.mark.parametrize("options", [{}, {"method": "dorefa", "weight_only": True}], ids=str)
+def test_a_layer_that_calibration_does_not_reach_is_float_in_the_file_and_the_network(
+    options: dict[str, Any], cifar10: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = train(cifar10, tmp_path, model=DIRECT, epochs=1, **options)
+    path = folder / "weights" / "last.safetensors"
+    model, description, _ = load_classifier(path, DIRECT)
+    assert set(load_file(path)) == set(model.state_dict())
+    assert type(model.second) is torch.nn.Conv2d
+    assert description.layers == {name: layer.plan for name, layer in quantized_layers(model).items()}
+    assert "no calibration batch called it" in description.skipped["second"]
+    assert "second" in json.loads((folder / "qreg.json").read_text())["skipped"]
+    assert "second: left in full precision, no calibration batch called it" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

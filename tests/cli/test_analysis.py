@@ -138,3 +138,13 @@ def test_the_tools_are_the_subcommands(tool: str) -> None:
     assert run.returncode == 0, run.stderr
     command = {"map_delta_heatmap": "plot heatmap", "plot_val_loss": "plot curves", "table1": "table"}[tool]
     assert f"Usage: qreg-yolo {command} " in run.stdout
+
+
+@pytest.mark.parametrize(("row", "count"), [("3,99.9,0.5,0.25", 4), ("3,0.5", 2)])
+def test_a_results_csv_whose_rows_do_not_fit_is_not_drawn(tmp_path: Path, row: str, count: int) -> None:
+    path = tmp_path / "results.csv"
+    path.write_text(f"epoch,train/loss,val/loss\n1,2.0,3.0\n{row}\n")
+    out = tmp_path / "a.png"
+    refused = qreg_yolo("plot", "curves", path, "--column", "val/loss", "--out", out)
+    assert_refused(refused, 1, f"line 3 has {count} cells, the first line 3 headings")
+    assert not out.exists()

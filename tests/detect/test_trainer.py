@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
+from ultralytics.nn.modules.conv import Conv
 from ultralytics.utils import DEFAULT_CFG
 
 from qreg_yolo.detect import QuantDetectionModel, QuantDetectionTrainer, QuantYOLO
 from qreg_yolo.detect.compat import check_host
 from qreg_yolo.detect.resume import preserved_random_state
+from qreg_yolo.detect.section import Section
 from qreg_yolo.quant import Quantizer, quantized_layers
 from qreg_yolo.training.environment import requested_threads
 
@@ -179,6 +182,50 @@ def test_other_methods_train_save_and_reload(request_: dict[str, Any], tiny_data
     assert len(quantized_layers(model)) == 75 - edges
     inputs = 0 if request_.get("weight_only") else 75 - edges
     assert run.counter.per_pass("final_eval") == (75 - edges, inputs)
+
+
+class DirectConv(Conv):
+    """Reads its convolution's weight without calling it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.act(
+            self.bn(F.conv2d(x, self.conv.weight, None, self.conv.stride, self.conv.padding))
+        )
+        return found
+
+
+@pytest.mark.parametrize("request_", [{"bits": 4}, {"bits": 4, "method": "dorefa", "weight_only": True}], ids=str)
+def test_a_layer_that_calibration_does_not_reach_is_float_in_the_network_and_in_its_plan(
+    request_: dict[str, Any], tiny_data: Path, tmp_path: Path
+) -> None:
+    class Trainer(QuantDetectionTrainer):
+        def get_model(self, *args: Any, **kwargs: Any) -> QuantDetectionModel:
+            model = super().get_model(*args, **kwargs)
+            model.model[1].__class__ = DirectConv
+            return model
+
+    class Stop(Exception):
+        pass
+
+    def stop(trainer: Any) -> None:
+        raise Stop(trainer)
+
+    model = QuantYOLO("yolov5n.yaml")
+    model.add_callback("on_train_start", stop)
+    with pytest.raises(Stop) as stopped:
+        model.train(
+            trainer=Trainer, data=str(tiny_data), qreg=request_, epochs=1, project=str(tmp_path), name="run", **SETTINGS
+        )
+    trainer = stopped.value.args[0]
+    section = Section.read(trainer.model.yaml)
+    assert section is not None
+    assert type(trainer.model.model[1].conv) is torch.nn.Conv2d
+    assert "no calibration batch called it" in section.skipped["model.1.conv"]
+    assert section.layers == {name: layer.plan for name, layer in quantized_layers(trainer.model).items()}
+    optimized = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert optimized == {id(p) for p in trainer.model.parameters()}
+    rebuilt = QuantDetectionModel(trainer.model.yaml, nc=4, verbose=False)
+    assert rebuilt.state_dict().keys() == trainer.model.state_dict().keys() == trainer.ema.ema.state_dict().keys()
 
 
 def test_unknown_arguments_are_refused_before_a_folder_is_made(tiny_data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,128 @@
+"""The table of epochs, ``results.csv``, as Ultralytics, the YOLOv5 repository and ``classify train`` write it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+FILE = "results.csv"
+"""Name of the table in every run's folder."""
+EPOCH = "epoch"
+"""Heading that every table has."""
+_NUMBER = re.compile(r"[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?|nan|inf|infinity)", re.IGNORECASE)
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_REMEDY = "Correct or delete that line."
+
+
+class ResultsError(ValueError):
+    """A file that is no table of epochs, or one whose rows do not fit its headings."""
+
+
+@dataclass(frozen=True)
+class ResultsTable:
+    """Rows of numbers below their headings, as `read_results` returns them."""
+
+    path: Path
+    """The file."""
+    headings: tuple[str, ...]
+    """Without padding, in the order of the file; an index column that pandas wrote has the heading ``""``."""
+    lines: tuple[int, ...]
+    """The line of each row, counted from 1 with the blank ones."""
+    rows: tuple[tuple[float, ...], ...]
+    """One per epoch, in the order of the file, each as long as `headings`; an empty cell is nan."""
+
+    def column(self, heading: str) -> list[float]:
+        """Returns the values below ``heading``, one per row."""
+        index = self.headings.index(heading)
+        return [row[index] for row in self.rows]
+
+    def last(self) -> dict[str, float]:
+        """Returns the last row (heading -> number), without what it does not record.
+
+        Raises:
+            ResultsError: The table has no row.
+        """
+        if not self.rows:
+            raise ResultsError(f"{self.path} holds no epoch yet. Wait for the first one to end.")
+        pairs = zip(self.headings, self.rows[-1], strict=True)
+        return {heading: value for heading, value in pairs if heading and not math.isnan(value)}
+
+
+def read_results(path: Path) -> ResultsTable:
+    """Reads a ``results.csv``; never a number under another heading than its own.
+
+    Padding, quotes, blank lines, a byte order mark and any line end are accepted. Empty cells at the end of a line
+    count as missing. A last line without its line end that lacks something belongs to a run that is writing it, and is
+    left out.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ResultsError: The file is no such table, a heading stands twice, or a line does not fit the headings.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist. Give the results.csv of a training run, or its folder.")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ResultsError(f"{path} is not text in UTF-8. Give the results.csv of a training run.") from error
+    lines = _lines(path, text)
+    headings = tuple(lines[0][1]) if lines else ()
+    _check_headings(path, headings)
+    unfinished = 1 + len(_LINE_END.findall(text))  # the number of a last line without its line end
+    kept, rows = [], []
+    for line, cells in lines[1:]:
+        try:
+            rows.append(_row(path, line, headings, cells))
+            kept.append(line)
+        except ResultsError:
+            if line != unfinished or len(cells) > len(headings):
+                raise
+    return ResultsTable(path, headings, tuple(kept), tuple(rows))
+
+
+def _lines(path: Path, text: str) -> list[tuple[int, list[str]]]:
+    """Returns (number of the line, its cells without padding) of each line that holds something."""
+    found = []
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            while cells and not cells[-1]:
+                cells.pop()
+            if cells:
+                found.append((reader.line_num, cells))
+    except csv.Error as error:
+        raise ResultsError(f"{path}, line {reader.line_num} is no line of a CSV file ({error}). {_REMEDY}") from error
+    return found
+
+
+def _check_headings(path: Path, headings: tuple[str, ...]) -> None:
+    if EPOCH not in headings:
+        raise ResultsError(f"{path} has no column '{EPOCH}'. Give the results.csv of a training run.")
+    for index, heading in enumerate(headings):
+        if heading and heading in headings[:index]:
+            raise ResultsError(
+                f"{path} has the heading '{heading}' twice, in columns {headings.index(heading) + 1} and {index + 1}. "
+                "Rename or delete one of the two columns."
+            )
+
+
+def _row(path: Path, line: int, headings: tuple[str, ...], cells: list[str]) -> tuple[float, ...]:
+    if len(cells) != len(headings):
+        raise ResultsError(
+            f"{path}, line {line} has {len(cells)} cells, the first line {len(headings)} headings: which number "
+            f"belongs to which heading is unknown. {_REMEDY}"
+        )
+    for heading, cell in zip(headings, cells, strict=True):
+        if cell and not _NUMBER.fullmatch(cell):
+            raise ResultsError(f"{path}, line {line} is no row of numbers ('{heading}' is {cell[:40]!r}). {_REMEDY}")
+    row = tuple(float(cell or "nan") for cell in cells)
+    epoch = row[headings.index(EPOCH)]
+    if not (epoch >= 0 and epoch.is_integer()):
+        given = cells[headings.index(EPOCH)] or "empty"
+        raise ResultsError(f"{path}, line {line} has the epoch {given}, which is no whole number from 0. {_REMEDY}")
+    return row
