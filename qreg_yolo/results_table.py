@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from qreg_yolo.errors import UserError
+
 FILE = "results.csv"
 """Name of the table in every run's folder."""
 EPOCH = "epoch"
@@ -18,7 +20,7 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 _REMEDY = "Correct or delete that line."
 
 
-class ResultsError(ValueError):
+class ResultsError(UserError, ValueError):
     """A file that is no table of epochs, or one whose rows do not fit its headings."""
 
 

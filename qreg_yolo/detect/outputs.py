@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from ultralytics.utils import LOGGER
 from qreg_yolo import files, records
 from qreg_yolo.config import RunConfig, dump
 from qreg_yolo.detect.section import KEY, Section
+from qreg_yolo.results_table import read_results
 from qreg_yolo.training.environment import environment
 
 RECORDS = records.FILE
@@ -45,10 +45,9 @@ def write_description(save_dir: Path, config: RunConfig, model_yaml: dict[str, A
 
 
 def last_epoch(results_csv: Path) -> dict[str, float]:
-    """Returns the last row of the host's ``results.csv`` (column -> number)."""
-    with results_csv.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {key.strip(): float(value) for key, value in rows[-1].items() if key and value}
+    """Returns the last row of Ultralytics' ``results.csv`` (column -> number)."""
+    table = read_results(results_csv)
+    return dict(zip(table.headings, table.rows[-1], strict=True))
 
 
 def measured(results: dict[str, float]) -> dict[str, tuple[str, float]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,19 @@ def float_layers(model: nn.Module) -> dict[str, str]:
     return {
         f"{name}.conv" if name else "conv": reason for name, module in model.named_modules() if isinstance(module, DFL)
     }
+
+
+def frozen_norms(model: nn.Module, freeze: int | Sequence[int | str] | None) -> set[str]:
+    """Returns the full names of the BatchNorm layers that Ultralytics' argument ``freeze`` keeps in eval mode.
+
+    Args:
+        model: The detector.
+        freeze: The number of first layers, or indices and names of layers; None: none.
+    """
+    layers = range(freeze) if isinstance(freeze, int) else freeze or ()
+    marks = [f"model.{layer}." for layer in layers]
+    norms = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    return {name for name in norms if any(mark in name for mark in marks)}
 
 
 def clipping_warning(model: nn.Module, spec: QuantSpec, activation: str) -> str | None:

@@ -25,7 +25,7 @@ from qreg_yolo.detect.compat import check_host, refuse_host_quantization, restor
 from qreg_yolo.detect.dataset import DetectionDataset, Label, build_dataset
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.outputs import defined
-from qreg_yolo.detect.policy import clipping_warning
+from qreg_yolo.detect.policy import clipping_warning, frozen_norms
 from qreg_yolo.detect.precision import precision_of
 from qreg_yolo.detect.preflight import RESUMABLE
 from qreg_yolo.detect.section import KEY, LOG_NOISE, Section, head_kind, same_request
@@ -171,7 +171,9 @@ class QuantDetectionTrainer(DetectionTrainer):
             net(images)
 
         with resume.preserved_random_state():  # the twin in full precision must see the same data in the same order
-            report = calibrate(model, self._calibration_batches(), forward=forward)
+            report = calibrate(
+                model, self._calibration_batches(), forward=forward, frozen=frozen_norms(model, self.args.freeze)
+            )
         model.record_plan(report.unreached)
         if report.initialized:
             LOGGER.info(f"Calibrated {report.initialized} quantizers on {seen} augmented training images")

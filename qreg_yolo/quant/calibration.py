@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -47,6 +47,7 @@ def calibrate(
     *,
     forward: Callable[[nn.Module, Any], object] | None = None,
     unreached: Literal["float", "error"] = "float",
+    frozen: Collection[str] = (),
 ) -> CalibrationReport:
     """Initialises the quantizers that are not initialised yet, in place; returns what it did.
 
@@ -65,6 +66,8 @@ def calibrate(
             its ranges.
         forward: Runs the model on one batch; default ``model(batch)``.
         unreached: ``float`` converts the layers that no batch reaches back, ``error`` raises.
+        frozen: Full names of BatchNorm layers that training will leave in eval mode: they use their running statistics
+            here too, or the ranges would be those of inputs that training never sees.
 
     Raises:
         RuntimeError: A quantizer is left without a range: no batches, or values that are not finite; or a layer that no
@@ -75,7 +78,8 @@ def calibrate(
         raise ValueError(f"unreached={unreached!r} is not one of: {', '.join(UNREACHED)}.")
     missing = [m for m in model.modules() if isinstance(m, Quantizer) and not m.is_initialized]
     waiting = {name: layer for name, layer in quantized_layers(model).items() if not _has_learned(layer)}
-    left = _watch_inputs(model, waiting, batches, forward or (lambda module, batch: module(batch))) if waiting else {}
+    run = forward or (lambda module, batch: module(batch))
+    left = _watch_inputs(model, waiting, batches, run, frozen) if waiting else {}
     if left and unreached == "error":
         name, reason = next(iter(left.items()))
         raise RuntimeError(
@@ -143,6 +147,7 @@ def _watch_inputs(
     waiting: Mapping[str, QuantConv2d | QuantLinear],
     batches: Iterable[Any],
     forward: Callable[[nn.Module, Any], object],
+    frozen: Collection[str],
 ) -> dict[str, str]:
     """Shows the inputs of the waiting layers to their quantizers; returns the layers that were not reached, and why.
 
@@ -156,7 +161,7 @@ def _watch_inputs(
         observe = quantizer.calibrate if quantizer is not None and quantizer in hungry else None
         watchers.setdefault(layer, _Watcher(observe))
     count = 0
-    with torch.no_grad(), batch_statistics(model), quantizers_off(model):
+    with torch.no_grad(), batch_statistics(model, frozen), quantizers_off(model):
         for layer, watcher in watchers.items():
             layer.register_module("input_fake_quant", watcher)
         for batch in batches:
@@ -188,9 +193,18 @@ def quantizers_off(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Runs BatchNorm on batch statistics inside the block (all else in eval mode); restores modes and buffers."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+def batch_statistics(model: nn.Module, frozen: Collection[str] = ()) -> Iterator[None]:
+    """Runs BatchNorm on batch statistics inside the block (all else in eval mode); restores modes and buffers.
+
+    Args:
+        model: The network.
+        frozen: Full names of BatchNorm layers that stay in eval mode.
+    """
+    norms = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and name not in frozen
+    ]
     modes = {m: m.training for m in model.modules()}
     saved = [{name: b.clone() for name, b in m.named_buffers(recurse=False)} for m in norms]
     try:

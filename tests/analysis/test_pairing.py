@@ -65,7 +65,8 @@ def test_what_was_evaluated_differently_is_not_compared_unasked(tmp_path: Path) 
     small, large = "imgsz=128 conf=0.001 class_map=none", "imgsz=256 conf=0.001 class_map=none"
     path = write(tmp_path / "r.csv", square(bits=4, evaluation=large) + square(evaluation=small))
     found = read_measurements(path)
-    with pytest.raises(AnalysisError, match=r"imgsz=256 and imgsz=128\. Measure both alike.*--baseline yolov5n-fp32-w32"):
+    words = r"imgsz=256 and imgsz=128\. Measure both alike.*--baseline yolov5n-fp32-w32"
+    with pytest.raises(AnalysisError, match=words):
         pair_twins(found)
     pairs = pair_twins(found, ["yolov5n-fp32-w32-s0"])
     (warning,) = warnings_of(pairs)
@@ -75,9 +76,7 @@ def test_what_was_evaluated_differently_is_not_compared_unasked(tmp_path: Path) 
 
 def test_the_baseline_that_was_evaluated_alike_is_taken(tmp_path: Path) -> None:
     rows = square(bits=4, evaluation="imgsz=256") + [
-        row
-        for size in (128, 256)
-        for row in square(evaluation=f"imgsz={size}", run_id=f"fp-{size}")
+        row for size in (128, 256) for row in square(evaluation=f"imgsz={size}", run_id=f"fp-{size}")
     ]
     (pair,) = pair_twins(read_measurements(write(tmp_path / "r.csv", rows)))
     assert pair.fp32.run_id == "fp-256"

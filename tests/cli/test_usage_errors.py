@@ -9,8 +9,10 @@ from unittest import mock
 import pytest
 
 from qreg_yolo.cli import main
+from qreg_yolo.errors import MissingFileError
+from qreg_yolo.strict_yaml import ConfigError
 
-from .conftest import assert_refused, qreg_yolo
+from .conftest import Outcome, assert_refused, qreg_yolo
 
 TRAIN = [
     (["--method", "lqs"], ["method='lqs'", "Did you mean 'lsq'"]),
@@ -148,6 +150,7 @@ def test_a_wrong_environment_variable(hyp: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_bug_is_shown_with_its_type_and_how_to_see_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import qreg_yolo.detect.inspection as inspection
+    from qreg_yolo.training.tensor_file import WeightsError
 
     weights = tmp_path / "a.pt"
     weights.touch()

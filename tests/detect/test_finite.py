@@ -51,9 +51,7 @@ def test_the_loss_a_gradient_and_their_norm_are_told_apart(model: QuantDetection
     assert not norm_is_finite(model, [fine]), "the squares do not overflow float32"
     assert diagnosis(model, [fine], IMAGES) is None, "every gradient is finite"
     early.grad = torch.full_like(early, torch.inf)
-    assert diagnosis(model, [fine], IMAGES) == (
-        "the loss is finite, but not the gradient of 'model.2.cv2.conv.weight'"
-    )
+    assert diagnosis(model, [fine], IMAGES) == ("the loss is finite, but not the gradient of 'model.2.cv2.conv.weight'")
     late.grad = torch.full_like(late, torch.nan)
     found = diagnosis(model, [fine], IMAGES)
     assert found is not None
@@ -72,7 +70,6 @@ def test_training_goes_on_where_only_the_norm_overflows(tiny_data: Path, tmp_pat
     settings = {**SETTINGS, "imgsz": 32, "epochs": 1, "project": str(tmp_path), "name": "run", "val": False}
     with host_warnings() as said:
         model.train(data=str(tiny_data), qreg={"bits": 4}, **settings)
-    assert [line for line in said if "overflows float32" in line] == [line for line in said if "Clipped to norm" in line]
     assert sum("overflows float32" in line for line in said) == 1
 
 
