@@ -32,3 +32,7 @@ class NetworkError(UserError, ConnectionError):
 
 class UnsupportedError(UserError, RuntimeError):
     """An installed package that lacks what this one builds on."""
+
+
+class CalibrationError(UserError, RuntimeError):
+    """A quantizer without a range: no calibration batch, none that reached its layer, or values that are not finite."""
