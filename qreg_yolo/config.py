@@ -5,7 +5,7 @@ Order of precedence: the defaults below, then a recipe (``hyp/*.yaml``), then th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -29,7 +29,6 @@ __all__ = [
     "from_mapping",
     "host_defaults",
     "load",
-    "parse_overrides",
     "resolve",
 ]
 
@@ -167,34 +166,13 @@ def from_mapping(data: Mapping[str, Any], source: str) -> RunConfig:
         return RunConfig(run=run, quant=quant, head=head, train=sections["train"])
 
 
-def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
-    """Returns the ``key=value`` arguments of a command line, each value read as a YAML scalar or list.
-
-    Raises:
-        ConfigError: An item without ``=``, a key given twice with different values, or a value that is not YAML.
-
-    >>> parse_overrides(["epochs=50", "lr0=1e-3", "name=w4a4", "val=false"])
-    {'epochs': 50, 'lr0': 0.001, 'name': 'w4a4', 'val': False}
-    """
-    overrides: dict[str, Any] = {}
-    for item in items:
-        key, equals, text = item.partition("=")
-        if not equals or not key.isidentifier():
-            raise ConfigError(f"'{item}' is not key=value. Write for example epochs=50, without spaces around '='.")
-        value = strict_yaml.loads(text, f"{COMMAND_LINE}: {item}")
-        if key in overrides and overrides[key] != value:
-            raise ConfigError(f"{key}={overrides[key]} and {key}={value} disagree. Give one of them.")
-        overrides[key] = value
-    return overrides
-
-
 def resolve(recipe: Path | None, options: Mapping[str, Any], overrides: Mapping[str, Any]) -> RunConfig:
     """Returns the configuration of one run: defaults, then the recipe, then the command line.
 
     Args:
         recipe: YAML file with any of the four sections; None: the defaults.
         options: Options by name (``bits``, ``method``, ``seed``, ...), flat; None counts as not given.
-        overrides: What `parse_overrides` read: Ultralytics' arguments, and ``model``, ``data``, ``seed``.
+        overrides: What `key_values.parse_overrides` read: Ultralytics' arguments, and ``model``, ``data``, ``seed``.
 
     Raises:
         ConfigError: A recipe that is wrong by itself, an unknown option or argument (the nearest is named), a wrong

@@ -82,6 +82,18 @@ def as_loaded(model: DetectionModel, train_args: Mapping[str, Any], path: Path) 
     return model.eval()
 
 
+def refuse_distillation(arguments: Mapping[str, Any]) -> None:
+    """Raises where a teacher is given.
+
+    Raises:
+        ValueError: ``distill_model`` is set.
+    """
+    if (teacher := arguments.get("distill_model")) is not None:
+        raise ValueError(
+            f"distill_model={teacher}: distillation of quantized detectors is not supported yet. Leave it out."
+        )
+
+
 def refuse_host_quantization(arguments: Mapping[str, Any]) -> None:
     """Raises where the host's own quantization or half precision is asked for beside ours.
 

@@ -51,7 +51,7 @@ def validate(
     if split not in SPLITS:
         raise ConfigError(f"split={split} is not one of: {', '.join(SPLITS)}.{did_you_mean(str(split), SPLITS)}")
     use_threads(threads)
-    check_arguments(arguments)
+    check_arguments(arguments, "val")
     model, stored = load_weights(weights)
     outputs.warn(quantization_warning(model))
     if head not in (None, head_kind(model.yaml)):
@@ -96,10 +96,8 @@ def predict(weights: Path, source: str, arguments: dict[str, Any], threads: int 
         FileNotFoundError: The checkpoint or the source does not exist.
         WeightsError: Not a checkpoint.
     """
-    if "source" in arguments:
-        raise ConfigError(f"source={arguments['source']}: the source is the second argument. Drop the key=value.")
     use_threads(threads)
-    check_arguments(arguments)
+    check_arguments(arguments, "predict")
     model, _ = load_weights(weights)
     outputs.warn(quantization_warning(model))
     if not Path(source).exists() and "*" not in source:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from ultralytics import YOLO
 
 from qreg_yolo.detect.checkpoint import load_weights
 from qreg_yolo.detect.compat import refuse_host_quantization
-from qreg_yolo.detect.model import QuantDetectionModel
+from qreg_yolo.detect.model import QuantDetectionModel, refuse_export
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from qreg_yolo.detect.validator import QuantDetectionPredictor, QuantDetectionValidator
 from qreg_yolo.training.tensor_file import SUFFIX
@@ -74,8 +75,14 @@ class QuantYOLO(YOLO):
         return super().predict(source, stream, predictor, **{**_branch(self._training_arguments()), **kwargs})
 
     def export(self, **kwargs: Any) -> Any:
-        """Exports as the host does, the quantizers as they are."""
+        """Exports a float model as Ultralytics does.
+
+        Raises:
+            NotImplementedError: The model is quantized.
+        """
         self._refuse_host_quantization(kwargs)
+        if isinstance(self.model, nn.Module):
+            refuse_export(self.model)
         return super().export(**kwargs)
 
     def _training_arguments(self) -> dict[str, Any]:

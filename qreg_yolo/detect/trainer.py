@@ -14,6 +14,7 @@ from ultralytics.cfg import DEFAULT_CFG, cfg2dict
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import yaml_model_load
 from ultralytics.utils import LOCAL_RANK, LOGGER, RANK
+from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.patches import override_configs
 from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_model
 
@@ -21,7 +22,7 @@ from qreg_yolo import files
 from qreg_yolo.detect import resume
 from qreg_yolo.detect.auto_anchor import look_at_anchors
 from qreg_yolo.detect.checkpoint import Start, description_of, load_start, strip_checkpoint
-from qreg_yolo.detect.compat import check_host, refuse_host_quantization, restore_threads
+from qreg_yolo.detect.compat import check_host, refuse_distillation, refuse_host_quantization, restore_threads
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.policy import clipping_warning
 from qreg_yolo.detect.precision import precision_of
@@ -55,6 +56,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         check_host()
         overrides = overrides or {}
         refuse_host_quantization(overrides)
+        refuse_distillation(overrides)
         if overrides.get(KEY) is not None:
             Section.from_request(overrides[KEY], pretrained=False)  # a wrong option fails before a folder is made
         self._accumulate = 1
@@ -136,6 +138,7 @@ class QuantDetectionTrainer(DetectionTrainer):
 
     def _calibration_batches(self) -> Iterator[Any]:
         self.stride = max(int(unwrap_model(self.model).stride.max()), 32)  # preprocess_batch reads it for multi_scale
+        self.args.imgsz = check_imgsz(self.args.imgsz, stride=self.stride, floor=self.stride, max_dim=1)
         batch = max(int(self.batch_size), 1) if self.batch_size >= 1 else 16
         with override_configs(self.args, {"cache": False, "workers": 0}):
             loader = self.get_dataloader(self.data["train"], batch_size=batch, rank=-1, mode="train")
@@ -280,8 +283,9 @@ class QuantDetectionTrainer(DetectionTrainer):
         """Measures the best checkpoint as the host does; the checkpoints are stripped atomically before."""
         with torch_distributed_zero_first(LOCAL_RANK):
             if RANK in {-1, 0}:
-                stripped = strip_checkpoint(self.last)
-                strip_checkpoint(self.best, {"train_results": stripped.get("train_results")})
+                stripped = strip_checkpoint(self.last) if self.last.exists() else {}
+                if self.best.exists():
+                    strip_checkpoint(self.best, {"train_results": stripped.get("train_results")})
                 resume.remove(self.last)
         if not self.best.exists():
             return
