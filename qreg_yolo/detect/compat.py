@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import DEFAULT_CFG_DICT
+from ultralytics.utils.checks import check_yolov5u_filename
 
 from qreg_yolo.training.environment import requested_threads
 
@@ -80,6 +83,22 @@ def as_loaded(model: DetectionModel, train_args: Mapping[str, Any], path: Path) 
         elif isinstance(module, torch.nn.Upsample) and not hasattr(module, "recompute_scale_factor"):
             module.recompute_scale_factor = None  # pickled by an older torch
     return model.eval()
+
+
+@contextmanager
+def as_taken(path: Path) -> Iterator[Path]:
+    """Yields a path under which Ultralytics' loader opens a checkpoint.
+
+    It drops quotes from a path and takes ``yolov5n.pt`` for ``yolov5nu.pt``. Where that changes the path, this is a
+    link in a temporary folder.
+    """
+    if Path(check_yolov5u_filename(str(path).strip().replace("'", ""), verbose=False)) == path:
+        yield path
+        return
+    with TemporaryDirectory(prefix="qreg-") as folder:
+        link = Path(folder) / f"checkpoint{path.suffix}"
+        link.symlink_to(path.absolute())
+        yield link
 
 
 def refuse_distillation(arguments: Mapping[str, Any]) -> None:

@@ -54,7 +54,10 @@ class QuantYOLO(YOLO):
         start = kwargs.get("pretrained")
         if isinstance(start, (str, Path)) and Path(start).is_file() and not kwargs.get("resume"):
             self.ckpt = {}  # with a checkpoint, the host unpickles the file itself; without, our trainer reads it
-        return super().train(trainer, **kwargs)
+        try:
+            return super().train(trainer, **kwargs)
+        finally:
+            self._restore_paths()
 
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
         """Validates; batch and ``nms`` default to those of validation in training, so that the numbers agree.
@@ -84,6 +87,16 @@ class QuantYOLO(YOLO):
         if isinstance(self.model, nn.Module):
             refuse_export(self.model)
         return super().export(**kwargs)
+
+    def _restore_paths(self) -> None:
+        """Names the run's own checkpoint where Ultralytics has loaded a link to it."""
+        trainer, loaded = getattr(self, "trainer", None), getattr(self.model, "pt_path", None)
+        if not isinstance(trainer, QuantDetectionTrainer):
+            return
+        own = {str(trainer.best): trainer.wdir / "best.pt", str(trainer.last): trainer.wdir / "last.pt"}
+        trainer.restore_paths()
+        if loaded in own:
+            self.model.pt_path = self.overrides["model"] = str(own[loaded])
 
     def _training_arguments(self) -> dict[str, Any]:
         if not isinstance(self.model, QuantDetectionModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from copy import copy, deepcopy
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,13 @@ from qreg_yolo import files
 from qreg_yolo.detect import resume
 from qreg_yolo.detect.auto_anchor import look_at_anchors
 from qreg_yolo.detect.checkpoint import Start, description_of, load_start, strip_checkpoint
-from qreg_yolo.detect.compat import check_host, refuse_distillation, refuse_host_quantization, restore_threads
+from qreg_yolo.detect.compat import (
+    as_taken,
+    check_host,
+    refuse_distillation,
+    refuse_host_quantization,
+    restore_threads,
+)
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.policy import clipping_warning
 from qreg_yolo.detect.precision import precision_of
@@ -64,6 +71,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         self._batches_since_step = 0
         self._first_step_offset = 0
         self._resumed: dict[str, Any] | None = None
+        self._links = ExitStack()
         super().__init__({KEY: None, **cfg2dict(cfg)}, overrides, _callbacks)
         restore_threads()
         self._precision = precision_of(self.args.amp, self.device)
@@ -73,10 +81,27 @@ class QuantDetectionTrainer(DetectionTrainer):
         if overrides.get("workers") is not None:
             self.args.workers = overrides["workers"]  # the host sets 0 on the CPU, whatever was asked for
 
+    def train(self) -> None:
+        """Trains as Ultralytics does, whose loader opens `best` or `last` next: they may be links until `restore_paths`."""
+        super().train()
+        self.best, self.last = (self._links.enter_context(as_taken(path)) for path in (self.best, self.last))
+
+    def restore_paths(self) -> None:
+        """Makes `best` and `last` the checkpoints themselves again, after `train`."""
+        self._links.close()
+        self.best, self.last = self.wdir / "best.pt", self.wdir / "last.pt"
+
     def check_resume(self, overrides: dict[str, Any]) -> None:
         """Resumes as the host does, but refuses other quantization settings than the checkpoint's."""
         wanted = overrides.get(KEY)
-        super().check_resume(overrides)
+        last = self.args.resume
+        if isinstance(last, (str, Path)) and Path(last).is_file():
+            with as_taken(Path(last)) as path:
+                self.args.resume = str(path)
+                super().check_resume(overrides)
+            self.args.model = self.args.resume = str(last)
+        else:
+            super().check_resume(overrides)
         trained = getattr(self.args, KEY, None)
         if self.resume and wanted is not None and not same_request(wanted, trained):
             raise ValueError(
@@ -89,7 +114,11 @@ class QuantDetectionTrainer(DetectionTrainer):
         start = self.args.pretrained
         is_file = isinstance(start, (str, Path)) and Path(start).is_file()
         if isinstance(self.model, nn.Module) or self.resume or not is_file:
-            return super().setup_model()  # type: ignore[no-any-return]
+            if not str(self.model).endswith(".pt"):
+                return super().setup_model()  # type: ignore[no-any-return]
+            with as_taken(Path(self.model)) as path:
+                self.model = str(path)
+                return super().setup_model()  # type: ignore[no-any-return]
         self.model = self.get_model(description_of(self.model), load_start(Path(start)), verbose=RANK in (-1, 0))
         return None
 
@@ -292,7 +321,8 @@ class QuantDetectionTrainer(DetectionTrainer):
         LOGGER.info(f"\nValidating {self.best}...")
         self.validator.args.plots = self.args.plots
         self.validator.args.compile = False
-        self.metrics = self.validator(model=self.best)
+        with as_taken(self.best) as path:
+            self.metrics = self.validator(model=path)
         self.metrics.pop("fitness", None)
         self.epoch += 1  # callbacks log the best epoch's numbers as one more epoch
         self.run_callbacks("on_fit_epoch_end")
