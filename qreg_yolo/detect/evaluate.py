@@ -11,7 +11,7 @@ from qreg_yolo.detect.checkpoint import load_weights, quantization_warning
 from qreg_yolo.detect.class_map import class_map
 from qreg_yolo.detect.data_check import check_data, find_data
 from qreg_yolo.detect.facade import QuantYOLO
-from qreg_yolo.detect.preflight import check_arguments
+from qreg_yolo.detect.preflight import check_arguments, check_classes
 from qreg_yolo.detect.section import head_kind
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.strict_yaml import ConfigError
@@ -60,6 +60,7 @@ def validate(
     project = writable_project(arguments.get("project"))
     checked = check_data(find_data(data or str(trained.get("data") or "demo")), (split,))
     names = tuple(map(str, model.names.values()))
+    check_classes(arguments.get("classes"), checked.names)
     single = arguments.get("single_cls", trained.get("single_cls"))
     if classes is None and not single and len(names) != len(checked.names):
         raise WeightsError(
@@ -100,6 +101,7 @@ def predict(weights: Path, source: str, arguments: dict[str, Any], threads: int 
     check_arguments(arguments, "predict")
     model, _ = load_weights(weights)
     outputs.warn(quantization_warning(model))
+    check_classes(arguments.get("classes"), list(map(str, model.names.values())))
     if not Path(source).exists() and "*" not in source:
         raise FileNotFoundError(
             f"There is no image or folder '{source}'. Give an image, a folder or a pattern with '*'."

@@ -82,7 +82,10 @@ class QuantDetectionTrainer(DetectionTrainer):
             self.args.workers = overrides["workers"]  # the host sets 0 on the CPU, whatever was asked for
 
     def train(self) -> None:
-        """Trains as Ultralytics does, whose loader opens `best` or `last` next: they may be links until `restore_paths`."""
+        """Trains as Ultralytics does.
+
+        Its loader then opens `best` or `last`: where it would change their paths, they are links until `restore_paths`.
+        """
         super().train()
         self.best, self.last = (self._links.enter_context(as_taken(path)) for path in (self.best, self.last))
 

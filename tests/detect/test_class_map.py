@@ -33,3 +33,9 @@ def test_maps_that_do_not_fit(tmp_path: Path) -> None:
     path.write_text("[1]")
     with pytest.raises(ConfigError, match="not a mapping"):
         class_map(str(path), ["dog"], ["cat"])
+
+
+def test_classes_that_look_like_numbers_or_switches_are_texts(tmp_path: Path) -> None:
+    path = tmp_path / "map.yaml"
+    path.write_text("1: one\nno: on\ntrue: ~\n010: 10\n")
+    assert class_map(str(path), ["1", "no", "true", "010"], ["on", "one", "10", "~"]).rows == (1, 0, 3, 2)

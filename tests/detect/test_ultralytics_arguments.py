@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -12,13 +11,19 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
+from ultralytics.nn.tasks import DetectionModel
 
-from qreg_yolo.detect import QuantDetectionTrainer
-from qreg_yolo.detect.preflight import RESUMABLE
+from qreg_yolo.detect import QuantDetectionTrainer, QuantYOLO
+from qreg_yolo.detect.compat import as_taken
+from qreg_yolo.detect.preflight import RESUMABLE, check_arguments, check_classes, check_freeze
 from qreg_yolo.key_values import parse_overrides
+from qreg_yolo.quant import quantized_layers
+from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.ultralytics_arguments import ARGUMENTS, KINDS, Command, without_effect
 
 from ..cli.conftest import Outcome, qreg_yolo
+from .conftest import Trained, host_warnings
 
 TINY = ("epochs=1", "imgsz=32", "batch=2", "nbs=2", "optimizer=SGD", "warmup_epochs=0", "workers=0", "plots=false")
 """What a run of `TRAIN` has where it says nothing else."""
@@ -132,6 +137,64 @@ def test_arguments_without_effect_are_named_in_one_line() -> None:
     assert without_effect(["lr0"], "val") == "Without effect in val: lr0 (for training)."
 
 
+@pytest.mark.parametrize(("arguments", "command", "words"), [
+    ({"batch": 0}, "train", "batch=0"), ({"batch": 1.5}, "train", "batch=1.5"), ({"batch": -1}, "val", "at least 1"),
+    ({"batch": 0.5}, "predict", "at least 1"), ({"workers": -1}, "train", "negative"), ({"time": -1}, "train", "time"),
+    ({"imgsz": []}, "train", "imgsz"), ({"imgsz": [32, 32, 32]}, "predict", "two"), ({"device": "7"}, "val", "GPUs"),
+    ({"device": "tpu"}, "train", "device=tpu"), ({"device": "mps"}, "train", "device=mps"),
+    ({"name": "a\nb"}, "val", "printed"), ({"name": "../x"}, "train", "leads out"), ({"conf": 2}, "val", "conf=2"),
+])  # fmt: skip
+def test_values_that_cannot_work_are_refused_before_the_work(
+    arguments: dict[str, Any], command: Command, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=words):
+        check_arguments(arguments, command)
+
+
+@pytest.mark.parametrize(("arguments", "command"), [
+    ({"batch": -1}, "train"), ({"batch": 0.7}, "train"), ({"batch": 1}, "val"), ({"device": "cpu"}, "train"),
+    ({"imgsz": [32, 64]}, "predict"), ({"name": "exp #1 'a' [x] {y} 100%"}, "train"), ({"name": "model"}, "train"),
+])  # fmt: skip
+def test_values_that_can_work_are_taken_without_a_word(arguments: dict[str, Any], command: Command) -> None:
+    with host_warnings() as said:
+        check_arguments(arguments, command)
+    assert said == []
+
+
+def test_frozen_layers_are_some_of_the_model(plain: DetectionModel) -> None:
+    for freeze in (None, 0, 3, 24, [0, 11], ["24.cv2", 1], []):
+        check_freeze(plain, freeze)
+    for freeze, words in ((25, "nothing to train"), (26, "no layer 25"), ([99], "layer 99"), (["cv9"], "layer cv9")):
+        with pytest.raises(ConfigError, match=words):
+            check_freeze(plain, freeze)
+
+
+def test_classes_are_those_of_the_data() -> None:
+    for classes in (None, 0, 1, [0, 1]):
+        check_classes(classes, ["box", "disc"])
+    for classes in (2, -1, [0, 2], []):
+        with pytest.raises(ConfigError, match=r"classes 0 to 1 \(box, disc\)"):
+            check_classes(classes, ["box", "disc"])
+
+
+def test_a_teacher_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"distill_model=yolov5n.pt: .*not supported yet"):
+        QuantDetectionTrainer(overrides={"model": "yolov5n.yaml", "distill_model": "yolov5n.pt"})
+
+
+def test_a_checkpoint_is_read_whatever_its_path(trained: Trained, tmp_path: Path) -> None:
+    for name in ("it's/best.pt", "o/yolov5n.pt", "a #1 [x]/100% 'q'.pt"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(trained.best, path)
+        assert quantized_layers(QuantYOLO(str(path)).model)
+    with as_taken(Path("o/yolov5n.pt")) as taken:
+        assert taken.is_symlink()
+    with as_taken(Path("u/best.pt")) as taken:
+        assert taken == Path("u/best.pt")
+
+
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns the data YAML of two images per split of 32 px, with polygons of two classes, and a video beside it."""
@@ -187,9 +250,6 @@ def test_what_works_in_training(group: str, shapes: Path, tmp_path: Path) -> Non
     assert (folder / "weights" / "best.pt").is_file()
     assert (folder / "weights" / "last.pt").is_file()
     assert "Without effect" not in done.log
-    with (folder / "records.csv").open() as file:
-        command = next(csv.DictReader(file))["command"]
-    assert "weights_sha256" not in command
     if group == "schedule":
         assert {path.name for path in (folder / "weights").glob("epoch*.pt")} == {"epoch0.pt", "epoch1.pt", "epoch2.pt"}
     if group == "validation":
