@@ -51,7 +51,7 @@ def test_no_format_is_exported_and_no_file_is_left(
     model.pt_path, model.task = str(tmp_path / "best.pt"), "detect"
     machine = "device=0|Hailo export currently supports|Edge TPU"  # Ultralytics refuses before it asks the model
     with pytest.raises((NotImplementedError, ValueError, SystemError), match=f"cannot be exported yet|{machine}"):
-        Exporter(overrides={"format": kind, "imgsz": 32, "batch": 1})(model=model)
+        Exporter(overrides={"format": kind, "imgsz": 64, "batch": 1})(model=model)
     assert list(tmp_path.iterdir()) == []
 
 
