@@ -30,8 +30,8 @@ class NetworkError(UserError, ConnectionError):
     """A connection that was not asked for, or that failed."""
 
 
-class UnsupportedError(UserError, RuntimeError):
-    """An installed package that lacks what this one builds on."""
+class UnsupportedError(UserError, NotImplementedError):
+    """Something that this version, or the installed version of another package, cannot do."""
 
 
 class CalibrationError(UserError, RuntimeError):

@@ -13,7 +13,7 @@ from qreg_yolo import files
 from qreg_yolo.detect.artefact import load_safetensors
 from qreg_yolo.detect.classic import ClassicWeights, read_classic
 from qreg_yolo.detect.classic_model import classic_detector
-from qreg_yolo.detect.compat import as_loaded
+from qreg_yolo.detect.compat import as_loaded, as_taken
 from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.model_yaml import check_model_yaml
 from qreg_yolo.detect.safe_load import check_archive, check_file, is_classic, unreadable
@@ -105,7 +105,8 @@ def _load(path: Path) -> tuple[DetectionModel, dict[str, Any]] | ClassicWeights:
 def _revive(path: Path) -> tuple[DetectionModel, dict[str, Any]]:
     """Returns the content of a file that names only what a detector needs, through torch's restricted unpickler."""
     try:
-        checkpoint, _ = torch_safe_load(path, safe_only=True)
+        with as_taken(path) as taken:
+            checkpoint, _ = torch_safe_load(taken, safe_only=True)
         model = checkpoint.get("ema") or checkpoint.get("model")
     except Exception as error:  # unpickling raises whatever the bytes make it raise
         raise unreadable(path, error) from error

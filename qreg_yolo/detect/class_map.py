@@ -107,7 +107,7 @@ def _read(given: str) -> Mapping[str, str]:
             f"--class-map {given} is not a map.{did_you_mean(given, MAPS)} Give a YAML file, or one of: "
             f"{', '.join(MAPS)}."
         )
-    found = strict_yaml.load(Path(given))
+    found = strict_yaml.load(Path(given), as_text=True)  # a class may be called 1, no or true
     if not isinstance(found, dict) or not all(isinstance(text, str) for pair in found.items() for text in pair):
         raise ConfigError(f"--class-map {given} is not a mapping of names. Write lines 'data class: model class'.")
     return found
