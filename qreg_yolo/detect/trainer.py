@@ -14,7 +14,7 @@ from torch import nn
 from ultralytics.cfg import DEFAULT_CFG, cfg2dict, get_cfg
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import yaml_model_load
-from ultralytics.utils import LOCAL_RANK, LOGGER, RANK
+from ultralytics.utils import DEFAULT_CFG_DICT, LOCAL_RANK, LOGGER, RANK
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.patches import override_configs
 from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_model
@@ -122,7 +122,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         wanted = overrides.get(KEY)
         last = self.args.resume
         if last and self._read is not None:
-            self._resume_with(self._read[0].args, overrides)
+            self._resume_with(self._read[1]["train_args"], overrides)
         elif isinstance(last, (str, Path)) and Path(last).is_file():
             with as_taken(Path(last)) as path:
                 self.args.resume = str(path)
@@ -137,10 +137,10 @@ class QuantDetectionTrainer(DetectionTrainer):
                 "quantization options, or start a new run with --weights."
             )
 
-    def _resume_with(self, trained: Any, overrides: dict[str, Any]) -> None:
+    def _resume_with(self, trained: dict[str, Any], overrides: dict[str, Any]) -> None:
         """Takes the arguments of the checkpoint, but for those that may differ in a resumed run."""
         resume_from, data = self.args.resume, self.args.data
-        self.args = get_cfg({**trained, "data": data, "model": resume_from, "resume": resume_from})
+        self.args = get_cfg({**DEFAULT_CFG_DICT, **trained, "data": data, "model": resume_from, "resume": resume_from})
         for key, value in overrides.items():
             if key in RESUMABLE or key == "save_dir":
                 setattr(self.args, key, value)
