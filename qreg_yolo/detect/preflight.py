@@ -13,7 +13,6 @@ from ultralytics.nn.tasks import guess_model_task, yaml_model_load
 from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import select_device
 
-from qreg_yolo.detect.class_map import class_names
 from qreg_yolo.detect.compat import restore_threads
 from qreg_yolo.detect.data_check import CheckedData
 from qreg_yolo.detect.dataset import DataError
@@ -22,6 +21,7 @@ from qreg_yolo.detect.model_yaml import check_model_yaml
 from qreg_yolo.detect.section import KEY, Section
 from qreg_yolo.errors import MissingFileError
 from qreg_yolo.key_values import check_folder_name
+from qreg_yolo.sets.classes import class_names
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.ultralytics_arguments import Command, without_effect
 

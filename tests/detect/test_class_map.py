@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from qreg_yolo.detect.class_map import class_map, class_names, match_classes
+from qreg_yolo.detect.class_map import class_map, match_classes
+from qreg_yolo.sets.classes import class_names
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.training.tensor_file import WeightsError
 
