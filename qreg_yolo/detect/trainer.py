@@ -219,7 +219,13 @@ class QuantDetectionTrainer(DetectionTrainer):
         batch = max(int(self.batch_size), 1) if self.batch_size >= 1 else 16
         with override_configs(self.args, {"cache": False, "workers": 0}):
             loader = self.get_dataloader(self.data["train"], batch_size=batch, rank=-1, mode="train")
-        yield from islice(loader, max(CALIBRATION_IMAGES // batch, 1))
+        for images in islice(loader, max(CALIBRATION_IMAGES // batch, 1)):
+            if len(images["img"]) == 1 and self.args.imgsz < 2 * self.stride:  # Ultralytics refuses it too, but later
+                raise ValueError(
+                    f"A batch of one image at imgsz={self.args.imgsz} gives BatchNorm a single value per channel. Give "
+                    f"another batch, so that none of one image is left, or imgsz={2 * self.stride} or more."
+                )
+            yield images
 
     def set_class_weights(self) -> None:
         """Does what follows from the labels, before the EMA copy: class weights, and a look at the anchors."""
