@@ -28,7 +28,6 @@ __all__ = [
     "ClassicWeights",
     "Start",
     "WeightsError",
-    "description_of",
     "load_start",
     "load_weights",
     "quantization_warning",
@@ -65,11 +64,6 @@ def load_start(path: Path) -> Start:
     """
     loaded = _load(path)
     return loaded if isinstance(loaded, ClassicWeights) else loaded[0]
-
-
-def description_of(model: str) -> str | dict[str, Any]:
-    """Returns what a model is built from: the name of its YAML as it is, or the YAML in a checkpoint."""
-    return model if Path(model).suffix in (".yaml", ".yml") else dict(load_weights(Path(model))[0].yaml)
 
 
 def existing(path: Path) -> Path:

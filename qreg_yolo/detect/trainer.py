@@ -22,7 +22,7 @@ from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_m
 from qreg_yolo import files
 from qreg_yolo.detect import resume
 from qreg_yolo.detect.auto_anchor import look_at_anchors
-from qreg_yolo.detect.checkpoint import Start, description_of, load_start, strip_checkpoint
+from qreg_yolo.detect.checkpoint import Start, load_start, load_weights, strip_checkpoint
 from qreg_yolo.detect.compat import (
     as_taken,
     check_host,
@@ -47,6 +47,7 @@ from qreg_yolo.records import settings_text
 from qreg_yolo.training.cpu import tune_cpu
 from qreg_yolo.training.finite import NonFiniteError, all_finite, diagnosis, norm_is_finite
 from qreg_yolo.training.folders import what_is_kept
+from qreg_yolo.training.tensor_file import SUFFIX
 
 CALIBRATION_IMAGES = 64
 """Training images (augmented as in training) that set the input ranges; at least one batch."""
@@ -121,13 +122,9 @@ class QuantDetectionTrainer(DetectionTrainer):
         """Resumes as Ultralytics does, but refuses other quantization settings than the checkpoint's."""
         wanted = overrides.get(KEY)
         last = self.args.resume
-        if last and self._read is not None:
+        if isinstance(last, (str, Path)) and Path(last).is_file():
+            self._read = self._read or load_weights(Path(last))
             self._resume_with(self._read[1]["train_args"], overrides)
-        elif isinstance(last, (str, Path)) and Path(last).is_file():
-            with as_taken(Path(last)) as path:
-                self.args.resume = str(path)
-                super().check_resume(overrides)
-            self.args.model = self.args.resume = str(last)
         else:
             super().check_resume(overrides)
         trained = getattr(self.args, KEY, None)
@@ -148,21 +145,24 @@ class QuantDetectionTrainer(DetectionTrainer):
 
     def setup_model(self) -> dict[str, Any] | None:
         """Sets the model up as Ultralytics does, from files that are read once, without executing anything in them."""
-        if self._read is not None and self.resume:
+        if isinstance(self.model, nn.Module):
+            return super().setup_model()  # type: ignore[no-any-return]
+        verbose, start = RANK in (-1, 0), self.args.pretrained
+        if self.resume and self._read is not None:
             model, checkpoint = self._read
-            self.model = self.get_model(model.yaml, model, verbose=RANK in (-1, 0))
+            self.model = self.get_model(model.yaml, model, verbose)
             return checkpoint
-        start = self.args.pretrained
-        is_file = isinstance(start, (str, Path)) and Path(start).is_file()
-        if isinstance(self.model, nn.Module) or self.resume or not is_file:
-            if not str(self.model).endswith(".pt"):
-                return super().setup_model()  # type: ignore[no-any-return]
-            with as_taken(Path(self.model)) as path:
-                self.model = str(path)
-                return super().setup_model()  # type: ignore[no-any-return]
-        weights = self._start or load_start(Path(start))
+        weights = self._start
+        if weights is None and isinstance(start, (str, Path)) and Path(start).is_file():
+            weights = load_start(Path(start))
+        if Path(str(self.model)).suffix in (".pt", SUFFIX):
+            model = load_weights(Path(self.model))[0]
+            self.model = self.get_model(model.yaml, weights or (None if start is False else model), verbose)
+        elif weights is not None:
+            self.model = self.get_model(self.model, weights, verbose)
+        else:
+            return super().setup_model()  # type: ignore[no-any-return]
         self._start = None
-        self.model = self.get_model(description_of(self.model), weights, verbose=RANK in (-1, 0))
         return None
 
     def get_model(
