@@ -123,6 +123,9 @@ def predict(weights: Path, source: str, arguments: dict[str, Any], threads: int 
     save_dir = Path(project)
     facade = _facade(weights)
     check_classes(arguments.get("classes"), class_names(facade.model.names))
-    for result in facade.predict(source, stream=True, **{**defaults, **arguments, "project": project}):
-        images, boxes, save_dir = images + 1, boxes + len(result.boxes), Path(result.save_dir or project)
+    try:
+        for result in facade.predict(source, stream=True, **{**defaults, **arguments, "project": project}):
+            images, boxes, save_dir = images + 1, boxes + len(result.boxes), Path(result.save_dir or project)
+    except FileNotFoundError as error:  # Ultralytics found nothing, or not what the pattern names
+        raise MissingFileError(str(error)) from error
     return outputs.RunResult(save_dir=save_dir, table=f"{boxes} detections on {images} images\nResults: {save_dir}")

@@ -219,13 +219,23 @@ class QuantDetectionTrainer(DetectionTrainer):
         batch = max(int(self.batch_size), 1) if self.batch_size >= 1 else 16
         with override_configs(self.args, {"cache": False, "workers": 0}):
             loader = self.get_dataloader(self.data["train"], batch_size=batch, rank=-1, mode="train")
-        for images in islice(loader, max(CALIBRATION_IMAGES // batch, 1)):
-            if len(images["img"]) == 1 and self.args.imgsz < 2 * self.stride:  # Ultralytics refuses it too, but later
-                raise ValueError(
-                    f"A batch of one image at imgsz={self.args.imgsz} gives BatchNorm a single value per channel. Give "
-                    f"another batch, so that none of one image is left, or imgsz={2 * self.stride} or more."
-                )
-            yield images
+        yield from islice(loader, max(CALIBRATION_IMAGES // batch, 1))
+
+    def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
+        """Returns Ultralytics' loader.
+
+        Raises:
+            InvalidValueError: The last training batch has one image, of a single value per channel in the end.
+        """
+        loader: Any = super().get_dataloader(dataset_path, batch_size, rank, mode)
+        smallest = int(self.args.imgsz * (1 - self.args.multi_scale))
+        alone = mode == "train" and not loader.drop_last and len(loader.sampler) % loader.batch_size == 1
+        if alone and smallest < 2 * self.stride:  # Ultralytics refuses it too, but later
+            raise InvalidValueError(
+                f"A batch of one image at imgsz={smallest} gives BatchNorm a single value per channel. Give another "
+                f"batch, so that none of one image is left, or imgsz={2 * self.stride} or more."
+            )
+        return loader
 
     def set_class_weights(self) -> None:
         """Does what follows from the labels, before the EMA copy: class weights, and a look at the anchors."""

@@ -39,8 +39,8 @@ SURFACE = {
         "arguments": ["weights"],
         "options": [
             "--bits", "--methods", "--edge-bits", "--per-channel", "--data", "--data-dir", "--no-verify", "--split",
-            "--limit", "--imgsz", "--draws", "--seed", "--no-loss", "--model", "--device", "--threads", "--against",
-            "--json", "--out",
+            "--limit", "--imgsz", "--class-map", "--draws", "--seed", "--no-loss", "--model", "--device", "--threads",
+            "--against", "--json", "--out",
         ],
     },
     "corrupt": {
@@ -54,7 +54,7 @@ SURFACE = {
         "arguments": ["arguments"],
         "options": [
             "--data", "--corruptions", "--severities", "--split", "--limit", "--batch", "--imgsz", "--seed", "--preset",
-            "--frost-dir", "--workers", "--device", "--threads", "--skip-bad", "--coco-eval", "--out",
+            "--frost-dir", "--workers", "--device", "--threads", "--class-map", "--skip-bad", "--coco-eval", "--out",
         ],
     },
     "table": {"arguments": ["records"], "options": ["--kind", "--format", "--out", *COMPARING]},

@@ -251,7 +251,8 @@ def test_the_branch_that_training_measured_is_the_default(
     for given in ({}, {"nms": None}):
         facade.predict(torch.rand(1, 3, 32, 32), verbose=False, imgsz=32, **given)
         assert facade.predictor.model.end2end is expected[bool(given)]
-        facade.val(data=str(tiny_data), imgsz=32, project=str(tmp_path), plots=False, **given)
+        # single_cls: which of the classes are which is not asked
+        facade.val(data=str(tiny_data), imgsz=32, project=str(tmp_path), plots=False, single_cls=True, **given)
         assert validations[-1].end_to_end is expected[bool(given)]
 
 
