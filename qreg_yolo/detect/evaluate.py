@@ -84,7 +84,7 @@ def validate(
         results,
         data=checked.yaml.stem,
         seed=int(trained.get("seed", 0)),
-        measured_on={split: (made[0].seen, made[0].evaluation)},
+        evaluated={split: outputs.Evaluated(made[0].seen, made[0].evaluation, made[0].precision)},
         val_split=split,
     )
     table = f"{outputs.accuracy_table({weights.name: results})}\nResults: {save_dir}"

@@ -37,6 +37,18 @@ class RunResult:
     """What it reached, for a terminal."""
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """The images that numbers rest on, and how they were computed."""
+
+    n_images: int
+    """Counted where they were measured."""
+    evaluation: str
+    """As the records' column."""
+    precision: str
+    """Arithmetic: `fp32` | `fp16` | `bf16`."""
+
+
 def write_description(save_dir: Path, config: RunConfig, model_yaml: dict[str, Any], device: torch.device) -> None:
     """Writes ``config.yaml``, ``environment.json`` and ``qreg.json`` (the model's resolved section)."""
     files.write_text(save_dir / "config.yaml", dump(config))
@@ -73,7 +85,7 @@ def append_records(
     *,
     data: str,
     seed: int,
-    measured_on: dict[str, tuple[int, str]],
+    evaluated: dict[str, Evaluated],
     val_split: str = "val",
     command: str | None = None,
 ) -> None:
@@ -86,7 +98,7 @@ def append_records(
         results: Column -> number.
         data: Name of the data set.
         seed: Of the training.
-        measured_on: Split -> images that were counted, and how they were measured (column ``evaluation``).
+        evaluated: Split -> on which images, and how.
         val_split: The split that accuracies were measured on.
         command: The command line, where this is a child process; None: this process's.
     """
@@ -96,17 +108,17 @@ def append_records(
     rows = []
     for metric, (split, value) in measured(results).items():
         name = val_split if split == "val" else split
-        n_images, evaluation = measured_on[name]
+        on = evaluated[name]
         rows.append(
             records.Record(
                 data=data,
                 split=name,
-                n_images=n_images,
-                evaluation=evaluation,
+                n_images=on.n_images,
+                evaluation=on.evaluation,
                 metric=metric,
                 value=value,
                 unit="loss" if metric.endswith("loss") else "fraction",
-                **common,
+                **{**common, "precision": on.precision},
             )
         )
     records.append(path, rows)

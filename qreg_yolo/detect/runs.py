@@ -211,7 +211,7 @@ def callbacks(config: RunConfig | None, lock: RunLock, data: str) -> dict[str, C
     def record(trainer: QuantDetectionTrainer) -> None:
         if RANK not in {-1, 0}:
             return
-        measured_on = {"train": trainer.measured_training, "val": trainer.measured_validation}
+        evaluated = {"train": trainer.evaluated_training, "val": trainer.evaluated_validation}
         for weights, results in ((trainer.last, outputs.last_epoch(trainer.csv)), (trainer.best, trainer.metrics)):
             outputs.append_records(
                 trainer.save_dir / outputs.RECORDS,
@@ -220,7 +220,7 @@ def callbacks(config: RunConfig | None, lock: RunLock, data: str) -> dict[str, C
                 outputs.defined(dict(results), trainer.validator.n_objects),
                 data=data,
                 seed=trainer.args.seed,
-                measured_on=measured_on,
+                evaluated=evaluated,
                 command=command,
             )
 

@@ -32,7 +32,7 @@ from qreg_yolo.detect.compat import (
 )
 from qreg_yolo.detect.dataset import DetectionDataset, Label, build_dataset
 from qreg_yolo.detect.model import QuantDetectionModel
-from qreg_yolo.detect.outputs import defined
+from qreg_yolo.detect.outputs import Evaluated, defined
 from qreg_yolo.detect.policy import clipping_warning, frozen_norms
 from qreg_yolo.detect.precision import precision_of
 from qreg_yolo.detect.preflight import RESUMABLE
@@ -409,8 +409,8 @@ class QuantDetectionTrainer(DetectionTrainer):
         )
 
     @property
-    def measured_training(self) -> tuple[int, str]:
-        """How many images the training losses rest on, and how they were computed."""
+    def evaluated_training(self) -> Evaluated:
+        """The images that the training losses rest on, and how they were computed."""
         data: Any = self.train_loader.dataset
         settings = {
             "imgsz": data.imgsz, "batch": data.batch_size, "rect": data.rect,
@@ -418,12 +418,12 @@ class QuantDetectionTrainer(DetectionTrainer):
             "single_cls": bool(self.args.single_cls), "fraction": data.fraction,
             "objects": sum(len(label["cls"]) for label in data.labels),
         }  # fmt: skip
-        return len(data), settings_text(settings)
+        return Evaluated(len(data), settings_text(settings), self._precision)
 
     @property
-    def measured_validation(self) -> tuple[int, str]:
-        """How many images the accuracies and validation losses rest on, and how they were measured."""
-        return len(self.test_loader.dataset), self.validator.evaluation
+    def evaluated_validation(self) -> Evaluated:
+        """The images that accuracies and validation losses rest on, and how they were measured."""
+        return Evaluated(len(self.test_loader.dataset), self.validator.evaluation, self.validator.precision)
 
     def get_validator(self) -> QuantDetectionValidator:
         args = copy(self.args)

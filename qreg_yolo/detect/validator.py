@@ -18,6 +18,7 @@ from qreg_yolo.detect.dataset import DetectionDataset, Label, build_dataset
 from qreg_yolo.records import settings_text
 from qreg_yolo.sets.classes import class_names
 from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.training.precision import FP16, FP32
 
 _NMS_SECONDS, _NMS_SECONDS_PER_IMAGE = 2.0, 0.05
 """The host's NMS stops when a batch has taken longer than their sum, whatever is left."""
@@ -76,6 +77,11 @@ class QuantDetectionValidator(DetectionValidator):
     def n_objects(self) -> int:
         """Objects in the images that are measured."""
         return sum(len(label["cls"]) for label in self.dataloader.dataset.labels)
+
+    @property
+    def precision(self) -> str:
+        """Arithmetic of the measurement; bfloat16 is for training alone."""
+        return FP16 if self.args.quantize == 16 else FP32
 
     @property
     def evaluation(self) -> str:

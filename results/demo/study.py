@@ -93,7 +93,8 @@ def markdown(table: Table, frame: pl.DataFrame) -> str:
     last = frame.filter(pl.col("run_id").str.contains("-last-"))
     for cell in table.cells:
         method = "fp32" if cell.bits == 32 else cell.method
-        rows = last.filter(method=method, weight_bits=cell.bits, precision=cell.precision)
+        trained = last.filter(split="train", method=method, weight_bits=cell.bits, precision=cell.precision)["run_id"]
+        rows = last.filter(pl.col("run_id").is_in(trained.unique().to_list()))
         numbers = []
         for metric in METRICS:
             values = rows.filter(metric=metric)["value"].to_list()

@@ -15,6 +15,7 @@ import yaml
 
 from qreg_yolo import records
 from qreg_yolo.analysis.average_precision import METRICS
+from qreg_yolo.config import resolve
 from qreg_yolo.detect import QuantYOLO, evaluate, noise, runs
 from qreg_yolo.detect.robust.models import load_candidates
 from qreg_yolo.detect.robustness import RobustnessRequest
@@ -192,8 +193,6 @@ def test_a_resumed_run_refuses_other_classes(trained: Trained, tiny_data: Path, 
 
 
 def test_a_run_records_what_it_used(tiny_data: Path, tmp_path: Path) -> None:
-    from qreg_yolo.config import resolve
-
     settings = {
         "imgsz": 32, "epochs": 1, "batch": 2, "nbs": 2, "fraction": 0.5, "project": str(tmp_path), "plots": False,
         "mosaic": 0.0,
@@ -206,3 +205,17 @@ def test_a_run_records_what_it_used(tiny_data: Path, tmp_path: Path) -> None:
         assert found["imgsz"] == "32"
         assert found["fraction"] == ("0.5" if row["split"] == "train" else "1")
     assert len({row["evaluation"] for row in table}) == 2
+
+
+def test_the_arithmetic_is_that_of_the_measurement(tiny_data: Path, tmp_path: Path) -> None:
+    """In bfloat16 a detector is trained, not measured."""
+    settings = {
+        "imgsz": 32, "epochs": 1, "batch": 4, "nbs": 4, "project": str(tmp_path), "plots": False, "amp": "bf16",
+        "device": "cpu", "name": "run",
+    }  # fmt: skip
+    result = runs.train(resolve(None, {"bits": 4, "data": str(tiny_data), "threads": 1}, settings))
+    table = records.read(result.save_dir / records.FILE).to_dicts()
+    assert {(row["split"], row["precision"]) for row in table} == {("train", "bf16"), ("val", "fp32")}
+    best = result.save_dir / "weights" / "best.pt"
+    again = measured(evaluate.validate(best, None, {"project": str(tmp_path), "plots": False}, 1))
+    assert {row["precision"] for row in again.values()} == {"fp32"}
