@@ -85,7 +85,7 @@ def test_beside_its_twin(classifier: Path, tmp_path: Path) -> None:
         (["--split", "test"], ["split='test' is not one of: train, val"]),
         (["--data", "cifar"], ["data='cifar'", "Did you mean 'cifar10'"]),
         (["--data", "cifar10"], ["--data cifar10 needs --data-dir DIR"]),
-        (["--imgsz", "64"], ["--imgsz goes with a detector"]),
+        (["--imgsz", "64"], ["--imgsz applies to detectors"]),
         (["--seed", "-1"], ["seed=-1: give 0 or more"]),
     ],
     ids=str,
