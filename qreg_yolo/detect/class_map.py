@@ -49,8 +49,8 @@ def match_classes(names: Sequence[str], model_names: Sequence[str], model: objec
         rows = rows_by_name(names, model_names)
     except ClassesError as error:
         raise WeightsError(
-            f"'{model}' and {data} have different classes ({len(model_names)} and {len(names)}): {error}. Give the "
-            "data that the model was trained for, or say which classes are which with --class-map."
+            f"'{model}' has {len(model_names)} classes, {data} {len(names)}: {error}. Give the data that the model was "
+            "trained for, or say which classes are which with --class-map."
         ) from error
     return None if rows is None else ClassMap(rows, tuple(names))
 

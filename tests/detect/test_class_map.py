@@ -44,7 +44,7 @@ def test_classes_go_by_name() -> None:
     assert found is not None
     assert (found.rows, found.names) == ((2, 0, 1), ("dog", "cat", "bird"))
     for names, model_names, words in (
-        (["cat"], ["cat", "dog"], r"\(2 and 1\): only the model has 'dog'.*--class-map"),
+        (["cat"], ["cat", "dog"], r"2 classes, d.yaml 1: only the model has 'dog'.*--class-map"),
         (["cat", "dog"], ["cat"], "only the data has 'dog'"),
         (["cat", "dig"], ["dog", "cat"], "only the data has 'dig'; only the model has 'dog'"),
         (["a", "a", "b"], ["a", "b", "a"], "given twice"),
