@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -134,26 +133,20 @@ def own_data(data: Path, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("form", ["array", "pickle", "zip"])
-def test_a_hostile_cache_of_labels(form: str, trained: Run, hyp: Path, own_data: Path, tmp_path: Path) -> None:
-    """Ultralytics unpickles ``labels/train.cache`` without asking."""
+def test_a_hostile_cache_of_labels(trained: Run, hyp: Path, own_data: Path, tmp_path: Path) -> None:
+    """Ultralytics unpickles ``labels/train.cache`` without asking; here it is neither read nor replaced."""
     marker, buffer = tmp_path / "marker", io.BytesIO()
-    if form == "array":
-        np.save(buffer, np.array({"labels": Evil(marker)}, dtype=object))
-    elif form == "pickle":
-        pickle.dump(Evil(marker), buffer)
-    else:
-        np.savez(buffer, a=np.array(Evil(marker), dtype=object))
-    for split in ("train", "val"):
-        (own_data.parent / "labels" / f"{split}.cache").write_bytes(buffer.getvalue())
-    train = qreg_yolo("train", "--hyp", hyp, "--data", own_data)
-    assert_refused(train, 1, "train.cache", "Delete it", "mkdir" if form == "array" else "no cache of labels")
-    val = qreg_yolo("val", trained.best, "--data", own_data)
-    assert_refused(val, 1, "val.cache", "Delete it")
+    np.save(buffer, np.array({"labels": Evil(marker)}, dtype=object))
+    caches = [own_data.parent / "labels" / f"{split}.cache" for split in ("train", "val")]
+    for cache in caches:
+        cache.write_bytes(buffer.getvalue())
+    for command in (["train", "--hyp", hyp], ["val", trained.best]):
+        outcome = qreg_yolo(*command, "--data", own_data)
+        assert outcome.code == 0, outcome.err
     assert not marker.exists()
-    if form != "zip":  # which NumPy opens lazily
-        np.load(own_data.parent / "labels" / "val.cache", allow_pickle=True)
-        assert marker.exists(), "the cache is harmless: the test shows nothing"
+    assert {cache.read_bytes() for cache in caches} == {buffer.getvalue()}
+    np.load(caches[0], allow_pickle=True)
+    assert marker.exists(), "the cache is harmless: the test shows nothing"
 
 
 # ------------------------------------------------------------------------------------------------ other files

@@ -118,7 +118,7 @@ def test_what_cannot_be_measured_is_refused_by_name(trained: Trained, data: Path
     names = data.read_text().splitlines()
     other = data.with_name("other.yaml")
     other.write_text("\n".join([line.replace("0: ", "0: not_") for line in names]))
-    with pytest.raises(WeightsError, match="Class 0 is"):
+    with pytest.raises(WeightsError, match="only the data has 'not_"):
         measure(request([trained.best], other, tmp_path / "out"))
     small, black = _images(data)[0], _images(data)[1]
     cv2.imwrite(str(small), np.zeros((8, 8, 3), np.uint8))
