@@ -53,7 +53,6 @@ def validate(
     use_threads(threads)
     check_arguments(arguments, "val")
     existing(weights)
-    project = writable_project(arguments.get("project"))
     checked = None if data is None else _checked(data, split, arguments.get("single_cls"))
     facade = _facade(weights)
     model, trained = facade.model, facade.trained_with
@@ -67,6 +66,7 @@ def validate(
         mapped: ClassMap | None = class_map(classes, checked.names, names)
     else:
         mapped = None if single else match_classes(checked.names, names, weights, checked.yaml)
+    project = writable_project(arguments.get("project"))
     made: list[QuantDetectionValidator] = []
 
     def validator(**given: Any) -> QuantDetectionValidator:
@@ -117,14 +117,13 @@ def predict(weights: Path, source: str, arguments: dict[str, Any], threads: int 
         raise MissingFileError(
             f"There is no image or folder '{source}'. Give an image, a folder or a pattern with '*'."
         )
-    project = writable_project(arguments.get("project"))
-    defaults = {"save": True, "name": "predict", "verbose": False}
-    images = boxes = 0
-    save_dir = Path(project)
     facade = _facade(weights)
     check_classes(arguments.get("classes"), class_names(facade.model.names))
+    project = writable_project(arguments.get("project"))
+    arguments = {"save": True, "name": "predict", "verbose": False, **arguments, "project": project}
+    images, boxes, save_dir = 0, 0, Path(project)
     try:
-        for result in facade.predict(source, stream=True, **{**defaults, **arguments, "project": project}):
+        for result in facade.predict(source, stream=True, **arguments):
             images, boxes, save_dir = images + 1, boxes + len(result.boxes), Path(result.save_dir or project)
     except FileNotFoundError as error:  # Ultralytics found nothing, or not what the pattern names
         raise MissingFileError(str(error)) from error

@@ -63,12 +63,12 @@ def train(config: RunConfig) -> outputs.RunResult:
     check_model(config.run.model)
     if config.run.weights is not None:
         existing(Path(config.run.weights))
-    project = writable_project(config.train.get("project"))
     data = check_data(find_data(config.run.data), single_cls=bool(config.train.get("single_cls")))
     facade = _built(config.run.model)
     if config.head.has_anchors:
         check_levels(facade.model)
     start = None if config.run.weights is None else _start(config, facade)
+    project = writable_project(config.train.get("project"))
     head = "-anchor" if config.head.has_anchors else ""
     name = f"{Path(config.run.model).stem}{head}-{config.quant.label}-s{config.run.seed}"
     arguments = {
