@@ -6,13 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from qreg_yolo import records
 from qreg_yolo.analysis import image_statistics, report
 from qreg_yolo.analysis.average_precision import mean_average_precision
+from qreg_yolo.analysis.errors import AnalysisError
 from qreg_yolo.detect import QuantYOLO
 from qreg_yolo.detect.robust import models
 from qreg_yolo.detect.robust.coco import coco_map
@@ -78,7 +81,12 @@ def test_the_numbers_are_those_of_val_on_sets_on_disk(trained: Trained, fp32: Pa
 def test_tables_and_figures_take_the_records(trained: Trained, fp32: Path, data: Path, tmp_path: Path) -> None:
     measure(request([fp32, trained.best], data, tmp_path / "out"))
     asked = report.Request(records=tmp_path / "out" / "records.csv")
+    with pytest.raises(AnalysisError, match=r"imgsz=64 and imgsz=96.*--baseline"):
+        report.table(asked, "cells")
+    (baseline,) = records.read(asked.records).filter(method="fp32")["run_id"].unique()
+    asked = replace(asked, baselines=[baseline])
     text = report.table(asked, "cells")
+    assert "imgsz=64 and imgsz=96. The difference is not quantization's alone" in text
     assert "lsq 4" in text
     assert "[" in text.splitlines()[3], "no interval"
     report.heatmap(asked, tmp_path / "square.png")
