@@ -5,13 +5,14 @@ Order of precedence: the defaults below, then a recipe (``hyp/*.yaml``), then th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from qreg_yolo import strict_yaml
+from qreg_yolo.errors import InvalidTypeError, InvalidValueError
 from qreg_yolo.head import HeadConfig
 from qreg_yolo.host_keys import check_train, host_defaults
 from qreg_yolo.quant.spec import QuantSpec
@@ -29,7 +30,6 @@ __all__ = [
     "from_mapping",
     "host_defaults",
     "load",
-    "parse_overrides",
     "resolve",
 ]
 
@@ -72,14 +72,14 @@ class RunOptions:
         for name in ("model", "data", "weights"):
             value = getattr(self, name)
             if not (isinstance(value, str) and value) and not (name == "weights" and value is None):
-                raise TypeError(f"{name}={value!r} is not a name or a path. Give a text.")
+                raise InvalidTypeError(f"{name}={value!r} is not a name or a path. Give a text.")
         check_choice("activation", self.activation, ACTIVATIONS)
         check_count("seed", self.seed, minimum=0)
         if self.threads is not None:
             check_count("threads", self.threads, minimum=1)
         for name in ("online", "log_noise"):
             if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name}={getattr(self, name)!r} is not true or false.")
+                raise InvalidTypeError(f"{name}={getattr(self, name)!r} is not true or false.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,34 +167,13 @@ def from_mapping(data: Mapping[str, Any], source: str) -> RunConfig:
         return RunConfig(run=run, quant=quant, head=head, train=sections["train"])
 
 
-def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
-    """Returns the ``key=value`` arguments of a command line, each value read as a YAML scalar or list.
-
-    Raises:
-        ConfigError: An item without ``=``, a key given twice with different values, or a value that is not YAML.
-
-    >>> parse_overrides(["epochs=50", "lr0=1e-3", "name=w4a4", "val=false"])
-    {'epochs': 50, 'lr0': 0.001, 'name': 'w4a4', 'val': False}
-    """
-    overrides: dict[str, Any] = {}
-    for item in items:
-        key, equals, text = item.partition("=")
-        if not equals or not key.isidentifier():
-            raise ConfigError(f"'{item}' is not key=value. Write for example epochs=50, without spaces around '='.")
-        value = strict_yaml.loads(text, f"{COMMAND_LINE}: {item}")
-        if key in overrides and overrides[key] != value:
-            raise ConfigError(f"{key}={overrides[key]} and {key}={value} disagree. Give one of them.")
-        overrides[key] = value
-    return overrides
-
-
 def resolve(recipe: Path | None, options: Mapping[str, Any], overrides: Mapping[str, Any]) -> RunConfig:
     """Returns the configuration of one run: defaults, then the recipe, then the command line.
 
     Args:
         recipe: YAML file with any of the four sections; None: the defaults.
         options: Options by name (``bits``, ``method``, ``seed``, ...), flat; None counts as not given.
-        overrides: What `parse_overrides` read: Ultralytics' arguments, and ``model``, ``data``, ``seed``.
+        overrides: What `key_values.parse_overrides` read: Ultralytics' arguments, and ``model``, ``data``, ``seed``.
 
     Raises:
         ConfigError: A recipe that is wrong by itself, an unknown option or argument (the nearest is named), a wrong
@@ -255,4 +234,4 @@ def merge_quant(recipe: Mapping[str, Any], options: Mapping[str, Any]) -> dict[s
 
 def check_count(name: str, value: object, *, minimum: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ValueError(f"{name}={value!r} is not a whole number of at least {minimum}.")
+        raise InvalidValueError(f"{name}={value!r} is not a whole number of at least {minimum}.")

@@ -30,5 +30,9 @@ class NetworkError(UserError, ConnectionError):
     """A connection that was not asked for, or that failed."""
 
 
-class UnsupportedError(UserError, RuntimeError):
-    """An installed package that lacks what this one builds on."""
+class UnsupportedError(UserError, NotImplementedError):
+    """Something that this version, or the installed version of another package, cannot do."""
+
+
+class CalibrationError(UserError, RuntimeError):
+    """A quantizer without a range: no calibration batch, none that reached its layer, or values that are not finite."""

@@ -1,7 +1,7 @@
-"""Which of Ultralytics' training arguments may be set, and of what type.
+"""Which of Ultralytics' arguments a command or a recipe may set, and of what type.
 
-Read from Ultralytics' own ``default.yaml``, without importing Ultralytics: the names and types are always those of the
-installed version. Ranges stay Ultralytics' business.
+The names and defaults are read from Ultralytics' own ``default.yaml``, without importing Ultralytics; what becomes of
+each is in `ultralytics_arguments`. Ranges stay Ultralytics' business.
 """
 
 from __future__ import annotations
@@ -15,41 +15,42 @@ from types import MappingProxyType
 from typing import Any
 
 from qreg_yolo import strict_yaml
+from qreg_yolo.key_values import Kind, describe
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
+from qreg_yolo.ultralytics_arguments import ARGUMENTS, Argument, Command
 
+_DEPRECATED = {"int8": "use --bits 8", "half": "use --bits for quantization, or amp= for mixed precision"}
+"""Arguments that Ultralytics still takes but no longer lists -> what to use."""
 RESERVED: Mapping[str, str] = MappingProxyType(
     {
+        **{
+            name: argument.train.note
+            for name, argument in ARGUMENTS.items()
+            if argument.train.status == "refused" and not argument.train.default_is_taken
+        },
+        **_DEPRECATED,
         "model": "set it in section 'run', or with --model",
         "data": "set it in section 'run', or with --data",
         "seed": "set it in section 'run', or with --seed",
-        "resume": "use --resume PATH/last.pt",
-        "pretrained": "use --weights PATH",
-        "quantize": "use --bits (Ultralytics' own quantization is another method)",
-        "int8": "use --bits 8",
-        "half": "use --bits for quantization, or amp= for mixed precision",
-        "mode": "the subcommand sets it (train, val, predict, inspect)",
-        "task": "leave it out: the task is always detection",
-        "cfg": "use --hyp PATH",
     }
 )
-"""Ultralytics' keys that qreg-yolo decides itself -> what to use."""
+"""Ultralytics' keys that a recipe's section ``train`` cannot hold -> what to use."""
 
 _ALSO: Mapping[str, tuple[type, ...]] = MappingProxyType(
+    {"device": (int, list), "name": (int, float), "project": (int, float)}
+)
+"""Texts that may be numbers or lists in a file and in Python, as in Ultralytics."""
+_TYPES: Mapping[Kind, tuple[type, ...]] = MappingProxyType(
     {
-        "amp": (str,),
-        "auto_augment": (type(None),),
-        "batch": (float,),
-        "cache": (str,),
-        "compile": (str,),
-        "fraction": (list,),
-        "imgsz": (list,),
-        "scale": (list,),
+        Kind.TEXT: (str,),
+        Kind.WHOLE: (int,),
+        Kind.NUMBER: (float, int),
+        Kind.BOOL: (bool,),
+        Kind.LIST: (list,),
+        Kind.NONE: (type(None),),
     }
 )
-"""Keys that take more types than their default's."""
-
-_TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a text", list: "a list"}
 
 
 @lru_cache(maxsize=1)
@@ -72,36 +73,70 @@ def legal_keys() -> list[str]:
 
 
 def check_train(values: Mapping[str, Any], source: str) -> None:
-    """Raises unless every key is one of Ultralytics' that may be set here, with a value of its type.
+    """Raises unless a recipe's section ``train`` may hold these keys and values; see `check_values`."""
+    check_values(values, source, "train")
+
+
+def check_values(values: Mapping[str, Any], source: str, command: Command) -> None:
+    """Raises unless every key is an Ultralytics argument that a command may set, with a value of its type.
 
     Args:
         values: Ultralytics' keys and their values.
         source: Where they come from, for the error text.
+        command: The command that they are given to.
 
     Raises:
-        ConfigError: An unknown key (the nearest is named), a key that qreg-yolo owns, or a value of the wrong type.
+        ConfigError: An unknown key (the nearest is named), a key that is refused, or a value of the wrong type.
     """
     for key, value in values.items():
-        if key in RESERVED:
-            raise ConfigError(f"{source}: '{key}' cannot be set here: {RESERVED[key]}.")
+        if (why := _refusal(key, value, command)) is not None:
+            raise ConfigError(f"{source}: '{key}' cannot be set here: {why}.")
         if key not in host_defaults():
             raise ConfigError(
                 f"{source}: '{key}' is not an Ultralytics argument.{did_you_mean(key, legal_keys())} "
                 "All of them: https://docs.ultralytics.com/usage/cfg."
             )
-        _check_type(key, value, source)
+        _check_value(key, value, source)
 
 
-def _check_type(key: str, value: Any, source: str) -> None:
+def _refusal(key: str, value: object, command: Command) -> str | None:
+    """Returns why a command refuses an argument; None: it does not."""
+    if key in _DEPRECATED or (command == "train" and key in RESERVED):
+        return RESERVED[key]
+    use = ARGUMENTS[key].use(command) if key in ARGUMENTS else None
+    if use is None or use.status != "refused" or (use.default_is_taken and value == host_defaults()[key]):
+        return None
+    return use.note
+
+
+def _check_value(key: str, value: Any, source: str) -> None:
+    argument = ARGUMENTS.get(key)
     default = host_defaults()[key]
+    if argument is None or (value is None and default is None):  # a newer Ultralytics checks its own
+        return
+    shown = f"{source}: {key}={value!r}"
     if isinstance(value, dict):
-        raise ConfigError(f"{source}: {key}={value!r} is a mapping. Give a single value or a list.")
+        raise ConfigError(f"{shown} is a mapping. Give a single value or a list.")
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{source}: {key}={value!r} is not finite. Give a finite number.")
-    if default is None:
+        raise ConfigError(f"{shown} is not finite. Give a finite number.")
+    if not (_is_one_of(value, argument.kind) or type(value) in _ALSO.get(key, ())):
+        raise ConfigError(f"{shown} is not {describe(argument.kind)}. Ultralytics' default is {default!r}.")
+    if isinstance(value, list) and Kind.LIST in argument.kind:
+        for entry in value:
+            if not _is_one_of(entry, argument.entries):
+                raise ConfigError(f"{shown}: {entry!r} is not {describe(argument.entries)}.")
+    _check_choice(argument, value, shown)
+
+
+def _check_choice(argument: Argument, value: object, shown: str) -> None:
+    if not isinstance(value, str) or not argument.choices:
         return
-    types = (type(default), *_ALSO.get(key, ()))
-    if type(value) in types or (float in types and type(value) is int):
-        return
-    wanted = " or ".join(_TYPE_NAMES.get(t, "null") for t in types)
-    raise ConfigError(f"{source}: {key}={value!r} is not {wanted}. Ultralytics' default is {default!r}.")
+    if value.lower() not in (choice.lower() for choice in argument.choices):
+        others = ["true", "false"] if Kind.BOOL in argument.kind else []
+        raise ConfigError(
+            f"{shown} is not one of: {', '.join([*others, *argument.choices])}.{did_you_mean(value, argument.choices)}"
+        )
+
+
+def _is_one_of(value: object, kind: Kind) -> bool:
+    return any(type(value) in types for one, types in _TYPES.items() if one in kind)

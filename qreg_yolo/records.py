@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import os
@@ -164,18 +165,20 @@ def append(path: Path, records: Iterable[Record]) -> None:
 def read(path: Path) -> polars.DataFrame:
     """Returns the table: text columns as String, whole numbers as Int64, numbers as Float64; empty cells are null.
 
-    A last line without its line end (a crash while it was written) is dropped. Of an older version's table the columns
-    of today are returned.
+    A last line without its line end (a crash while it was written) is dropped. Columns that an older
+    version's table lacks are null; those that only it has follow the others.
 
     Raises:
-        RecordsError: A column is missing, or a cell is empty or unreadable that must not be.
+        RecordsError: A column is missing or stands twice, a line has more or fewer cells than the header, or a cell is
+            empty or unreadable that must not be.
     """
     import polars as pl
 
     with path.open("rb") as file:
         end = _intact_size(file, path, exact=False)
         file.seek(0)
-        data = file.read(end) or _HEADER
+        data = file.read(end).removeprefix(codecs.BOM_UTF8) or _HEADER
+    _check_cells(data, path)
     kinds = {str: pl.String, int: pl.Int64, float: pl.Float64}
     schema = {name: kinds[types[0]] for name, types in _TYPES.items()}
     try:
@@ -183,12 +186,27 @@ def read(path: Path) -> polars.DataFrame:
     except pl.exceptions.PolarsError as error:
         raise RecordsError(f"{path} has a row that is no record: {error}. Correct or delete that row.") from error
     missing = [pl.lit(None, schema[name]).alias(name) for name in _ADDED if name not in table.columns]
-    table = table.with_columns(missing).select(COLUMNS)
+    table = table.with_columns(missing)
+    table = table.select([*COLUMNS, *(name for name in table.columns if name not in COLUMNS)])
     for name in COLUMNS:
         if type(None) not in _TYPES[name] and table[name].null_count():
             row = int(table[name].is_null().arg_true()[0]) + 1
             raise RecordsError(f"{path}: record {row} has no '{name}'. Correct or delete that row.")
     return table
+
+
+def _check_cells(data: bytes, path: Path) -> None:
+    """Raises unless each line has as many cells as the header, whose columns are different ones."""
+    lines = csv.reader(io.StringIO(data.decode("utf-8", errors="replace"), newline=""))
+    header = next(lines)
+    if twice := [name for name in header if header.count(name) > 1]:
+        raise RecordsError(f"{path} has the column '{twice[0]}' twice. Keep one of them.")
+    for row in lines:
+        if len(row) != len(header):
+            raise RecordsError(
+                f"{path}, line {lines.line_num}: {len(row)} cells below {len(header)} columns. Correct or delete that "
+                "line."
+            )
 
 
 def check_appendable(path: Path) -> None:
@@ -269,15 +287,13 @@ def _intact_size(file: BinaryIO, path: Path, *, exact: bool) -> int:
         if _HEADER.startswith(first):  # empty, or the very first write was torn
             return 0
         raise RecordsError(f"{path} is not a table of records: it has no header. Give another path.")
-    columns = first.decode("utf-8", errors="replace").rstrip("\r\n").split(",")
+    columns = first.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="replace").rstrip("\r\n").split(",")
     if missing := [name for name in COLUMNS if name not in columns and name not in _ADDED]:
         raise RecordsError(
             f"{path} lacks the columns: {', '.join(missing)}. Give a table of this version, or a new path."
         )
     if exact and tuple(columns) != COLUMNS:
-        raise RecordsError(
-            f"{path} is a table of another version of qreg-yolo: nothing is added to it. Give a new path."
-        )
+        raise RecordsError(f"{path} is a table of another version: it has other columns. Give a new path.")
     size = end = file.seek(0, os.SEEK_END)
     file.seek(size - 1)
     if file.read(1) != b"\n":

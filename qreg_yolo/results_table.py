@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from qreg_yolo.errors import UserError
+from qreg_yolo.errors import MissingFileError, UserError
 
 FILE = "results.csv"
 """Name of the table in every run's folder."""
@@ -66,7 +66,7 @@ def read_results(path: Path) -> ResultsTable:
         ResultsError: The file is no such table, a heading stands twice, or a line does not fit the headings.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist. Give the results.csv of a training run, or its folder.")
+        raise MissingFileError(f"{path} does not exist. Give the results.csv of a training run, or its folder.")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

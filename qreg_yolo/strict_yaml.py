@@ -50,6 +50,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+class _TextLoader(_Loader):
+    """The same, but every scalar is the text that it is written as."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+
 class _Dumper(yaml.SafeDumper):
     """Safe dumper that quotes exactly the strings the loader would read as something else."""
 
@@ -65,12 +71,13 @@ for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), _first)
 
 
-def loads(text: str, source: str) -> Any:
+def loads(text: str, source: str, *, as_text: bool = False) -> Any:
     """Returns the plain value (dict, list, str, int, float, bool or None) of a YAML text.
 
     Args:
         text: The YAML text.
         source: Where it comes from, for the error text.
+        as_text: Whether numbers, true, false and null stay the texts that they are written as.
 
     Raises:
         ConfigError: Not YAML, a key given twice, or a tag that asks for a Python object.
@@ -79,7 +86,7 @@ def loads(text: str, source: str) -> Any:
     {'lr0': 0.0001, 'name': '2026-01-31', 'amp': 'off'}
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_TextLoader if as_text else _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -88,8 +95,8 @@ def loads(text: str, source: str) -> Any:
         raise ConfigError(f"{source} is not YAML: {error}. Correct it or give another file.") from error
 
 
-def load(path: Path) -> Any:
-    """Returns the plain value of a YAML file.
+def load(path: Path, *, as_text: bool = False) -> Any:
+    """Returns the plain value of a YAML file; `as_text` as in `loads`.
 
     Raises:
         ConfigError: Not readable, or whatever `loads` refuses.
@@ -99,7 +106,7 @@ def load(path: Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(f"{path} cannot be read: {reason}. Give the path of a YAML file.") from error
-    return loads(text, str(path))
+    return loads(text, str(path), as_text=as_text)
 
 
 def dumps(data: Any) -> str:

@@ -77,8 +77,8 @@ def test_an_older_table_is_read_and_left_as_it_is(tmp_path: Path) -> None:
         writer.writerow({name: cells.get(name, "") for name in old})
     before = path.read_bytes()
     table = records.read(path)
-    assert table.columns == HEADER.split(",")
-    assert Record(**table.to_dicts()[0]) == ROW
+    assert table.columns == [*HEADER.split(","), "lo", "hi", "baseline_run_id"]
+    assert Record(**table.select(records.COLUMNS).to_dicts()[0]) == ROW
     for refused in (lambda: records.check_appendable(path), lambda: records.append(path, [ROW])):
         with pytest.raises(RecordsError, match="another version"):
             refused()
@@ -151,6 +151,25 @@ def test_a_table_with_more_columns_is_read_but_not_appended_to(tmp_path: Path) -
     assert records.read(path)["extra"].to_list() == [1]
     with pytest.raises(RecordsError, match="other columns"):
         records.append(path, [ROW])
+
+
+def test_a_line_that_does_not_fit_the_header_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    records.append(path, [ROW, replace(ROW, run_id="r2")])
+    whole = path.read_text()
+    path.write_text("\ufeff" + whole)
+    assert records.read(path)["run_id"].to_list() == ["r1", "r2"]
+    header, first, second = whole.splitlines()
+    count = len(records.COLUMNS)
+    for text, words in (
+        (f"{header}\n{first}\n{second},1\n", f"line 3: {count + 1} cells below {count} columns"),
+        (f"{header}\n{first.rpartition(',')[0]}\n{second}\n", f"line 2: {count - 1} cells below {count} columns"),
+        (f"{header}\n{first}\n\n{second}\n", f"line 3: 0 cells below {count} columns"),
+        (f"{header},split\n{first},test\n", "the column 'split' twice"),
+    ):
+        path.write_text(text)
+        with pytest.raises(RecordsError, match=words):
+            records.read(path)
 
 
 @pytest.mark.parametrize(

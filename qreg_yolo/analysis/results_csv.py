@@ -45,13 +45,18 @@ def read_curves(sources: Sequence[str], column: str) -> dict[str, list[Curve]]:
     """
     curves: dict[str, list[Curve]] = {}
     for source in sources:
-        label, sign, name = source.partition("=")
-        path = Path(source if not sign or Path(source).exists() else name)
+        label, path = _parted(source)
         file = path / FILE if path.is_dir() else path
-        if path == Path(source):
-            label = _SEED.sub("", file.resolve().parent.name) or file.stem
+        label = label or _SEED.sub("", file.resolve().parent.name) or file.stem
         curves.setdefault(label, []).append(read_curve(file, column))
     return curves
+
+
+def _parted(source: str) -> tuple[str, Path]:
+    """Returns label and path of ``LABEL=PATH``, either of which may hold ``=``; the label is empty for a ``PATH``."""
+    parts = [(source[:i], Path(source[i + 1 :])) for i, sign in enumerate(source) if sign == "="]
+    candidates = [("", Path(source)), *parts]
+    return next((one for one in candidates if one[1].exists()), candidates[min(1, len(parts))])
 
 
 def read_curve(path: Path, column: str) -> Curve:

@@ -66,6 +66,16 @@ class ImageSet:
         """
         return replace(self, images=images)
 
+    def renumbered(self, rows: Sequence[int] | None) -> ImageSet:
+        """Returns the set with the labels of a model that has the classes in another order.
+
+        Args:
+            rows: The model's class of each class here; None: as here.
+        """
+        if rows is None:
+            return self
+        return replace(self, labels=torch.as_tensor(rows, device=self.labels.device)[self.labels])
+
     def normalised(self, images: Tensor) -> Tensor:
         """Returns ``(x / 255 - mean) / std`` as float32 `(n, 3, h, w)`, channels last in memory.
 

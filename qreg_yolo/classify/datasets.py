@@ -11,6 +11,7 @@ from qreg_yolo.classify.cifar import read_cifar
 from qreg_yolo.classify.data import ImageSet
 from qreg_yolo.classify.demo_set import demo_set
 from qreg_yolo.classify.options import DATA, ClassifyOptions
+from qreg_yolo.sets.classes import ClassesError, rows_by_name
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 
@@ -73,14 +74,16 @@ def load_measured(
     return load_split(name, split or splits(name)[1], data_dir or trained["data_dir"], verify=verify)
 
 
-def check_classes(weights: Path, description: Description, images: ImageSet) -> None:
-    """Raises unless a checkpoint tells as many classes apart as a data set has.
+def class_rows(weights: Path, description: Description, images: ImageSet) -> tuple[int, ...] | None:
+    """Returns the checkpoint's class of each class of a data set, by name; None where the order agrees too.
 
     Raises:
-        ConfigError: It does not.
+        ConfigError: They are not the same names.
     """
-    if len(images.classes) != len(description.classes):
+    try:
+        return rows_by_name(images.classes, description.classes)
+    except ClassesError as error:
         raise ConfigError(
             f"'{weights}' tells the {len(description.classes)} classes of {description.config['run']['data']} apart, "
-            f"{images.name} has {len(images.classes)}. Give its own data set."
-        )
+            f"{images.name} has {len(images.classes)}, and {error}. Give its own data set."
+        ) from error

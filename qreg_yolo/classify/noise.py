@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from qreg_yolo import records
 from qreg_yolo.classify.checkpoint import Description, load_classifier
 from qreg_yolo.classify.data import ImageSet, evaluation_batches
-from qreg_yolo.classify.datasets import check_classes, load_measured
+from qreg_yolo.classify.datasets import class_rows, load_measured
 from qreg_yolo.classify.network import edge_layers
 from qreg_yolo.classify.setup import prepare
 from qreg_yolo.progress import Progress, no_progress
@@ -82,7 +82,7 @@ def _images(request: ClassifierNoiseRequest, description: Description) -> ImageS
     images = load_measured(
         description.config["run"], request.data, request.data_dir, verify=request.verify, split=split
     )  # fmt: skip
-    check_classes(request.weights, description, images)
+    images = images.renumbered(class_rows(request.weights, description, images))
     return images.subset(select_keys(images.keys, request.limit or LIMIT))
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
+import typing
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from qreg_yolo.config import AMP_CHOICES, check_count
 from qreg_yolo.errors import InvalidTypeError, InvalidValueError
+from qreg_yolo.key_values import Kind, check_folder_name
 from qreg_yolo.quant.spec import QuantSpec
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import check_choice
@@ -112,6 +118,7 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, str) and value):
                 raise InvalidTypeError(f"{name}={value!r} is not a text. Give one.")
+            check_folder_name(name, value or "")
         late = [m for m in self.milestones if m >= self.epochs]
         if late:
             raise InvalidValueError(
@@ -139,6 +146,26 @@ class ClassifyConfig:
         """Returns the three sections as plain dictionaries."""
         train = {**asdict(self.train), "milestones": list(self.train.milestones)}
         return {"run": asdict(self.run), "quant": self.quant.to_dict(), "train": train}
+
+
+def _kind(hint: Any) -> Kind:
+    """Returns the types that a ``key=value`` of a field may have."""
+    parts = typing.get_args(hint) or (hint,)
+    kinds = {str: Kind.TEXT, int: Kind.WHOLE, float: Kind.NUMBER, bool: Kind.BOOL, type(None): Kind.NONE}
+    if typing.get_origin(hint) is tuple:
+        return Kind.WHOLE | Kind.LIST
+    found = [kinds[part] for part in parts]
+    return Kind.TEXT if Kind.TEXT in found else functools.reduce(operator.or_, found)
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        name: _kind(hint)
+        for options in (ClassifyOptions, TrainOptions)
+        for name, hint in typing.get_type_hints(options).items()
+    }
+)
+"""Key -> the types that a ``key=value`` of it may have."""
 
 
 def as_milestones(value: object) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import torch
 
 from qreg_yolo.classify import outputs
 from qreg_yolo.classify.checkpoint import Progress, load_classifier
-from qreg_yolo.classify.datasets import check_classes, load_measured, load_training
+from qreg_yolo.classify.datasets import class_rows, load_measured, load_training
 from qreg_yolo.classify.evaluate import evaluate
 from qreg_yolo.classify.execute import RunResult, execute
 from qreg_yolo.classify.network import calibrate_network, clipping_warning
@@ -138,7 +138,7 @@ def validate(weights: Path, asked: Measuring) -> str:
     network, description, _ = load_classifier(weights, asked.model)
     trained = description.config["run"]
     images = load_measured(trained, asked.data, asked.data_dir, verify=asked.verify, split=asked.split)
-    check_classes(weights, description, images)
+    images = images.renumbered(class_rows(weights, description, images))
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     reached = evaluate(network, images.to(device), precision=description.precision)
     folder = new_folder(Path(writable_project(asked.project)), "val")

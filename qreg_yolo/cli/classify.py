@@ -109,10 +109,11 @@ def train(
         "compile": compile_, "log_noise": log_noise, "seed": seed, "threads": threads, "device": device,
         "project": project, "name": name,
     }  # fmt: skip
-    from qreg_yolo.config import parse_overrides
+    from qreg_yolo.classify.options import KINDS
+    from qreg_yolo.key_values import parse_overrides
 
     options = {key: value for key, value in given.items() if value is not None}
-    arguments = parse_overrides(overrides or [])
+    arguments = parse_overrides(overrides or [], KINDS)
     prepare_host(online=download, checkpoints=False)
     if resume is not None:
         _resume(resume, {**options, "hyp": hyp, "seeds": seeds}, arguments)

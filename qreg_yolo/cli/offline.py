@@ -34,7 +34,9 @@ def prepare_host(*, online: bool, checkpoints: bool = True) -> None:
 
 
 def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
-    if not _state["refuse"] or event not in _WITH_ADDRESS + _WITH_NAME:
+    if not _state or not _state["refuse"]:  # None where the interpreter ends
+        return
+    if event not in _WITH_ADDRESS + _WITH_NAME:
         return
     target = arguments[1] if event in _WITH_ADDRESS else arguments[0]
     host = target[0] if isinstance(target, tuple) else target if event in _WITH_NAME else None

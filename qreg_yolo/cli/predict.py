@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 
 from qreg_yolo.cli.offline import prepare_host
-from qreg_yolo.config import COMMAND_LINE, check_train, parse_overrides
+from qreg_yolo.config import COMMAND_LINE
+from qreg_yolo.host_keys import check_values
+from qreg_yolo.key_values import parse_overrides
+from qreg_yolo.ultralytics_arguments import KINDS
 
 EXAMPLES = """\b
 Examples:
@@ -26,8 +29,8 @@ def predict(
     online: Annotated[bool, typer.Option("--online", help="Let Ultralytics use the network.")] = False,
 ) -> None:
     """Draw a checkpoint's detections on images."""
-    arguments = parse_overrides(overrides or [])
-    check_train({key: value for key, value in arguments.items() if key != "source"}, COMMAND_LINE)
+    arguments = parse_overrides(overrides or [], KINDS)
+    check_values(arguments, COMMAND_LINE, "predict")
     prepare_host(online=online)
     from qreg_yolo.detect import evaluate
 

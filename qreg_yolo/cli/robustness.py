@@ -10,7 +10,7 @@ import typer
 from qreg_yolo.cli.bar import rate_bar
 from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
 from qreg_yolo.cli.offline import prepare_host
-from qreg_yolo.config import parse_overrides
+from qreg_yolo.key_values import Kind, check_folder_name, parse_overrides
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 
@@ -80,12 +80,13 @@ def output_folder(out: Path | None, overrides: list[str]) -> tuple[Path, str | N
     Raises:
         ConfigError: Words other than ``project=`` and ``name=``, or one of them with ``--out``.
     """
-    places = parse_overrides(overrides)
+    places = parse_overrides(overrides, {"project": Kind.TEXT, "name": Kind.TEXT})
     for key in places:
         if key not in ("project", "name"):
             raise ConfigError(f"'{key}' cannot be set here.{did_you_mean(key, ['project', 'name'])} See --help.")
+        check_folder_name(key, places[key])
     if out is None:
-        return Path(str(places.get("project", PROJECT))), str(places["name"]) if "name" in places else None
+        return Path(places.get("project", PROJECT)), places.get("name")
     if places:
         raise ConfigError(f"--out {out} does not go with {overrides[0]}. Drop one of them.")
     return out.parent, out.name

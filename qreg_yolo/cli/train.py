@@ -21,10 +21,12 @@ from qreg_yolo.cli.quantizing import (
     WeightOnly,
     edge,
 )
-from qreg_yolo.config import AMP_CHOICES, RunConfig, parse_overrides, resolve
+from qreg_yolo.config import AMP_CHOICES, RunConfig, resolve
+from qreg_yolo.key_values import parse_overrides
 from qreg_yolo.resources import recipe_path
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
+from qreg_yolo.ultralytics_arguments import KINDS
 
 EXAMPLES = """\b
 Examples:
@@ -76,7 +78,7 @@ def train(
         "threads": threads, "online": online, "log_noise": log_noise,
     }  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
-    arguments = _with_amp(amp, parse_overrides(overrides or []))
+    arguments = _with_amp(amp, parse_overrides(overrides or [], KINDS))
     if resume is not None:
         print(_resume(resume, options if hyp is None else {**options, "hyp": hyp}, arguments))
         return

@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from qreg_yolo.cli.offline import prepare_host
-from qreg_yolo.config import COMMAND_LINE, HeadConfig, check_train, named, parse_overrides
+from qreg_yolo.config import COMMAND_LINE, HeadConfig, named
+from qreg_yolo.host_keys import check_values
+from qreg_yolo.key_values import parse_overrides
 from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.ultralytics_arguments import KINDS
 
 EXAMPLES = """\b
 Examples:
@@ -37,10 +40,10 @@ def val(
     if head is not None:
         with named("--head"):
             HeadConfig(kind=head)
-    arguments = parse_overrides(words)
+    arguments = parse_overrides(words, KINDS)
     if "data" in arguments:
         data = _one("data", data, arguments.pop("data"))
-    check_train(arguments, COMMAND_LINE)
+    check_values(arguments, COMMAND_LINE, "val")
     prepare_host(online=online)
     from qreg_yolo.detect import evaluate
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
+from ultralytics.data.utils import exif_size
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER, RANK
 
@@ -47,14 +49,22 @@ def object_sizes(labels: Iterable[Mapping[str, Any]], imgsz: int) -> Sizes:
     """Returns the sizes of all objects as they are when their image's longer side is ``imgsz`` px.
 
     Args:
-        labels: The host's, one per image: ``shape`` (height, width) and ``bboxes`` `(n, 4)`, xywh in fractions.
+        labels: Ultralytics', one per image: ``im_file``, ``bboxes`` `(n, 4)`, xywh in fractions, and ``shape`` (height,
+            width); without it (rectangular batches) the size is read from the image file.
         imgsz: Px.
     """
     found = [np.empty((0, 2))]
     for label in labels:
-        height, width = label["shape"]
+        height, width = label["shape"] if "shape" in label else _size(label["im_file"])
         found.append(label["bboxes"][:, 2:4] * np.array([width, height]) * imgsz / max(height, width))
     return np.concatenate(found).astype(np.float64)
+
+
+def _size(path: str) -> tuple[int, int]:
+    """Returns height and width of an image file, turned upright as its metadata says."""
+    with Image.open(path) as image:
+        width, height = exif_size(image)
+    return height, width
 
 
 def fit_of(sizes: Sizes, anchors: Sizes, anchor_t: float) -> Fit:
@@ -135,8 +145,8 @@ def look_at_anchors(model: DetectionModel, labels: Iterable[Mapping[str, Any]], 
     Raises:
         ValueError: As `fitted_anchors`.
     """
-    section, sizes = Section.read(model.yaml), object_sizes(labels, imgsz)
-    if section is None or not section.head.has_anchors or not len(sizes):
+    section = Section.read(model.yaml)
+    if section is None or not section.head.has_anchors or not len(sizes := object_sizes(labels, imgsz)):
         return
     head, anchor_t = model.model[-1], section.head.anchor_t
     present = head.anchor_wh.cpu().double().numpy().reshape(-1, 2)

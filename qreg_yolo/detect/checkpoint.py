@@ -13,7 +13,7 @@ from qreg_yolo import files
 from qreg_yolo.detect.artefact import load_safetensors
 from qreg_yolo.detect.classic import ClassicWeights, read_classic
 from qreg_yolo.detect.classic_model import classic_detector
-from qreg_yolo.detect.compat import as_loaded
+from qreg_yolo.detect.compat import as_loaded, as_taken
 from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.model_yaml import check_model_yaml
 from qreg_yolo.detect.safe_load import check_archive, check_file, is_classic, unreadable
@@ -28,7 +28,6 @@ __all__ = [
     "ClassicWeights",
     "Start",
     "WeightsError",
-    "description_of",
     "load_start",
     "load_weights",
     "quantization_warning",
@@ -67,11 +66,6 @@ def load_start(path: Path) -> Start:
     return loaded if isinstance(loaded, ClassicWeights) else loaded[0]
 
 
-def description_of(model: str) -> str | dict[str, Any]:
-    """Returns what a model is built from: the name of its YAML as it is, or the YAML in a checkpoint."""
-    return model if Path(model).suffix in (".yaml", ".yml") else dict(load_weights(Path(model))[0].yaml)
-
-
 def existing(path: Path) -> Path:
     """Returns the path of a checkpoint: a file that exists, of a kind that can be read.
 
@@ -105,7 +99,8 @@ def _load(path: Path) -> tuple[DetectionModel, dict[str, Any]] | ClassicWeights:
 def _revive(path: Path) -> tuple[DetectionModel, dict[str, Any]]:
     """Returns the content of a file that names only what a detector needs, through torch's restricted unpickler."""
     try:
-        checkpoint, _ = torch_safe_load(path, safe_only=True)
+        with as_taken(path) as taken:
+            checkpoint, _ = torch_safe_load(taken, safe_only=True)
         model = checkpoint.get("ema") or checkpoint.get("model")
     except Exception as error:  # unpickling raises whatever the bytes make it raise
         raise unreadable(path, error) from error

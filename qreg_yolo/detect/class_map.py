@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from qreg_yolo import strict_yaml
+from qreg_yolo.sets.classes import ClassesError, rows_by_name
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 from qreg_yolo.training.tensor_file import WeightsError
@@ -19,10 +19,6 @@ MAPS: dict[str, dict[str, str]] = {
     },
 }  # fmt: skip
 """Name -> class of the data -> class of the model; classes that are not listed have the same name in both."""
-
-
-_SHOWN = 5
-"""How many names of a kind an error lists."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +33,6 @@ class ClassMap:
     """What the map is called in a record: its name, or its file's; `by-name`: the same names in another order."""
 
 
-def class_names(names: Mapping[Any, Any] | Sequence[Any]) -> list[str]:
-    """Returns the names of classes 0, 1, ... of a data description or a model, which hold a list or a mapping."""
-    listed = [names[key] for key in sorted(names, key=int)] if isinstance(names, Mapping) else names
-    return [str(name) for name in listed]
-
-
 def match_classes(names: Sequence[str], model_names: Sequence[str], model: object, data: object) -> ClassMap | None:
     """Returns which of a model's classes are those of the data, by name; None where the order agrees too.
 
@@ -53,23 +43,16 @@ def match_classes(names: Sequence[str], model_names: Sequence[str], model: objec
         data: The data, for the error text.
 
     Raises:
-        WeightsError: The data or the model has a class that the other lacks, or names one twice in another order.
+        WeightsError: They are not the same names.
     """
-    if list(names) == list(model_names):
-        return None
-    lists = (("the data", names, model_names), ("the model", model_names, names))
-    alone = [
-        f"only {side} has {', '.join(map(repr, lacking[:_SHOWN]))}{', ...' if len(lacking) > _SHOWN else ''}"
-        for side, mine, others in lists
-        if (lacking := [name for name in dict.fromkeys(mine) if name not in others])
-    ]
-    if not alone and len(set(names)) == len(names) == len(model_names):
-        return ClassMap(tuple(list(model_names).index(name) for name in names), tuple(names))
-    found = "; ".join(alone) or "a name is given twice"
-    raise WeightsError(
-        f"'{model}' and {data} have different classes ({len(model_names)} and {len(names)}): {found}. Give the data "
-        "that the model was trained for, or say which classes are which with --class-map."
-    )
+    try:
+        rows = rows_by_name(names, model_names)
+    except ClassesError as error:
+        raise WeightsError(
+            f"'{model}' and {data} have different classes ({len(model_names)} and {len(names)}): {error}. Give the "
+            "data that the model was trained for, or say which classes are which with --class-map."
+        ) from error
+    return None if rows is None else ClassMap(rows, tuple(names))
 
 
 def class_map(given: str, names: Sequence[str], model_names: Sequence[str]) -> ClassMap:
@@ -107,7 +90,7 @@ def _read(given: str) -> Mapping[str, str]:
             f"--class-map {given} is not a map.{did_you_mean(given, MAPS)} Give a YAML file, or one of: "
             f"{', '.join(MAPS)}."
         )
-    found = strict_yaml.load(Path(given))
+    found = strict_yaml.load(Path(given), as_text=True)  # a class may be called 1, no or true
     if not isinstance(found, dict) or not all(isinstance(text, str) for pair in found.items() for text in pair):
         raise ConfigError(f"--class-map {given} is not a mapping of names. Write lines 'data class: model class'.")
     return found

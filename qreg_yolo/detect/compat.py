@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import ARGV, DEFAULT_CFG_DICT
+from ultralytics.utils.checks import check_yolov5u_filename
 
+from qreg_yolo.errors import InvalidValueError, UnsupportedError
 from qreg_yolo.training.environment import requested_threads
 
 _HOOKS: dict[type, tuple[str, ...]] = {
@@ -52,14 +55,14 @@ def check_host() -> None:
     """
     numbers = tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in host_version.split(".")[:3])
     if not (8, 4, 190) <= numbers < (8, 5):
-        raise RuntimeError(
+        raise UnsupportedError(
             f"Ultralytics {host_version} is installed; qreg-yolo is tested with 8.4.190 up to 8.5. "
             "Run: pip install 'ultralytics>=8.4.190,<8.5'"
         )
     for cls, names in _HOOKS.items():
         for name in names:
             if not callable(getattr(cls, name, None)):
-                raise RuntimeError(
+                raise UnsupportedError(
                     f"Ultralytics {host_version} has no {cls.__name__}.{name}, which qreg-yolo builds on. "
                     "Run: pip install ultralytics==8.4.190"
                 )
@@ -98,6 +101,34 @@ def as_loaded(model: DetectionModel, train_args: Mapping[str, Any], path: Path) 
     return model.eval()
 
 
+@contextmanager
+def as_taken(path: Path) -> Iterator[Path]:
+    """Yields a path under which Ultralytics' loader opens a checkpoint.
+
+    It drops quotes from a path and takes ``yolov5n.pt`` for ``yolov5nu.pt``. Where that changes the path, this is a
+    link in a temporary folder.
+    """
+    if Path(check_yolov5u_filename(str(path).strip().replace("'", ""), verbose=False)) == path:
+        yield path
+        return
+    with TemporaryDirectory(prefix="qreg-") as folder:
+        link = Path(folder) / f"checkpoint{path.suffix}"
+        link.symlink_to(path.absolute())
+        yield link
+
+
+def refuse_distillation(arguments: Mapping[str, Any]) -> None:
+    """Raises where a teacher is given.
+
+    Raises:
+        ValueError: ``distill_model`` is set.
+    """
+    if (teacher := arguments.get("distill_model")) is not None:
+        raise InvalidValueError(
+            f"distill_model={teacher}: distillation of quantized detectors is not supported yet. Leave it out."
+        )
+
+
 def refuse_host_quantization(arguments: Mapping[str, Any]) -> None:
     """Raises where the host's own quantization or half precision is asked for beside ours.
 
@@ -109,11 +140,11 @@ def refuse_host_quantization(arguments: Mapping[str, Any]) -> None:
         if str(value).lower() in ("none", "false", "0", "32", "fp32", "w32a32"):
             continue
         if key == "half" or str(value).lower() in ("16", "fp16", "w16a16"):
-            raise ValueError(
+            raise InvalidValueError(
                 f"{key}={value}: a quantized detector keeps its tensors in float32, because rounding them changes "
                 f"their codes. Leave {key} out; for mixed precision in training there is amp='bf16'."
             )
-        raise ValueError(
+        raise InvalidValueError(
             f"{key}={value} is Ultralytics' own quantization, another method. Leave it out, and give the bits as "
             "qreg={'bits': 8} (on the command line: --bits 8)."
         )

@@ -11,10 +11,10 @@ from ultralytics.data.utils import IMG_FORMATS, img2label_paths
 from ultralytics.utils import DATASETS_DIR
 
 from qreg_yolo import strict_yaml
-from qreg_yolo.detect.class_map import class_names
 from qreg_yolo.detect.dataset import DataError, Label, scan, usable
 from qreg_yolo.detect.demo_data import ensure_demo_data
 from qreg_yolo.resources import data_path
+from qreg_yolo.sets.classes import class_names
 
 
 @dataclass(frozen=True)

@@ -196,51 +196,70 @@ class DetectionDataset(YOLODataset):
         self._arrays = paths
 
     def cache_images(self) -> None:
-        """Keeps the decoded images as Ultralytics does; a file on disk that is not of its image is written anew.
+        """Keeps the decoded images as Ultralytics does; on disk, an array that is not of its image is written anew.
 
-        What each file was made from is remembered in our own cache folder.
+        Raises:
+            DataError: A ``.npy`` file beside an image is not one that was written here: it stays as it is.
         """
-        ledger = _Ledger(self.im_files, self.channels) if self.cache == "disk" else None
-        if ledger is not None:
-            for image, array in zip(self.im_files, self.npy_files, strict=True):
-                if not ledger.holds(Path(image), array):
-                    array.unlink(missing_ok=True)
+        if self.cache != "disk":
+            super().cache_images()
+            return
+        arrays = dict(zip(map(Path, self.im_files), self.npy_files, strict=True))
+        ledgers = {folder: _Ledger(folder) for folder in dict.fromkeys(image.parent for image in arrays)}
+        foreign = [array for image, array in arrays.items() if array.exists() and image not in ledgers[image.parent]]
+        summary = f"{len(foreign)} .npy files beside the images were not written by qreg-yolo"
+        raise_if(foreign, summary, "Move or delete them, or leave cache=disk out.")
+        for image, array in arrays.items():
+            if not ledgers[image.parent].is_current(image, array):
+                array.unlink(missing_ok=True)
+        for ledger in ledgers.values():  # before the arrays: after a kill they are still known as ours
+            ledger.write()
         super().cache_images()
-        if ledger is not None:
-            ledger.write(zip(map(Path, self.im_files), self.npy_files, strict=True))
+        for image, array in arrays.items():
+            ledgers[image.parent].note(image, array)
+        for ledger in ledgers.values():
+            ledger.write()
 
 
 class _Ledger:
-    """Which content of an image each ``.npy`` file beside it was made from.
+    """Which content of its image each ``.npy`` file of a folder was made from; kept in our own cache folder.
 
     Args:
-        images: The images; each set of them has a file of its own.
-        channels: Of the decoded images.
+        folder: The folder of the images and arrays.
     """
 
-    def __init__(self, images: Sequence[str], channels: int) -> None:
-        name = hashlib.sha256("\n".join([str(channels), *images]).encode("utf-8", "surrogateescape")).hexdigest()
+    def __init__(self, folder: Path) -> None:
+        name = hashlib.sha256(str(folder).encode("utf-8", "surrogateescape")).hexdigest()
         self._path = default_cache_root() / "npy" / f"{name[:32]}.json"
-        self._digests: dict[str, str] = {}
         try:
-            self._known: dict[str, Any] = dict(json.loads(self._path.read_text(encoding="utf-8")))
+            self._entries: dict[str, list[Any]] = dict(json.loads(self._path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):  # missing or damaged: nothing is known
-            self._known = {}
+            self._entries = {}
 
-    def holds(self, image: Path, array: Path) -> bool:
-        """Returns whether ``array`` is the file that was written from ``image`` as it is now."""
-        self._digests[str(image)] = files.sha256(image)
-        return array.is_file() and self._known.get(str(image)) == self._entry(image, array)
+    def __contains__(self, image: Path) -> bool:
+        return image.name in self._entries
 
-    def write(self, pairs: Iterator[tuple[Path, Path]]) -> None:
-        """Remembers what the files were made from."""
-        entries = {str(image): self._entry(image, array) for image, array in pairs if array.is_file()}
+    def is_current(self, image: Path, array: Path) -> bool:
+        """Returns whether ``array`` is the file that was written from ``image`` as it is now; remembers the image."""
+        before, digest = self._entries.get(image.name), files.sha256(image)
+        current = array.is_file() and before == [digest, *_state(array)]
+        self._entries[image.name] = before if current and before else [digest, None, None]
+        return current
+
+    def note(self, image: Path, array: Path) -> None:
+        """Remembers an array that was written from ``image``."""
+        if array.is_file():
+            self._entries[image.name][1:] = _state(array)
+
+    def write(self) -> None:
+        """Writes the ledger."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_text(self._path, json.dumps(entries, indent=0) + "\n")
+        files.write_text(self._path, json.dumps(self._entries, indent=0) + "\n")
 
-    def _entry(self, image: Path, array: Path) -> list[Any]:
-        state = array.stat()
-        return [self._digests[str(image)], state.st_size, state.st_mtime_ns]
+
+def _state(path: Path) -> tuple[int, int]:
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
 
 
 def build_dataset(

@@ -7,13 +7,14 @@ from typing import Any
 
 from qreg_yolo.detect import outputs
 from qreg_yolo.detect.checkpoint import existing, quantization_warning
-from qreg_yolo.detect.class_map import ClassMap, class_map, class_names, match_classes
+from qreg_yolo.detect.class_map import ClassMap, class_map, match_classes
 from qreg_yolo.detect.data_check import CheckedData, check_data, find_data
 from qreg_yolo.detect.facade import QuantYOLO
-from qreg_yolo.detect.preflight import check_arguments
+from qreg_yolo.detect.preflight import check_arguments, check_classes
 from qreg_yolo.detect.section import head_kind
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.errors import MissingFileError
+from qreg_yolo.sets.classes import class_names
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 from qreg_yolo.training.environment import use_threads
@@ -50,7 +51,7 @@ def validate(
     if split not in SPLITS:
         raise ConfigError(f"split={split} is not one of: {', '.join(SPLITS)}.{did_you_mean(str(split), SPLITS)}")
     use_threads(threads)
-    check_arguments(arguments)
+    check_arguments(arguments, "val")
     existing(weights)
     project = writable_project(arguments.get("project"))
     checked = None if data is None else _checked(data, split, arguments.get("single_cls"))
@@ -60,6 +61,7 @@ def validate(
         raise ConfigError(f"'{weights}' has the {head_kind(model.yaml)} head, --head asks for {head}. Drop --head.")
     single = arguments.get("single_cls", trained.get("single_cls"))
     checked = checked or _checked(str(trained.get("data") or "demo"), split, single)
+    check_classes(arguments.get("classes"), checked.names)
     names = class_names(model.names)
     if classes is not None:
         mapped: ClassMap | None = class_map(classes, checked.names, names)
@@ -108,10 +110,8 @@ def predict(weights: Path, source: str, arguments: dict[str, Any], threads: int 
         FileNotFoundError: The checkpoint or the source does not exist.
         WeightsError: Not a checkpoint.
     """
-    if "source" in arguments:
-        raise ConfigError(f"source={arguments['source']}: the source is the second argument. Drop the key=value.")
     use_threads(threads)
-    check_arguments(arguments)
+    check_arguments(arguments, "predict")
     existing(weights)
     if not Path(source).exists() and "*" not in source:
         raise MissingFileError(
@@ -122,6 +122,7 @@ def predict(weights: Path, source: str, arguments: dict[str, Any], threads: int 
     images = boxes = 0
     save_dir = Path(project)
     facade = _facade(weights)
+    check_classes(arguments.get("classes"), class_names(facade.model.names))
     for result in facade.predict(source, stream=True, **{**defaults, **arguments, "project": project}):
         images, boxes, save_dir = images + 1, boxes + len(result.boxes), Path(result.save_dir or project)
     return outputs.RunResult(save_dir=save_dir, table=f"{boxes} detections on {images} images\nResults: {save_dir}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from ultralytics import YOLO
 
 from qreg_yolo.detect.checkpoint import load_weights
 from qreg_yolo.detect.compat import as_a_library, refuse_host_quantization
-from qreg_yolo.detect.model import QuantDetectionModel
+from qreg_yolo.detect.model import QuantDetectionModel, refuse_export
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from qreg_yolo.detect.validator import QuantDetectionPredictor, QuantDetectionValidator
 from qreg_yolo.training.tensor_file import SUFFIX
@@ -53,7 +54,10 @@ class QuantYOLO(YOLO):
         start = kwargs.get("pretrained")
         if isinstance(start, (str, Path)) and Path(start).is_file() and not kwargs.get("resume"):
             self.ckpt = {}  # with a checkpoint, the host unpickles the file itself; without, our trainer reads it
-        return super().train(trainer, **kwargs)
+        try:
+            return super().train(trainer, **kwargs)
+        finally:
+            self._restore_paths()
 
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
         """Validates; batch and ``nms`` default to those of validation in training, so that the numbers agree.
@@ -77,9 +81,25 @@ class QuantYOLO(YOLO):
         return results if stream else list(results)
 
     def export(self, **kwargs: Any) -> Any:
-        """Exports as the host does, the quantizers as they are."""
+        """Exports a float model as Ultralytics does.
+
+        Raises:
+            NotImplementedError: The model is quantized.
+        """
         self._refuse_host_quantization(kwargs)
+        if isinstance(self.model, nn.Module):
+            refuse_export(self.model)
         return super().export(**kwargs)
+
+    def _restore_paths(self) -> None:
+        """Names the run's own checkpoint where Ultralytics has loaded a link to it."""
+        trainer, loaded = getattr(self, "trainer", None), getattr(self.model, "pt_path", None)
+        if not isinstance(trainer, QuantDetectionTrainer):
+            return
+        own = {str(trainer.best): trainer.wdir / "best.pt", str(trainer.last): trainer.wdir / "last.pt"}
+        trainer.restore_paths()
+        if loaded in own:
+            self.model.pt_path = self.overrides["model"] = str(own[loaded])
 
     @property
     def trained_with(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from qreg_yolo.detect.model_yaml import check_model_yaml
 from qreg_yolo.detect.policy import edge_layers, float_layers
 from qreg_yolo.detect.precision import in_bf16, trains_in_bf16
 from qreg_yolo.detect.section import Section
+from qreg_yolo.errors import UnsupportedError
 from qreg_yolo.quant.base import Quantizer, keep_float32
 from qreg_yolo.quant.convert import apply_plan, dequantize_model, plan_quantization, plans_agree, quantized_layers
 
@@ -168,9 +169,15 @@ class QuantDetectionModel(DetectionModel):
             if not told:
                 _TOLD.discard(self)
 
-    def fuse(self, verbose: bool = True, imgsz: int = 640) -> QuantDetectionModel:
-        """Returns the model unchanged: folding BatchNorm would move the weights off the grid they were trained on."""
-        del verbose, imgsz
+    def fuse(self, verbose: bool | None = None, imgsz: int | list[int] | None = None) -> QuantDetectionModel:
+        """Returns the model unchanged: folding BatchNorm would move the weights off the grid they were trained on.
+
+        Raises:
+            NotImplementedError: Ultralytics' exporter asks (it alone gives a size and nothing else), before it writes
+                anything, and the model is quantized.
+        """
+        if verbose is None and imgsz is not None:
+            refuse_export(self)
         return self
 
     def _predict_once(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -188,6 +195,19 @@ class QuantDetectionModel(DetectionModel):
         del recurse
         super()._apply(keep_float32(fn))
         return self
+
+
+def refuse_export(model: nn.Module) -> None:
+    """Raises for a quantized model.
+
+    Raises:
+        NotImplementedError: It is one.
+    """
+    if quantized_layers(model):
+        raise UnsupportedError(
+            "A quantized model cannot be exported yet: Ultralytics' exporters do not know its quantizers. Use the "
+            "checkpoint, or best.safetensors beside it. Nothing was written."
+        )
 
 
 def quantizer_state(model: nn.Module) -> dict[str, Tensor]:

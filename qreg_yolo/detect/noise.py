@@ -14,7 +14,6 @@ from ultralytics.utils.torch_utils import select_device
 
 from qreg_yolo import records
 from qreg_yolo.analysis.cells import CLEAN
-from qreg_yolo.detect.class_map import class_names
 from qreg_yolo.detect.compat import restore_threads
 from qreg_yolo.detect.data_check import find_data
 from qreg_yolo.detect.dataset import MIN_SIDE
@@ -31,6 +30,7 @@ from qreg_yolo.quant.noise_study import NoiseRequest, Plan, gradient_layers, rep
 from qreg_yolo.quant.perturbation import Task
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
 from qreg_yolo.robust.checks import check_counts
+from qreg_yolo.sets.classes import class_names
 from qreg_yolo.training.environment import use_threads
 from qreg_yolo.training.folders import writable_project
 

@@ -29,6 +29,10 @@ def amp_hint(amp: bool | str, device: object) -> str | None:
     """Returns what to say before training about a choice of ``amp`` that the hardware does not favour, or None."""
     if not on_cpu(device):
         return None
+    if amp in (True, FP16):
+        return (
+            "amp=true and amp=fp16 have no effect on the CPU, which trains in fp32. Mixed precision there: --amp bf16."
+        )
     if amp in (False, FP32) and cpu_has_bf16():
         return "This CPU multiplies bfloat16 in hardware: --amp bf16 trains faster."
     if amp == BF16 and not cpu_has_bf16():

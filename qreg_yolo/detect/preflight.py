@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import guess_model_task, yaml_model_load
+from ultralytics.utils import LOGGER
+from ultralytics.utils.torch_utils import select_device
 
-from qreg_yolo.detect.class_map import class_names
+from qreg_yolo.detect.compat import restore_threads
 from qreg_yolo.detect.data_check import CheckedData
 from qreg_yolo.detect.dataset import DataError
 from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.model_yaml import check_model_yaml
 from qreg_yolo.detect.section import KEY, Section
 from qreg_yolo.errors import MissingFileError
+from qreg_yolo.key_values import check_folder_name
+from qreg_yolo.sets.classes import class_names
 from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.ultralytics_arguments import Command, without_effect
 
 RESUMABLE: tuple[str, ...] = (
     "batch", "cache", "channels_last", "close_mosaic", "device", "freeze", "imgsz", "patience", "plots", "save_period",
@@ -25,19 +32,99 @@ RESUMABLE: tuple[str, ...] = (
 """Ultralytics' arguments that may differ when a run is resumed; the host ignores the others."""
 
 
-def check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Raises unless the host takes the values of its own arguments.
+def check_arguments(arguments: Mapping[str, Any], command: Command = "train") -> None:
+    """Raises unless Ultralytics takes the values of its own arguments; names those without effect.
+
+    Args:
+        arguments: Ultralytics', of the right types.
+        command: The command that they are given to.
 
     Raises:
-        ConfigError: A value outside its range.
+        ConfigError: A value outside its range, a folder that cannot be named so, or a device that is not there.
     """
+    for key in ("name", "project"):
+        check_folder_name(key, str(arguments.get(key) or ""))
     sizes = arguments.get("imgsz", 640)
-    if any(not isinstance(size, int) or size < 1 for size in (sizes if isinstance(sizes, list) else [sizes])):
+    if not sizes or any(not isinstance(one, int) or one < 1 for one in (sizes if isinstance(sizes, list) else [sizes])):
         raise ConfigError(f"imgsz={sizes} is not a size in pixels. Give a positive multiple of 32.")
+    if command == "predict" and isinstance(sizes, list) and len(sizes) > 2:
+        raise ConfigError(f"imgsz={sizes} has more than two sizes. Give one, or [height,width].")
+    _check_batch(arguments.get("batch", 1), command)
+    for key in ("workers", "time"):
+        if (arguments.get(key) or 0) < 0:
+            raise ConfigError(f"{key}={arguments[key]} is negative. Give 0 or more.")
     try:
-        get_cfg(overrides=dict(arguments))
+        get_cfg(overrides={key: value for key, value in arguments.items() if key != "name"})
     except (TypeError, ValueError, SyntaxError) as error:
         raise ConfigError(str(error)) from error
+    _check_device(arguments.get("device"))
+    if (notice := without_effect(arguments, command)) is not None:
+        LOGGER.warning(notice)
+
+
+def _check_batch(batch: float, command: Command) -> None:
+    whole = float(batch).is_integer()
+    if command == "train":
+        if not ((whole and batch >= 1) or batch == -1 or 0 < batch < 1):
+            raise ConfigError(
+                f"batch={batch} is not a batch size. Give images per batch, or -1 or a fraction of the GPU's memory "
+                "such as 0.7 to have it chosen."
+            )
+    elif not (whole and batch >= 1):
+        raise ConfigError(f"batch={batch} is not a whole number of at least 1. Give images per batch.")
+
+
+def _check_device(device: object) -> None:
+    try:
+        found = select_device("" if device is None else device, verbose=False)
+    except ValueError:
+        found = None
+    restore_threads()
+    if not isinstance(found, torch.device) or (str(device).startswith("mps") and found.type != "mps"):
+        raise ConfigError(
+            f"device={device} is not here: torch sees {torch.cuda.device_count()} GPUs. Use device=cpu, or the numbers "
+            "of GPUs, from 0 on."
+        )
+
+
+def check_freeze(model: nn.Module, freeze: int | list[int | str] | None) -> None:
+    """Raises unless some of a model's layers are frozen, and not all.
+
+    Args:
+        model: The network.
+        freeze: Ultralytics': how many layers from the first on, or their numbers and names such as ``23.cv2``.
+
+    Raises:
+        ConfigError: An entry that is no layer, or nothing is left to train.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    last = max(int(name.split(".")[1]) for name in names)
+    left = set(names)
+    for entry in freeze if isinstance(freeze, list) else range(freeze or 0):
+        found = {name for name in names if f"model.{entry}." in name}
+        if not found and entry not in range(last):  # a layer may have no parameters
+            raise ConfigError(
+                f"freeze={freeze}: the model has no layer {entry}. Give numbers from 0 to {last}, or names such as "
+                f"{last}.cv2."
+            )
+        left -= found
+    if not left:
+        raise ConfigError(f"freeze={freeze} leaves nothing to train. Give fewer layers.")
+
+
+def check_classes(classes: int | list[int] | None, names: Sequence[str]) -> None:
+    """Raises unless the classes that are picked by number exist.
+
+    Args:
+        classes: Ultralytics': numbers of classes; None: all.
+        names: Of all classes.
+
+    Raises:
+        ConfigError: A number beyond the names, or none at all.
+    """
+    picked = classes if isinstance(classes, list) else [] if classes is None else [classes]
+    if classes is not None and (not picked or any(not 0 <= number < len(names) for number in picked)):
+        raise ConfigError(f"classes={classes}: there are the classes 0 to {len(names) - 1} ({', '.join(names):.200}).")
 
 
 def check_model(name: str) -> None:

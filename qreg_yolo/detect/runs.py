@@ -22,7 +22,14 @@ from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.facade import QuantYOLO
 from qreg_yolo.detect.guard import RunLock, how_to_go_on
 from qreg_yolo.detect.precision import amp_hint, resolve_amp
-from qreg_yolo.detect.preflight import check_arguments, check_model, check_names, check_resumption
+from qreg_yolo.detect.preflight import (
+    check_arguments,
+    check_classes,
+    check_freeze,
+    check_model,
+    check_names,
+    check_resumption,
+)
 from qreg_yolo.detect.safe_load import check_file
 from qreg_yolo.detect.section import KEY, LOG_NOISE, Section, head_kind
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
@@ -157,6 +164,8 @@ def _run(
     data: CheckedData,
     config: RunConfig | None,
 ) -> outputs.RunResult:
+    check_freeze(model.model, arguments.get("freeze"))
+    check_classes(arguments.get("classes"), data.names)
     lock = RunLock()
     for event, callback in callbacks(config, lock, data.yaml.stem).items():
         model.add_callback(event, callback)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from copy import copy, deepcopy
 from itertools import islice
 from pathlib import Path
@@ -13,15 +14,22 @@ from torch import nn
 from ultralytics.cfg import DEFAULT_CFG, cfg2dict, get_cfg
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import yaml_model_load
-from ultralytics.utils import LOCAL_RANK, LOGGER, RANK
+from ultralytics.utils import DEFAULT_CFG_DICT, LOCAL_RANK, LOGGER, RANK
+from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.patches import override_configs
 from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_model
 
 from qreg_yolo import files
 from qreg_yolo.detect import resume
 from qreg_yolo.detect.auto_anchor import look_at_anchors
-from qreg_yolo.detect.checkpoint import Start, description_of, load_start, strip_checkpoint
-from qreg_yolo.detect.compat import check_host, refuse_host_quantization, restore_threads
+from qreg_yolo.detect.checkpoint import Start, load_start, load_weights, strip_checkpoint
+from qreg_yolo.detect.compat import (
+    as_taken,
+    check_host,
+    refuse_distillation,
+    refuse_host_quantization,
+    restore_threads,
+)
 from qreg_yolo.detect.dataset import DetectionDataset, Label, build_dataset
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.outputs import defined
@@ -39,6 +47,7 @@ from qreg_yolo.records import settings_text
 from qreg_yolo.training.cpu import tune_cpu
 from qreg_yolo.training.finite import NonFiniteError, all_finite, diagnosis, norm_is_finite
 from qreg_yolo.training.folders import what_is_kept
+from qreg_yolo.training.tensor_file import SUFFIX
 
 CALIBRATION_IMAGES = 64
 """Training images (augmented as in training) that set the input ranges; at least one batch."""
@@ -76,6 +85,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         check_host()
         overrides = overrides or {}
         refuse_host_quantization(overrides)
+        refuse_distillation(overrides)
         if overrides.get(KEY) is not None:
             Section.from_request(overrides[KEY], pretrained=False)  # a wrong option fails before a folder is made
         self._accumulate = 1
@@ -84,6 +94,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         self._first_step_offset = 0
         self._resumed: dict[str, Any] | None = None
         self._overflowed = False
+        self._links = ExitStack()
         self._start, self._read, self._scanned = start, resumed, scanned
         super().__init__({KEY: None, **cfg2dict(cfg)}, overrides, _callbacks)
         restore_threads()
@@ -94,13 +105,28 @@ class QuantDetectionTrainer(DetectionTrainer):
         if overrides.get("workers") is not None:
             self.args.workers = overrides["workers"]  # the host sets 0 on the CPU, whatever was asked for
 
+    def train(self) -> None:
+        """Trains as Ultralytics does.
+
+        Its loader then opens `best` or `last`: where it would change their paths, they are links until `restore_paths`.
+        """
+        super().train()
+        self.best, self.last = (self._links.enter_context(as_taken(path)) for path in (self.best, self.last))
+
+    def restore_paths(self) -> None:
+        """Makes `best` and `last` the checkpoints themselves again, after `train`."""
+        self._links.close()
+        self.best, self.last = self.wdir / "best.pt", self.wdir / "last.pt"
+
     def check_resume(self, overrides: dict[str, Any]) -> None:
         """Resumes as Ultralytics does, but refuses other quantization settings than the checkpoint's."""
         wanted = overrides.get(KEY)
-        if self._read is None or not self.args.resume:
-            super().check_resume(overrides)
+        last = self.args.resume
+        if isinstance(last, (str, Path)) and Path(last).is_file():
+            self._read = self._read or load_weights(Path(last))
+            self._resume_with(self._read[1]["train_args"], overrides)
         else:
-            self._resume_with(self._read[0].args, overrides)
+            super().check_resume(overrides)
         trained = getattr(self.args, KEY, None)
         if self.resume and wanted is not None and not same_request(wanted, trained):
             raise InvalidValueError(
@@ -108,10 +134,10 @@ class QuantDetectionTrainer(DetectionTrainer):
                 "quantization options, or start a new run with --weights."
             )
 
-    def _resume_with(self, trained: Any, overrides: dict[str, Any]) -> None:
+    def _resume_with(self, trained: dict[str, Any], overrides: dict[str, Any]) -> None:
         """Takes the arguments of the checkpoint, but for those that may differ in a resumed run."""
         resume_from, data = self.args.resume, self.args.data
-        self.args = get_cfg({**trained, "data": data, "model": resume_from, "resume": resume_from})
+        self.args = get_cfg({**DEFAULT_CFG_DICT, **trained, "data": data, "model": resume_from, "resume": resume_from})
         for key, value in overrides.items():
             if key in RESUMABLE or key == "save_dir":
                 setattr(self.args, key, value)
@@ -119,17 +145,24 @@ class QuantDetectionTrainer(DetectionTrainer):
 
     def setup_model(self) -> dict[str, Any] | None:
         """Sets the model up as Ultralytics does, from files that are read once, without executing anything in them."""
-        if self._read is not None and self.resume:
-            model, checkpoint = self._read
-            self.model = self.get_model(model.yaml, model, verbose=RANK in (-1, 0))
-            return checkpoint
-        start = self.args.pretrained
-        is_file = isinstance(start, (str, Path)) and Path(start).is_file()
-        if isinstance(self.model, nn.Module) or self.resume or not is_file:
+        if isinstance(self.model, nn.Module):
             return super().setup_model()  # type: ignore[no-any-return]
-        weights = self._start or load_start(Path(start))
+        verbose, start = RANK in (-1, 0), self.args.pretrained
+        if self.resume and self._read is not None:
+            model, checkpoint = self._read
+            self.model = self.get_model(model.yaml, model, verbose)
+            return checkpoint
+        weights = self._start
+        if weights is None and isinstance(start, (str, Path)) and Path(start).is_file():
+            weights = load_start(Path(start))
+        if Path(str(self.model)).suffix in (".pt", SUFFIX):
+            model = load_weights(Path(self.model))[0]
+            self.model = self.get_model(model.yaml, weights or (None if start is False else model), verbose)
+        elif weights is not None:
+            self.model = self.get_model(self.model, weights, verbose)
+        else:
+            return super().setup_model()  # type: ignore[no-any-return]
         self._start = None
-        self.model = self.get_model(description_of(self.model), weights, verbose=RANK in (-1, 0))
         return None
 
     def get_model(
@@ -182,10 +215,17 @@ class QuantDetectionTrainer(DetectionTrainer):
 
     def _calibration_batches(self) -> Iterator[Any]:
         self.stride = max(int(unwrap_model(self.model).stride.max()), 32)  # preprocess_batch reads it for multi_scale
+        self.args.imgsz = check_imgsz(self.args.imgsz, stride=self.stride, floor=self.stride, max_dim=1)
         batch = max(int(self.batch_size), 1) if self.batch_size >= 1 else 16
         with override_configs(self.args, {"cache": False, "workers": 0}):
             loader = self.get_dataloader(self.data["train"], batch_size=batch, rank=-1, mode="train")
-        yield from islice(loader, max(CALIBRATION_IMAGES // batch, 1))
+        for images in islice(loader, max(CALIBRATION_IMAGES // batch, 1)):
+            if len(images["img"]) == 1 and self.args.imgsz < 2 * self.stride:  # Ultralytics refuses it too, but later
+                raise ValueError(
+                    f"A batch of one image at imgsz={self.args.imgsz} gives BatchNorm a single value per channel. Give "
+                    f"another batch, so that none of one image is left, or imgsz={2 * self.stride} or more."
+                )
+            yield images
 
     def set_class_weights(self) -> None:
         """Does what follows from the labels, before the EMA copy: class weights, and a look at the anchors."""
@@ -335,15 +375,17 @@ class QuantDetectionTrainer(DetectionTrainer):
         """Measures the best checkpoint as the host does; the checkpoints are stripped atomically before."""
         with torch_distributed_zero_first(LOCAL_RANK):
             if RANK in {-1, 0}:
-                stripped = strip_checkpoint(self.last)
-                strip_checkpoint(self.best, {"train_results": stripped.get("train_results")})
+                stripped = strip_checkpoint(self.last) if self.last.exists() else {}
+                if self.best.exists():
+                    strip_checkpoint(self.best, {"train_results": stripped.get("train_results")})
                 resume.remove(self.last)
         if not self.best.exists():
             return
         LOGGER.info(f"\nValidating {self.best}...")
         self.validator.args.plots = self.args.plots
         self.validator.args.compile = False
-        self.metrics = self.validator(model=self.best)
+        with as_taken(self.best) as path:
+            self.metrics = self.validator(model=path)
         self.metrics.pop("fitness", None)
         self.epoch += 1  # callbacks log the best epoch's numbers as one more epoch
         self.run_callbacks("on_fit_epoch_end")

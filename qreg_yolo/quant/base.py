@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qreg_yolo.errors import CalibrationError
 from qreg_yolo.quant.spec import QuantizerSpec
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -121,7 +122,7 @@ class Quantizer(nn.Module, ABC):
             RuntimeError: The quantizer was never calibrated.
         """
         if not self._is_initialized:
-            raise RuntimeError(
+            raise CalibrationError(
                 f"{type(self).__name__} ({self.extra_repr()}) has no range yet. Run "
                 "qreg_yolo.quant.calibrate(model, batches) before the first forward, or load a trained state_dict."
             )
@@ -133,12 +134,12 @@ class Quantizer(nn.Module, ABC):
             RuntimeError: It has not.
         """
         if not seen:
-            raise RuntimeError(
+            raise CalibrationError(
                 f"No calibration batch reached {type(self).__name__} ({self.extra_repr()}). Exclude the layer, or "
                 "calibrate with a forward that uses it."
             )
         if not finite:
-            raise RuntimeError(
+            raise CalibrationError(
                 f"{type(self).__name__} ({self.extra_repr()}) saw values that are not finite. Check the weights and "
                 "the calibration batches."
             )

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from qreg_yolo.errors import CalibrationError, InvalidValueError
 from qreg_yolo.quant.base import Quantizer
 from qreg_yolo.quant.convert import dequantize_model, quantized_layers
 from qreg_yolo.quant.layers import QuantConv2d, QuantLinear
@@ -75,14 +76,14 @@ def calibrate(
         ValueError: ``unreached`` is something else.
     """
     if unreached not in UNREACHED:
-        raise ValueError(f"unreached={unreached!r} is not one of: {', '.join(UNREACHED)}.")
+        raise InvalidValueError(f"unreached={unreached!r} is not one of: {', '.join(UNREACHED)}.")
     missing = [m for m in model.modules() if isinstance(m, Quantizer) and not m.is_initialized]
     waiting = {name: layer for name, layer in quantized_layers(model).items() if not _has_learned(layer)}
     run = forward or (lambda module, batch: module(batch))
     left = _watch_inputs(model, waiting, batches, run, frozen) if waiting else {}
     if left and unreached == "error":
         name, reason = next(iter(left.items()))
-        raise RuntimeError(
+        raise CalibrationError(
             f"{len(left)} quantized layers are reached by no calibration batch, the first is '{name}': {reason}. "
             "Exclude them, calibrate with a forward that uses them, or leave them in float with unreached='float'."
         )
@@ -92,7 +93,9 @@ def calibrate(
             _initialize(name, layer)
     without = uninitialized_quantizers(model)
     if without:
-        raise RuntimeError(f"{len(without)} quantizers have no range after calibration, the first is '{without[0]}'.")
+        raise CalibrationError(
+            f"{len(without)} quantizers have no range after calibration, the first is '{without[0]}'."
+        )
     return CalibrationReport(sum(quantizer.is_initialized for quantizer in missing), left)
 
 
@@ -115,7 +118,7 @@ def _initialize(name: str, layer: QuantConv2d | QuantLinear) -> None:
         try:
             act.finish_calibration()
         except RuntimeError as error:
-            raise RuntimeError(f"Layer '{name}': {error}") from None
+            raise CalibrationError(f"Layer '{name}': {error}") from None
 
 
 class _Watcher(nn.Module):
@@ -168,7 +171,7 @@ def _watch_inputs(
             forward(model, batch)
             count += 1
     if count == 0 and hungry:
-        raise RuntimeError(
+        raise CalibrationError(
             f"{len(hungry)} input quantizers need data, but no calibration batch was given. "
             "Pass at least one batch to calibrate(model, batches)."
         )

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from qreg_yolo.errors import InvalidValueError
 from qreg_yolo.quant.layers import QuantConv2d, QuantLayer, QuantLinear
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
 from qreg_yolo.suggest import did_you_mean
@@ -110,15 +111,15 @@ def apply_plan(model: nn.Module, plans: Mapping[str, LayerPlan]) -> None:
     swaps = []
     for fqn, plan in plans.items():
         if fqn not in layers:
-            raise ValueError(f"The model has no layer '{fqn}'.{did_you_mean(fqn, layers)}")
+            raise InvalidValueError(f"The model has no layer '{fqn}'.{did_you_mean(fqn, layers)}")
         parent, attribute, layer = layers[fqn]
         if not isinstance(layer, QuantLayer):
             reason = _unsupported(parent, layer)
             if reason:
-                raise ValueError(f"Layer '{fqn}' cannot be quantized: {reason}.")
+                raise InvalidValueError(f"Layer '{fqn}' cannot be quantized: {reason}.")
             swaps.append((parent, attribute, layer, plan))
         elif not plans_agree(layer.plan, plan):
-            raise ValueError(
+            raise InvalidValueError(
                 f"Layer '{fqn}' is quantized already, as {layer.plan}. Call dequantize_model first to change it."
             )
     done: dict[tuple[int, LayerPlan], nn.Module] = {}  # a layer under several names stays one layer
@@ -171,7 +172,7 @@ def dequantize_model(model: nn.Module, names: Collection[str] | None = None) -> 
     quantized = quantized_layers(model)
     for name in names or ():
         if name not in quantized:
-            raise ValueError(f"The model has no quantized layer '{name}'.{did_you_mean(name, quantized)}")
+            raise InvalidValueError(f"The model has no quantized layer '{name}'.{did_you_mean(name, quantized)}")
     done: dict[QuantConv2d | QuantLinear, nn.Module] = {}  # a layer under several names stays one layer
     undone = []
     for fqn, parent, attribute, layer in candidate_layers(model):
@@ -215,11 +216,11 @@ def _check_names(spec: QuantSpec, edge_layers: Sequence[str], keep_float: Mappin
     for option, patterns in groups:
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in names):
-                raise ValueError(f"{option} pattern '{pattern}' matches no layer.{did_you_mean(pattern, names)}")
+                raise InvalidValueError(f"{option} pattern '{pattern}' matches no layer.{did_you_mean(pattern, names)}")
     for argument, given in (("edge_layers", edge_layers), ("keep_float", keep_float)):
         for name in given:
             if name not in names:
-                raise ValueError(f"{argument}: the model has no layer '{name}'.{did_you_mean(name, names)}")
+                raise InvalidValueError(f"{argument}: the model has no layer '{name}'.{did_you_mean(name, names)}")
 
 
 def plans_agree(present: LayerPlan, wanted: LayerPlan) -> bool:

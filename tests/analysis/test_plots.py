@@ -252,3 +252,21 @@ def test_weights_alone_have_a_row_of_their_own_and_a_single_model_is_the_title(
     assert ("yolov5s\nlsq", "8-bit") in keys
     assert ("yolov5n\ndorefa\nweights only", "8-bit") in keys
     assert title == ""
+
+
+def test_names_of_runs_are_shown_as_they_are(tmp_path: Path) -> None:
+    """A label with ``=``, with what matplotlib reads as a formula, or with the sign of a hidden entry."""
+    for folder in ("run=1 $a$", "_run"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "results.csv").write_text("epoch,val/box_loss\n1,1\n2,0.5\n")
+    sources = [str(tmp_path / "run=1 $a$"), f"lr=0.1={tmp_path / '_run'}", f"plain={tmp_path / 'run=1 $a$'}"]
+    curves = read_curves([*sources, str(tmp_path / "_run")], "val/box_loss")
+    assert list(curves) == ["run=1 $a$", "lr=0.1", "plain", "_run"]
+    figure, ax = draw_loss_curves(curves)
+    figure.canvas.draw()
+    legend = ax.get_legend()
+    assert legend is not None
+    shown = [text.get_text().replace("\u200b", "").replace("\\$", "$") for text in legend.get_texts()]
+    assert shown == list(curves)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        read_curves(["lr=nowhere"], "val/box_loss")

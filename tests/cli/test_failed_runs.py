@@ -172,9 +172,12 @@ def test_a_read_only_project_folder(hyp: Path, data: Path, tmp_path: Path) -> No
     assert_refused(train(hyp, data, f"project={tmp_path / 'locked'}"), 1, "locked", "project=")
 
 
+def test_a_last_batch_of_one_image_at_32_pixels(hyp: Path, data: Path) -> None:
+    assert_refused(train(hyp, data, "batch=7"), 1, "A batch of one image at imgsz=32", "Give another batch")
+
+
 def test_an_error_of_ultralytics_is_passed_on(hyp: Path, data: Path) -> None:
-    assert_refused(train(hyp, data, "optimizer=SGDD"), 1, "'SGDD'", "AdamW")
-    assert_refused(train(hyp, data, "device=99"), 1, "device=99")
+    assert_refused(train(hyp, data, "batch=7", "--bits", 32), 1, "final batch=1", "change batch")
 
 
 def test_sources_without_images(trained: Run, data: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,31 @@ def test_an_interrupted_run_says_how_to_go_on(stopped: Run) -> None:
 def test_a_resumed_run_stays_what_it_was(options: list[str], words: list[str], stopped: Run) -> None:
     assert_refused(resume(stopped, *options), 2, *words)
     assert epochs(stopped) == [1]
+
+
+@pytest.mark.parametrize("how", ["resume", "weights"])
+def test_a_checkpoint_is_read_once(
+    how: str, stopped: Run, trained: Run, hyp: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counts how often the file is unpickled until the first batch, by whatever way."""
+    reads: Counter[str] = Counter()
+    original = torch.load
+
+    def counted(file: Any, *args: Any, **kwargs: Any) -> Any:
+        reads[str(file)] += 1
+        return original(file, *args, **kwargs)
+
+    def stop(trainer: Any, batch: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "load", counted)
+    monkeypatch.setattr(QuantDetectionTrainer, "preprocess_batch", stop)
+    if how == "resume":
+        path, outcome = stopped.folder / "weights" / "last.pt", resume(stopped)
+    else:
+        path, outcome = trained.best, qreg_yolo("train", "--hyp", hyp, "--data", data, "--weights", trained.best)
+    assert outcome.code == 130, outcome.err
+    assert reads[str(path)] == 1
 
 
 def test_a_resumed_run_ends_where_it_would_have(stopped: Run, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from qreg_yolo.detect import QuantYOLO
 from qreg_yolo.detect.anchor_head import ANCHORS
@@ -24,6 +25,17 @@ def test_sizes_are_those_at_the_training_size() -> None:
     ]
     assert object_sizes(labels, 320) == pytest.approx(np.array([[32, 32], [320, 80], [80, 160]]))
     assert object_sizes([], 320).shape == (0, 2)
+
+
+def test_sizes_of_rectangular_batches_come_from_the_files(tmp_path: Path) -> None:
+    """There Ultralytics has dropped the shape; a picture on its side is turned upright."""
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (100, 200)).save(tmp_path / "side.jpg", exif=exif)
+    Image.new("RGB", (200, 100)).save(tmp_path / "upright.png")
+    boxes = np.array([[0.5, 0.5, 0.1, 0.2]])
+    labels = [{"im_file": str(tmp_path / name), "bboxes": boxes} for name in ("side.jpg", "upright.png")]
+    assert object_sizes(labels, 320) == pytest.approx(np.array([[32, 32], [32, 32]]))
 
 
 def test_best_possible_recall_by_hand() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from qreg_yolo.detect.class_map import class_map, class_names, match_classes
+from qreg_yolo.detect.class_map import class_map, match_classes
+from qreg_yolo.sets.classes import class_names
 from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.training.tensor_file import WeightsError
 
@@ -56,3 +57,9 @@ def test_classes_go_by_name() -> None:
 def test_names_of_a_list_and_of_a_mapping() -> None:
     assert class_names(["a", 1]) == ["a", "1"]
     assert class_names({10: "k", 2: "c", "0": "a"}) == ["a", "c", "k"]
+
+
+def test_classes_that_look_like_numbers_or_switches_are_texts(tmp_path: Path) -> None:
+    path = tmp_path / "map.yaml"
+    path.write_text("1: one\nno: on\ntrue: ~\n010: 10\n")
+    assert class_map(str(path), ["1", "no", "true", "010"], ["on", "one", "10", "~"]).rows == (1, 0, 3, 2)

@@ -98,9 +98,7 @@ def test_arrays_beside_the_images_are_read_with_cache_disk_alone(own_data: Path)
 def test_with_cache_disk_an_array_is_read_while_it_belongs_to_its_image(own_data: Path) -> None:
     path = first_image(own_data)
     array = path.with_suffix(".npy")
-    np.save(array, np.zeros((64, 64, 3), np.uint8))
     first = dataset(own_data, cache="disk").load_image(0)[0].copy()
-    assert first.any(), "a foreign array was read"
     written = array.stat().st_mtime_ns
     assert np.array_equal(dataset(own_data, cache="disk").load_image(0)[0], first)
     assert array.stat().st_mtime_ns == written, "the array was written again without a reason"
@@ -109,6 +107,34 @@ def test_with_cache_disk_an_array_is_read_while_it_belongs_to_its_image(own_data
     os.utime(path, ns=(0, state.st_mtime_ns - 10**9))
     changed = dataset(own_data, cache="disk").load_image(0)[0]
     assert np.abs(changed.astype(int) - first).mean() > 10, "the array of the picture before was read"
+
+
+def test_arrays_of_others_are_neither_read_nor_replaced(own_data: Path) -> None:
+    array = first_image(own_data).with_suffix(".npy")
+    np.save(array, np.zeros((64, 64, 3), np.uint8))
+    before = files_of(own_data)
+    with pytest.raises(DataError, match=rf"1 .npy files beside.*leave cache=disk out.*\n.*{array.name}"):
+        dataset(own_data, cache="disk")
+    assert files_of(own_data) == before
+    array.unlink()
+    shown = dataset(own_data, cache="disk").load_image(0)[0].copy()
+    np.save(array, np.zeros((64, 64, 3), np.uint8))  # in the place of ours
+    assert np.array_equal(dataset(own_data, cache="disk").load_image(0)[0], shown)
+
+
+def test_a_run_that_was_killed_while_it_wrote_arrays_knows_them(
+    own_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: Any, i: int) -> None:
+        np.save(self.npy_files[i], np.zeros((8, 8, 3), np.uint8))
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectionDataset, "cache_images_to_disk", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            dataset(own_data, cache="disk")
+    assert any(own_data.parent.rglob("*.npy"))
+    assert dataset(own_data, cache="disk").load_image(0)[0].any()
 
 
 def test_labels_are_read_anew_and_no_cache_of_them_is_left(own_data: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ultralytics.engine.exporter import Exporter, export_formats
 from ultralytics.nn.tasks import DetectionModel
 
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
@@ -36,6 +39,36 @@ def test_the_hosts_own_quantization_is_refused(arguments: dict[str, Any], words:
             call(**arguments)
     with pytest.raises(ValueError, match=words):
         QuantDetectionTrainer(overrides={"model": "yolov5n.yaml", "qreg": {"bits": 4}, **arguments})
+
+
+@pytest.mark.parametrize("kind", export_formats()["Argument"][1:])
+def test_no_format_is_exported_and_no_file_is_left(
+    kind: str, quantized: QuantDetectionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `yolo export` does it: the model itself refuses, whatever the format, unless the machine cannot have it."""
+    monkeypatch.chdir(tmp_path)
+    model = deepcopy(quantized)
+    model.pt_path, model.task = str(tmp_path / "best.pt"), "detect"
+    machine = "device=0|Hailo export currently supports|Edge TPU"  # Ultralytics refuses before it asks the model
+    with pytest.raises((NotImplementedError, ValueError, SystemError), match=f"cannot be exported yet|{machine}"):
+        Exporter(overrides={"format": kind, "imgsz": 64, "batch": 1})(model=model)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_facade_refuses_to_export(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = set(trained.best.parent.iterdir())
+    with pytest.raises(NotImplementedError, match="cannot be exported yet"):
+        QuantYOLO(str(trained.best)).export(format="torchscript")
+    assert set(trained.best.parent.iterdir()) == before
+
+
+def test_a_float_model_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's tracing
+        path = QuantYOLO("yolov5n.yaml").export(format="torchscript", imgsz=32)
+    assert Path(path).is_file()
 
 
 def test_what_switches_it_off_is_taken(trained: Trained) -> None:

@@ -15,6 +15,7 @@ from ultralytics.utils import DEFAULT_CFG
 
 from qreg_yolo.detect import QuantDetectionModel, QuantDetectionTrainer, QuantYOLO
 from qreg_yolo.detect.compat import check_host
+from qreg_yolo.detect.policy import frozen_norms
 from qreg_yolo.detect.resume import preserved_random_state
 from qreg_yolo.detect.section import Section
 from qreg_yolo.quant import Quantizer, quantized_layers
@@ -34,6 +35,32 @@ class Stub(QuantDetectionTrainer):
 
 def _quantizer_parameters(model: torch.nn.Module) -> set[int]:
     return {id(p) for m in model.modules() if isinstance(m, Quantizer) for p in m.parameters()}
+
+
+def test_frozen_layers_are_calibrated_as_they_are_trained(tiny_data: Path, tmp_path: Path) -> None:
+    """The step of the first layer behind them is that of the inputs that it has in training."""
+    fed: list[torch.Tensor] = []
+    step: list[float] = []
+
+    def watch(trainer: Any) -> None:
+        layer = trainer.model.get_submodule("model.2.cv1.conv")
+        step.append(layer.input_fake_quant.step_size.item())
+        layer.register_forward_pre_hook(lambda _, inputs: fed.append(inputs[0].detach()))
+
+    model = QuantYOLO("yolov5n.yaml")
+    model.add_callback("on_train_start", watch)
+    settings = {**SETTINGS, "imgsz": 32, "epochs": 1, "project": str(tmp_path), "name": "run", "val": False}
+    model.train(data=str(tiny_data), qreg={"weight_bits": 32, "act_bits": 8}, freeze=2, **settings)
+    expected = 2 * fed[0].abs().mean().item() / 255**0.5
+    assert expected / 2 < step[0] < expected * 2  # on batch statistics it is 20 times as much
+
+
+def test_the_norms_that_a_freeze_keeps_in_eval_mode() -> None:
+    model = QuantDetectionModel("yolov5n.yaml", nc=4, verbose=False)
+    assert frozen_norms(model, None) == frozen_norms(model, []) == set()
+    assert frozen_norms(model, 2) == frozen_norms(model, [0, 1]) == {"model.0.bn", "model.1.bn"}
+    assert frozen_norms(model, ["1", "24.cv2.0"]) == {"model.1.bn", "model.24.cv2.0.0.bn", "model.24.cv2.0.1.bn"}
+    assert not any(name.startswith("model.10.") for name in frozen_norms(model, [1]))
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW", "MuSGD", "auto"])

@@ -163,3 +163,28 @@ def test_the_function_is_not_hidden_by_a_module_of_its_name():
         "assert all(isfunction(getattr(q, n)) or isclass(getattr(q, n)) for n in q.__all__)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_frozen_batch_norm_uses_the_statistics_that_training_uses():
+    """Ranges are those of what the next layer is fed in training, where the frozen norm is in eval mode."""
+
+    def network():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3))
+        net[1].running_var.fill_(100.0)
+        quantize_model(net, QuantSpec(method="lsq", weight_bits=8, act_bits=8, edge_bits="same", signed="signed"))
+        return net
+
+    images = image()
+    fed = []
+    plain = network()
+    plain.get_submodule("2").register_forward_pre_hook(lambda _, inputs: fed.append(inputs[0]))
+    with torch.no_grad(), quantizers_off(plain):
+        plain.train()[1].eval()
+        plain(images)
+    frozen, free = network(), network()
+    calibrate(frozen, [images], frozen=["1"])
+    calibrate(free, [images])
+    step, other = (net[2].input_fake_quant.step_size.item() for net in (frozen, free))
+    assert step == pytest.approx(2 * fed[0].abs().mean().item() / math.sqrt(127), rel=1e-5)
+    assert other > 5 * step, "the running variance of 100 makes no difference"

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from qreg_yolo.analysis.average_precision import Array
 from qreg_yolo.analysis.comparison import Estimate
-from qreg_yolo.analysis.plots.style import COLUMN, LINES, MARKERS, SMALL, TEXT, axes_for
+from qreg_yolo.analysis.plots.style import COLUMN, LINES, MARKERS, SMALL, TEXT, axes_for, literal
 from qreg_yolo.analysis.results_csv import Curve, smoothed
 
 _WITHIN = 4
@@ -45,7 +45,7 @@ def draw_loss_curves(
         if smoothing:
             ax.plot(epochs, mean, color=colour, linewidth=0.7, alpha=0.3)
         style = "-" if number < len(LINES) else "--"
-        ax.plot(epochs, smoothed(mean, smoothing), style, color=colour, linewidth=1.3, label=shown)
+        ax.plot(epochs, smoothed(mean, smoothing), style, color=colour, linewidth=1.3, label=literal(shown))
         if len(seeds) > 1:
             middle, sd = smoothed(mean, smoothing), smoothed(values.std(0, ddof=1), smoothing)
             ax.fill_between(epochs, middle - sd, middle + sd, color=colour, alpha=0.18, linewidth=0)
@@ -80,7 +80,7 @@ def draw_paths(
         colour, style = LINES[number % len(LINES)], "-" if number < len(LINES) else "--"
         for seed, (x, y) in enumerate(zip(across[name], seeds, strict=True)):
             _, (xs, ys) = aligned([x, y])
-            ax.plot(xs, ys, style, color=colour, linewidth=1.1, label=None if seed else name)
+            ax.plot(xs, ys, style, color=colour, linewidth=1.1, label=None if seed else literal(name))
             ax.plot(xs[-1:], ys[-1:], "o", color=colour, markersize=3.5)
     _finish(ax, x_label, label)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6))
@@ -111,7 +111,7 @@ def draw_severity_curves(
         ax.errorbar(
             x, values, yerr=[np.nan_to_num(lower), np.nan_to_num(upper)], color=LINES[number % len(LINES)],
             marker=MARKERS[number % len(MARKERS)], markersize=3.5, linewidth=1.2, elinewidth=0.8, capsize=1.5,
-            label=name,
+            label=literal(name),
         )  # fmt: skip
         seeds = max((one.n for _, one in there), default=1)
         if not np.isnan(lower).all():

@@ -38,6 +38,12 @@ MARKERS = "osD^vPX"
 _SUFFIXES = (".png", ".svg", ".pdf")
 
 
+def literal(text: str) -> str:
+    """Returns what matplotlib shows as ``text``: no formula between ``$``, no entry hidden by a leading ``_``."""
+    shown = text.replace("$", r"\$")
+    return f"\u200b{shown}" if shown.startswith("_") else shown
+
+
 def palette_of(name: str) -> LinearSegmentedColormap:
     """Returns the scale of that name.
 

@@ -14,7 +14,7 @@ from torch import nn
 from qreg_yolo.classify import outputs
 from qreg_yolo.classify.checkpoint import Description, load_classifier
 from qreg_yolo.classify.data import ImageSet
-from qreg_yolo.classify.datasets import check_classes
+from qreg_yolo.classify.datasets import class_rows
 from qreg_yolo.classify.evaluate import evaluate
 from qreg_yolo.robust.journal import Rows
 from qreg_yolo.strict_yaml import ConfigError
@@ -34,6 +34,8 @@ class Candidate:
     """`fp32` | `bf16`: the arithmetic it was trained in."""
     identity: Mapping[str, Any]
     """Fields of its records."""
+    rows: tuple[int, ...] | None = None
+    """Its class of each class of the data; None: in the same order."""
 
     @property
     def run_id(self) -> str:
@@ -47,6 +49,7 @@ class Candidate:
             images: The batch, on its device.
             first: Number of its first image.
         """
+        images = images.renumbered(self.rows)
         correct = evaluate(self.model, images, precision=self.precision, batch=len(images)).correct.numpy()
         rows = np.empty(len(correct), ANSWER)
         rows["image"] = np.arange(first, first + len(correct))
@@ -103,11 +106,11 @@ def candidates_for(loaded: Sequence[Loaded], images: ImageSet, device: torch.dev
     """
     found: dict[str, Candidate] = {}
     for one in loaded:
-        check_classes(one.weights, one.description, images)
+        rows = class_rows(one.weights, one.description, images)
         identity = outputs.identity(one.weights, one.weights.stem, one.description, images.name)
         sha256 = str(identity["weights_sha256"])
         if sha256 in found:
             raise ConfigError(f"'{found[sha256].weights}' and '{one.weights}' are the same weights. Give each once.")
         placed = one.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        found[sha256] = Candidate(one.weights, placed, one.description.precision, identity)
+        found[sha256] = Candidate(one.weights, placed, one.description.precision, identity, rows)
     return list(found.values())
