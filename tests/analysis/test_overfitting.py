@@ -46,7 +46,7 @@ def test_the_gap_over_a_best_loss_of_zero_has_no_percentage() -> None:
     best, last, gap, percentage = table.rows[0][3:]
     assert [best.value, last.value, gap.value] == [0, 2, 2]  # type: ignore[union-attr]
     assert math.isnan(percentage.value)  # type: ignore[union-attr]
-    assert "| 0.00000 | 2.00000 | 2.00000 | nan |" in to_markdown(table)
+    assert "| 0.00000 | 2.00000 | 2.00000 | - |" in to_markdown(table)
 
 
 def test_without_training_losses_and_without_a_finite_value() -> None:

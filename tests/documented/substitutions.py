@@ -47,17 +47,16 @@ SUBSTITUTIONS = [
     added(r"--data-dir DIR", "--no-verify", "data: the files in DIR are synthetic, not the official ones"),
     Substitution(r"--limit (64 --draws 32|16)", "--limit 1 --draws 4", "data, seeds: a pass per draw"),
     added(r"qreg-yolo noise (?!.*--(no-loss|draws))", "--limit 1 --draws 4", "data, seeds"),
-    Substitution(
-        r"--bits 1-8,32 --limit", "--bits 1,32 --limit", "time: fewer widths, each with the losses of its noise"
-    ),
+    Substitution(r"--bits 1-8,32 --limit", "--bits 32 --limit", "time: each width and method takes seconds"),
     added(r"qreg-yolo noise (?!.*--(bits|no-loss))", "--bits 2", "time: one width"),
+    added(r"--against ", "--methods lsq", "time: one method"),
     Substitution(r" \*\.pt ", " detectors/*.pt ", "path: the folder also has detectors of other classes"),
 ]
 
 NOT_RUN = {
-    "make train": "installs the packages over the network; the command behind it is run: qreg-yolo train --bits 4 --method lsq",
+    "make train": "installs packages over the network; its command is run: qreg-yolo train --bits 4 --method lsq",
     "make test": "runs the tests, this one among them",
-    "qreg-yolo data voc --devkit VOCdevkit --out VOC --download": "fetches 2.9 GB; tests/test_voc_download.py has a server",
+    "qreg-yolo data voc --devkit VOCdevkit --out VOC --download": "needs a network: 2.9 GB",
     "qreg-yolo val --data": "is a part of a command, in a sentence on data.yaml",
 }
 """Command lines that are not run, with the reason."""
@@ -67,8 +66,11 @@ FOR_EACH = {"qreg-yolo COMMAND --help": "COMMAND stands for each subcommand"}
 
 REPRESENTATIVES = {
     "inspect": "qreg-yolo inspect runs/resnet20-cifar10-lsq-w4a4-s0/weights/last.safetensors",
-    "noise": "qreg-yolo noise best.pt --methods lsq+ --no-loss",
-    "robustness": "qreg-yolo robustness fp32.pt w4a4.pt --data voc --corruptions fog,snow --severities 3 --limit 100 name=quick",
+    "train": "qreg-yolo train --data voc",
+    "noise": "qreg-yolo noise runs/yolov5n-fp32-s0/weights/best.pt --bits 32 --out runs/noise-fp32",
+    "robustness": (
+        "qreg-yolo robustness fp32.pt w4a4.pt --data voc --corruptions fog,snow --severities 3 --limit 100 name=quick"
+    ),
     "classify train": (
         "qreg-yolo classify train --model resnet20 --data cifar10 --data-dir DIR --bits 4 --method lsq --seeds 0,1,2"
     ),

@@ -1,4 +1,4 @@
-"""The documented command lines on detectors run through the installed console script."""
+"""The documented command lines on detectors with Ultralytics' head run through the installed console script."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from .selection import of_detectors, representatives, runnable
 from .workspace import Workspace, assert_as_documented
 
 
-@pytest.mark.parametrize("line", of_detectors(list(representatives().values())))
+@pytest.mark.parametrize("line", of_detectors(list(representatives().values())), ids=str)
 def test_one_per_subcommand(line: str, workspace: Workspace) -> None:
     assert_as_documented(line, workspace.run(line))
 
 
 @pytest.mark.documented
-@pytest.mark.parametrize("line", of_detectors(runnable()))
+@pytest.mark.parametrize("line", of_detectors(runnable()), ids=str)
 def test_all(line: str, workspace: Workspace) -> None:
     assert_as_documented(line, workspace.run(line))

@@ -28,7 +28,7 @@ SOURCES: dict[str, str | Callable[[Path], object]] = {
     "photo.jpg": "cp VOCdevkit/VOC2007/JPEGImages/000001.jpg photo.jpg",
     "yolov5n.pt": inputs.write_yolov5,
     "yolov5nu.pt": inputs.write_yolov5u,
-    DETECTOR: "qreg-yolo train --bits 4 --method lsq",
+    DETECTOR: "qreg-yolo train --data voc",
     "runs/yolov5n-fp32-s0": "qreg-yolo train --bits 32",
     "runs/yolov5n-anchor-lsq-w4a4-s0": "qreg-yolo train --bits 4 --head anchor --weights yolov5n.pt",
     "best.pt": f"cp {DETECTOR}/weights/best.pt best.pt",
@@ -43,7 +43,9 @@ SOURCES: dict[str, str | Callable[[Path], object]] = {
     "cifar-10-batches-py": "cp -r DIR/cifar-10-batches-py cifar-10-batches-py",
     "CIFAR-10-C": "qreg-yolo corrupt cifar-10-batches-py CIFAR-10-C",
     CLASSIFIER: CLASSIFIER_TRAINING,
-    "runs/resnet20-cifar10-fp32-s0": "qreg-yolo classify train --model resnet20 --data cifar10 --data-dir DIR --bits 32",
+    "runs/resnet20-cifar10-fp32-s0": (
+        "qreg-yolo classify train --model resnet20 --data cifar10 --data-dir DIR --bits 32"
+    ),
     "runs/resnet20-demo-lsq-w4a4-s0": "qreg-yolo classify train --bits 4 --method lsq",
     "RUN": f"cp -r {CLASSIFIER} RUN",
     "last.safetensors": "cp runs/resnet20-cifar10-lsq-w4a4-s1/weights/last.safetensors last.safetensors",
@@ -51,7 +53,9 @@ SOURCES: dict[str, str | Callable[[Path], object]] = {
     "w4a4.safetensors": f"cp {CLASSIFIER}/weights/last.safetensors w4a4.safetensors",
     "fp32.safetensors": "cp runs/resnet20-cifar10-fp32-s0/weights/last.safetensors fp32.safetensors",
     "stopped/resnet20": inputs.stop_classifier,
-    "runs/robustness/cifar10": "qreg-yolo classify robustness fp32.safetensors w4a4.safetensors --data cifar10 --data-dir DIR",
+    "runs/robustness/cifar10": (
+        "qreg-yolo classify robustness fp32.safetensors w4a4.safetensors --data cifar10 --data-dir DIR"
+    ),
     "records.csv": inputs.write_records,
     "layout.yaml": inputs.write_layout,
     "a": inputs.write_curves,
