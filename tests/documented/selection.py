@@ -9,7 +9,7 @@ from .substitutions import FOR_EACH, NOT_RUN, REPRESENTATIVES
 
 _RUN = ("qreg-yolo ", "python tools/", "torchrun ")
 """Beginnings of what is run; anything else (pip, make, git) may change more than the working folder."""
-_DETECTORS = re.compile(r"^(?!.*(yolov5nu?\.pt|anchor)).*(qreg-yolo train |\.pt\b|yolov5|voc)", re.IGNORECASE)
+_DETECTORS = re.compile(r"^(?!.*(yolov5nu?\.pt|anchor|--resume)).*(qreg-yolo train |\.pt\b|yolov5|voc)", re.IGNORECASE)
 
 
 def runnable() -> list[str]:
@@ -23,7 +23,7 @@ def representatives() -> dict[str, str]:
 
 
 def of_detectors(lines: list[str], wanted: bool = True) -> list[str]:
-    """Returns the command lines on detectors with Ultralytics' head, or the others.
+    """Returns the command lines on detectors that were trained from scratch, or the others.
 
     The halves take about as long, and each has a test file: two processes, each with a folder of its own.
     """

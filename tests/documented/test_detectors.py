@@ -1,4 +1,4 @@
-"""The documented command lines on detectors with Ultralytics' head run through the installed console script."""
+"""The documented command lines on detectors that were trained from scratch run through the installed console script."""
 
 from __future__ import annotations
 
