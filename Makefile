@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: train test check clean
+.PHONY: train test documented check clean
 
 train: $(STAMP)
 	$(BIN)/qreg-yolo train --bits 4 --method lsq
@@ -12,6 +12,9 @@ train: $(STAMP)
 # Idle OpenMP threads sleep: two test processes share two cores with the programs that they start.
 test: $(STAMP)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
+
+documented: $(STAMP)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile -m documented tests/documented
 
 check: $(STAMP)
 	$(BIN)/ruff check

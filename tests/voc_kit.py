@@ -28,18 +28,24 @@ def box(name: str = "dog", corners: Sequence[object] = (3, 4, 20, 25), difficult
     return f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>{bndbox}</bndbox></object>"
 
 
-def annotation(*objects: str, size: str = f"<width>{WIDTH}</width><height>{HEIGHT}</height>") -> str:
+def size_of(width: int, height: int) -> str:
+    return f"<width>{width}</width><height>{height}</height>"
+
+
+def annotation(*objects: str, size: str = size_of(WIDTH, HEIGHT)) -> str:
     return f"<annotation><filename>x.jpg</filename><size>{size}</size>{''.join(objects)}</annotation>"
 
 
 @lru_cache
-def jpeg(shade: int) -> bytes:
+def jpeg(shade: int, width: int = WIDTH, height: int = HEIGHT) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (WIDTH, HEIGHT), (shade, 80, 160)).save(file, "jpeg")
+    Image.new("RGB", (width, height), (shade, 80, 160)).save(file, "jpeg")
     return file.getvalue()
 
 
-def write_kit(folder: Path, lists: dict[str, dict[str, list[str]]] = LISTS) -> Path:
+def write_kit(
+    folder: Path, lists: dict[str, dict[str, list[str]]] = LISTS, width: int = WIDTH, height: int = HEIGHT
+) -> Path:
     """Writes a devkit in which each image has a dog and a difficult person; returns its folder."""
     for year, sets in lists.items():
         base = folder / f"VOC{year}"
@@ -49,9 +55,10 @@ def write_kit(folder: Path, lists: dict[str, dict[str, list[str]]] = LISTS) -> P
             (base / "ImageSets" / "Main" / f"{name}.txt").write_text("".join(f"{stem}\n" for stem in stems))
             for stem in stems:
                 shade = sum(map(ord, stem)) * 37 % 250
-                (base / "JPEGImages" / f"{stem}.jpg").write_bytes(jpeg(shade))
-                objects = box(), box("person", (1, 1, WIDTH, HEIGHT), difficult=1)
-                (base / "Annotations" / f"{stem}.xml").write_text(annotation(*objects))
+                (base / "JPEGImages" / f"{stem}.jpg").write_bytes(jpeg(shade, width, height))
+                objects = box(), box("person", (1, 1, width, height), difficult=1)
+                text = annotation(*objects, size=size_of(width, height))
+                (base / "Annotations" / f"{stem}.xml").write_text(text)
     return folder
 
 

@@ -25,7 +25,8 @@ def overfitting_table(
     """Returns one row per label: best epoch, best and last validation loss, their gap, and both against training.
 
     Args:
-        validation: Label -> one curve per seed. Epochs whose loss is not finite are left out.
+        validation: Label -> one curve per seed. Epochs whose loss is not finite are left out. Of a best loss of 0,
+            which a detector has whose anchors match no object, the gap has no percentage: nan.
         training: The same of the training loss; empty where the runs did not record it.
         column: What the losses are, for the title.
     """
@@ -37,7 +38,7 @@ def overfitting_table(
         epochs = [one.epochs[np.argmin(_finite(one))] for one in seeds]
         last = [float(one.values[-1]) for one in seeds]
         gap = [end - low for end, low in zip(last, best, strict=True)]
-        relative = [100 * rise / low for rise, low in zip(gap, best, strict=True)]
+        relative = [100 * rise / low if low else math.nan for rise, low in zip(gap, best, strict=True)]
         columns = [best, last, gap, relative]
         if training:
             trained = [float(one.values[-1]) for one in training[label]]

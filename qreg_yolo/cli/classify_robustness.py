@@ -19,7 +19,7 @@ Examples:
   qreg-yolo classify robustness fp32.safetensors w4a4.safetensors --data cifar10 --data-dir DIR
   qreg-yolo classify robustness *.safetensors --preset imagenet224 --severities 1 name=imagenet-constants
   qreg-yolo classify robustness fp32.safetensors w4a4.safetensors --limit 2000 --corruptions 15 --out quick
-  qreg-yolo classify robustness fp32.safetensors w4a4.safetensors --published CIFAR-10-C"""
+  qreg-yolo classify robustness fp32.safetensors w4a4.safetensors --published CIFAR-10-C name=published"""
 
 
 def robustness(

@@ -41,6 +41,14 @@ def test_the_gap_by_hand() -> None:
     assert "| 4-bit | 1 | 3 | 1.00000 | 1.00000 | 0.00000 | 0.0 | 1.50000 |" in to_markdown(table)
 
 
+def test_the_gap_over_a_best_loss_of_zero_has_no_percentage() -> None:
+    table = overfitting_table({"a": [curve(1, 0, 2)]}, {}, "val/box_loss")
+    best, last, gap, percentage = table.rows[0][3:]
+    assert [best.value, last.value, gap.value] == [0, 2, 2]  # type: ignore[union-attr]
+    assert math.isnan(percentage.value)  # type: ignore[union-attr]
+    assert "| 0.00000 | 2.00000 | 2.00000 | - |" in to_markdown(table)
+
+
 def test_without_training_losses_and_without_a_finite_value() -> None:
     table = overfitting_table({"a": [curve(math.nan, math.inf)]}, {}, "val/loss")
     assert len(table.header) == len(table.rows[0]) == 7

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,39 +14,12 @@ from qreg_yolo import records
 from qreg_yolo.detect.checkpoint import load_weights
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 
-from .conftest import ROOT, Outcome, Run, assert_refused, qreg_yolo
-
-PROGRAM = """
-import os, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background has it ignored
-from qreg_yolo.cli import main
-from qreg_yolo.cli.offline import prepare_host
-prepare_host(online=False)
-from qreg_yolo.detect import QuantDetectionTrainer
-
-original, seen = QuantDetectionTrainer.preprocess_batch, []
-
-def preprocess_batch(self, batch):
-    if getattr(self, "epoch", None) == 1:
-        seen.append(1)
-        if len(seen) == 2:  # the second batch
-            os.kill(os.getpid(), signal.SIGINT)
-    return original(self, batch)
-
-QuantDetectionTrainer.preprocess_batch = preprocess_batch
-main(sys.argv[1:])
-"""
+from ..interrupted import train_interrupted
+from .conftest import Outcome, Run, assert_refused, qreg_yolo
 
 
 def interrupted(*arguments: object) -> Outcome:
-    """Trains in a process that gets Ctrl-C in the second batch of the second epoch."""
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAM, "train", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    run = train_interrupted(*arguments)
     return Outcome(run.returncode, run.stdout, run.stderr, run.stdout)
 
 

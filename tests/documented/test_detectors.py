@@ -1,0 +1,19 @@
+"""The documented command lines on detectors that were trained from scratch run through the installed console script."""
+
+from __future__ import annotations
+
+import pytest
+
+from .selection import of_detectors, representatives, runnable
+from .workspace import Workspace, assert_as_documented
+
+
+@pytest.mark.parametrize("line", of_detectors(list(representatives().values())), ids=str)
+def test_one_per_subcommand(line: str, workspace: Workspace) -> None:
+    assert_as_documented(line, workspace.run(line))
+
+
+@pytest.mark.documented
+@pytest.mark.parametrize("line", of_detectors(runnable()), ids=str)
+def test_all(line: str, workspace: Workspace) -> None:
+    assert_as_documented(line, workspace.run(line))

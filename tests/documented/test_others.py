@@ -1,0 +1,39 @@
+"""The other documented command lines, and the help texts, run through the installed console script."""
+
+from __future__ import annotations
+
+import pytest
+
+from .documents import ROOT, subcommands
+from .selection import of_detectors, representatives, runnable
+from .workspace import Workspace, assert_as_documented
+
+PROGRAMS = [
+    *(f"qreg-yolo {name}" for name in subcommands()),
+    *(
+        f"python tools/{path.name}"
+        for path in sorted((ROOT / "tools").glob("*.py"))
+        if "cli import main" in path.read_text()
+    ),
+]
+"""The subcommands, and the scripts that are the same under another name."""
+
+
+@pytest.mark.parametrize("line", of_detectors(list(representatives().values()), False), ids=str)
+def test_one_per_subcommand(line: str, workspace: Workspace) -> None:
+    assert_as_documented(line, workspace.run(line))
+
+
+@pytest.mark.documented
+@pytest.mark.parametrize("line", of_detectors(runnable(), False), ids=str)
+def test_all(line: str, workspace: Workspace) -> None:
+    assert_as_documented(line, workspace.run(line))
+
+
+@pytest.mark.documented
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help(program: str, workspace: Workspace) -> None:
+    line = f"{program} --help"
+    outcome = workspace.run(line)
+    assert_as_documented(line, outcome)
+    assert "Examples:\n" in outcome.stdout
