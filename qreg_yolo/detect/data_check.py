@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ultralytics.data.utils import IMG_FORMATS, img2label_paths
 from ultralytics.utils import DATASETS_DIR
 
@@ -42,11 +43,11 @@ def find_data(name: str) -> Path:
     return (ensure_demo_data() if name == "demo" else data_path(name)).absolute()
 
 
-def check_data(yaml: Path, splits: tuple[str, ...] = ("train", "val"), *, single_cls: bool = False) -> CheckedData:
+def check_data(path: Path, splits: tuple[str, ...] = ("train", "val"), *, single_cls: bool = False) -> CheckedData:
     """Returns what a data YAML describes, after a look at every image header and label file of ``splits``.
 
     Args:
-        yaml: The data YAML.
+        path: The data YAML.
         splits: Which splits to look at.
         single_cls: Whether every object counts as of one class, so that a label's class number does not matter.
 
@@ -54,16 +55,16 @@ def check_data(yaml: Path, splits: tuple[str, ...] = ("train", "val"), *, single
         DataError: No YAML mapping, a split or names missing, a folder without images or without labels, an image that
             cannot be read, or a label that is malformed or has a class beyond the names.
     """
-    data = _description(yaml, splits)
+    data = _description(path, splits)
     names = class_names(data["names"])
     counts: dict[str, int] = {}
     labels: dict[str, Label] = {}
     for split in splits:
-        images = [str(path) for path in _images(yaml, data, split)]
+        images = [str(path) for path in _images(path, data, split)]
         found = _labels(images, split, len(names), single_cls)
         counts[split] = len(images)
         labels |= dict(zip(images, found, strict=True))
-    return CheckedData(yaml=yaml, n_images=counts, names=tuple(names), labels=labels)
+    return CheckedData(yaml=path, n_images=counts, names=tuple(names), labels=labels)
 
 
 def _labels(images: list[str], split: str, n_classes: int, single_cls: bool) -> list[Label]:
@@ -78,37 +79,57 @@ def _labels(images: list[str], split: str, n_classes: int, single_cls: bool) -> 
     return labels
 
 
-def _description(yaml: Path, splits: tuple[str, ...]) -> dict[str, Any]:
+def _description(path: Path, splits: tuple[str, ...]) -> dict[str, Any]:
     """Returns the content of a data YAML that has the splits and usable names."""
     try:
-        data = strict_yaml.load(yaml)
+        data = strict_yaml.load(path)
     except strict_yaml.ConfigError as error:
         raise DataError(str(error)) from error
     if not isinstance(data, dict):
-        raise DataError(f"{yaml} is not a data description: it holds {data!r:.80}. Give train:, val: and names:.")
+        raise DataError(f"{path} is not a data description: it holds {data!r:.80}. Give train:, val: and names:.")
     for key in (*splits, "names"):
         if not data.get(key):
-            raise DataError(f"{yaml} has no '{key}'. Add it: train: and val: are image folders, names: the classes.")
+            raise DataError(f"{path} has no '{key}'. Add it: train: and val: are image folders, names: the classes.")
     for split in splits:
         if not isinstance(data[split], (str, list)):
-            raise DataError(f"{yaml}: {split} is {data[split]!r:.80}, not a folder. Give a folder, or a list of them.")
+            raise DataError(f"{path}: {split} is {data[split]!r:.80}, not a folder. Give a folder, or a list of them.")
     if not isinstance(data.get("path"), (str, type(None))):
         raise DataError(
-            f"{yaml}: path is {data['path']!r:.80}, not a folder. Give the data set's folder, or drop path:."
+            f"{path}: path is {data['path']!r:.80}, not a folder. Give the data set's folder, or drop path:."
         )
     names = data["names"]
     if not isinstance(names, (list, dict)):
-        raise DataError(f"{yaml}: names is {names!r:.80}, not a list or a mapping of classes.")
+        raise DataError(f"{path}: names is {names!r:.80}, not a list or a mapping of classes.")
     if isinstance(names, dict) and sorted(map(str, names)) != sorted(map(str, range(len(names)))):
-        raise DataError(f"{yaml}: the class ids in names are {[*names]!r:.80}. Number them from 0, without gaps.")
+        raise DataError(f"{path}: the class ids in names are {[*names]!r:.80}. Number them from 0, without gaps.")
+    _check_reading(path, class_names(names))
     if data.get("nc", len(names)) != len(names):
-        raise DataError(f"{yaml}: nc is {data['nc']}, but names has {len(names)} classes. Drop nc: names is enough.")
+        raise DataError(f"{path}: nc is {data['nc']}, but names has {len(names)} classes. Drop nc: names is enough.")
     return data
 
 
-def _images(yaml: Path, data: dict[str, Any], split: str) -> list[Path]:
+def _check_reading(path: Path, names: list[str]) -> None:
+    """Raises where Ultralytics reads another name in a class than is written, such as False in ``no``.
+
+    It follows YAML 1.1, and keeps what it reads in the checkpoint.
+
+    Raises:
+        DataError: It does; the names are given.
+    """
+    try:
+        theirs = class_names(yaml.safe_load(path.read_text(encoding="utf-8"))["names"])
+    except (yaml.YAMLError, ValueError) as error:
+        raise DataError(f"{path} cannot be read by Ultralytics: {error}. Correct it there.") from error
+    other = [f"{name} (read as {read})" for name, read in zip(names, theirs, strict=True) if name != read]
+    if other:
+        raise DataError(
+            f"{path}: YAML has another meaning for the class names {', '.join(other)}. Put quotes around them."
+        )
+
+
+def _images(path: Path, data: dict[str, Any], split: str) -> list[Path]:
     """Returns the images of a split, resolved as the host does: folders (searched through) or list files."""
-    base = Path(str(data.get("path") or yaml.parent))
+    base = Path(str(data.get("path") or path.parent))
     if not base.exists() and not base.is_absolute():
         base = DATASETS_DIR / base
     entries = data[split] if isinstance(data[split], list) else [data[split]]
@@ -125,12 +146,12 @@ def _images(yaml: Path, data: dict[str, Any], split: str) -> list[Path]:
             found += [place.parent / line[2:] if line.startswith("./") else Path(line) for line in lines]
         else:
             raise DataError(
-                f"{yaml}: {split} points to '{place.absolute()}', which does not exist. Put the data set there, or "
+                f"{path}: {split} points to '{place.absolute()}', which does not exist. Put the data set there, or "
                 f"give a data YAML with another '{split}:' or 'path:'."
             )
     found = [path for path in found if path.suffix[1:].lower() in IMG_FORMATS]
     if not found:
         raise DataError(
-            f"{yaml}: {split} ('{entries[0]}') has no images. Known types: {', '.join(sorted(IMG_FORMATS))}."
+            f"{path}: {split} ('{entries[0]}') has no images. Known types: {', '.join(sorted(IMG_FORMATS))}."
         )
     return found

@@ -161,6 +161,19 @@ def test_what_ultralytics_would_leave_out_is_named(own_data: Path) -> None:
         build_dataset(args, str(first_image(own_data).parent), 4, data, mode="val", rect=True, stride=32)
 
 
+def test_names_that_yaml_reads_as_something_else_need_quotes(own_data: Path) -> None:
+    """Ultralytics keeps False, True and 8 in the checkpoint for ``no``, ``on`` and ``010``."""
+    text = own_data.read_text()
+    head, names = text[: text.index("names:")], check_data(own_data, ("train",)).names
+    others = ["no", "on", "010", "1.0", "2026-01-31"]
+    assert len(names) == len(others)
+    own_data.write_text(f"{head}names: [{', '.join(others)}]\n")
+    with pytest.raises(DataError, match=r"no \(read as False\), on \(read as True\), 010 \(read as 8\)\. Put quotes"):
+        check_data(own_data, ("train",))
+    own_data.write_text(f"{head}names: {others}\n")
+    assert check_data(own_data, ("train",)).names == tuple(others)
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
