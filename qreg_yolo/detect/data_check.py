@@ -60,7 +60,7 @@ def check_data(path: Path, splits: tuple[str, ...] = ("train", "val"), *, single
     counts: dict[str, int] = {}
     labels: dict[str, Label] = {}
     for split in splits:
-        images = [str(path) for path in _images(path, data, split)]
+        images = [str(image) for image in _images(path, data, split)]
         found = _labels(images, split, len(names), single_cls)
         counts[split] = len(images)
         labels |= dict(zip(images, found, strict=True))
