@@ -84,21 +84,15 @@ def scan(
 
 
 def _scan_one(image: Path, label: Path, n_classes: int, single_cls: bool, min_side: int) -> Label | Fault:
-    if not image.is_file():
-        return Fault(image, "it does not exist")
-    whole = is_whole(image)
-    if not whole and (text := look(image, min_side)[0]):
+    if text := look(image, min_side)[0] if image.is_file() else "it does not exist":
         return Fault(image, text)
-    with _unchanged(image, whole) as readable:
+    with _unchanged(image) as readable:
         arguments = (str(readable), str(label), "", False, n_classes, 0, 0, single_cls)
         found, *_, message = YOLODataset.result_to_label(None, verify_image_label(arguments))
     if found is None:
         if label.is_file() and (text := label_fault(label, n_classes, single_cls)):
             return Fault(label, text)
         return Fault(image, str(message).partition("ignoring corrupt image/label: ")[2] or str(message))
-    height, width = found["shape"]
-    if min(height, width) < min_side:
-        return Fault(image, f"{width} x {height} pixels, less than {min_side}")
     return {**found, "im_file": str(image)}
 
 
@@ -119,9 +113,9 @@ def usable(found: Sequence[Label | Fault], title: str) -> list[Label]:
 
 
 @contextmanager
-def _unchanged(image: Path, whole: bool) -> Iterator[Path]:
+def _unchanged(image: Path) -> Iterator[Path]:
     """Gives the file that Ultralytics may check: where it would encode the image anew, a blank one of the same size."""
-    if whole:
+    if is_whole(image):
         yield image
         return
     with tempfile.TemporaryDirectory() as folder, Image.open(image) as picture:

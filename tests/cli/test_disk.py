@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ..interrupted import PROGRAM
 from .conftest import ROOT, Outcome, assert_refused, qreg_yolo
-from .test_interrupt import PROGRAM
 
 SIGNAL = "os.kill(os.getpid(), signal.SIGINT)"
 assert SIGNAL in PROGRAM

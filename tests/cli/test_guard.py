@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ..interrupted import PROGRAM
 from .conftest import ROOT, assert_refused, qreg_yolo
-from .test_interrupt import PROGRAM
 
 
 def test_sigterm_keeps_the_last_epoch_and_exits_with_143(hyp: Path, data: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_the_child_keeps_settings_calibration_and_callbacks(tiny_data: Path, tmp
     settings = {**SETTINGS, "imgsz": 32, "epochs": 1, "project": str(tmp_path), "name": "run", "exist_ok": True}
     overrides = {"model": "yolov5n.yaml", "data": str(tiny_data), "pretrained": False, "qreg": request, **settings}
     trainer = QuantDetectionTrainer(overrides=overrides)
-    for event, callback in callbacks(config, RunLock()).items():
+    for event, callback in callbacks(config, RunLock(), "tiny").items():
         trainer.add_callback(event, callback)
     script = generate_ddp_file(trainer)
     try:
