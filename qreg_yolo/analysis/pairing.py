@@ -12,7 +12,7 @@ from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 
 ALIKE = ("track", "model", "data", "split", "seed", "metric", "preset", "n_images")
-"""What a run and its baseline have in common, beside how they were evaluated."""
+"""Columns in which a run and its baseline agree, apart from their evaluation."""
 
 
 @dataclass(frozen=True)

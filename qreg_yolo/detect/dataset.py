@@ -31,11 +31,11 @@ from qreg_yolo.errors import UserError
 from qreg_yolo.sets.pictures import is_whole, look
 
 SHOWN = 5
-"""How many faults an error lists."""
+"""Faults that an error lists at most."""
 MIN_SIDE = 10
 """Pixels; Ultralytics leaves smaller images out."""
 Label = dict[str, Any]
-"""What Ultralytics' data set knows of one image."""
+"""The label of one image, as Ultralytics' data set holds it."""
 _NOWHERE = Path(os.devnull) / "none"
 """A path that does not exist on any machine."""
 

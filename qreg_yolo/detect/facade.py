@@ -103,7 +103,7 @@ class QuantYOLO(YOLO):
 
     @property
     def trained_with(self) -> dict[str, Any]:
-        """The arguments that the checkpoint was trained with; empty where there is none."""
+        """The arguments that the checkpoint was trained with; empty without a checkpoint."""
         arguments: dict[str, Any] = (self.ckpt or {}).get("train_args", {})
         return arguments
 

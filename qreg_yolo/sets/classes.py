@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _SHOWN = 5
-"""How many names of a kind an error lists."""
+"""Names of a kind that an error lists at most."""
 
 
 class ClassesError(ValueError):

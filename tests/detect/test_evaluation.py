@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -17,7 +18,9 @@ from qreg_yolo import records
 from qreg_yolo.analysis.average_precision import METRICS
 from qreg_yolo.config import resolve
 from qreg_yolo.detect import QuantYOLO, evaluate, noise, runs
-from qreg_yolo.detect.robust.models import load_candidates
+from qreg_yolo.detect.robust.coco import coco_map
+from qreg_yolo.detect.robust.images import ImageSet
+from qreg_yolo.detect.robust.models import BOXED, load_candidates
 from qreg_yolo.detect.robustness import RobustnessRequest
 from qreg_yolo.detect.robustness import measure as measure_robustness
 from qreg_yolo.training.tensor_file import WeightsError
@@ -105,6 +108,32 @@ def test_other_classes_are_refused_before_the_work(trained: Trained, tiny_data: 
     with pytest.raises(WeightsError, match="--class-map"):
         measure_robustness(request)
     assert not (tmp_path / "rob").exists()
+
+
+def test_robustness_and_noise_take_a_class_map(trained: Trained, tiny_data: Path, tmp_path: Path) -> None:
+    names = yaml.safe_load(tiny_data.read_text())["names"]
+    names = [names[number] for number in sorted(names)]
+    other = copied(tiny_data, tmp_path / "other", names=[f"my {name}" for name in names])
+    given = tmp_path / "map.yaml"
+    given.write_text("".join(f"my {name}: {name}\n" for name in names))
+    values = []
+    for data, classes in ((tiny_data, None), (other, str(given))):
+        request = RobustnessRequest(
+            weights=[trained.best], data=str(data), out=tmp_path / f"out{len(values)}", corruptions=(), split="val",
+            threads=1, class_map=classes,
+        )  # fmt: skip
+        values.append(measured(measure_robustness(request))["map50"])
+    assert values[1]["value"] == values[0]["value"] > 0.02
+    assert "class_map=map " in values[1]["evaluation"]
+    asked = noise.DetectorNoiseRequest(weights=trained.best, data=str(other), split="val", class_map=str(given))
+    (candidate,), _ = load_candidates([trained.best], None)
+    assert list(noise._images(asked, candidate).names.values()) == names
+
+
+def test_pycocotools_has_no_map_without_objects(tmp_path: Path) -> None:
+    label = {"cls": np.zeros((0, 1), np.float32), "bboxes": np.zeros((0, 4), np.float32), "shape": (32, 32)}
+    images = ImageSet(tmp_path / "d.yaml", "val", (), (label,), {0: "cat"}, 3, ())
+    assert math.isnan(coco_map(np.empty(0, BOXED), images, 1))
 
 
 def test_images_are_counted_where_they_are_measured(trained: Trained, tiny_data: Path, tmp_path: Path) -> None:
