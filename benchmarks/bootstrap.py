@@ -14,9 +14,9 @@ import time
 
 import numpy as np
 
-from qreg_yolo.analysis.average_precision import mean_average_precision
-from qreg_yolo.analysis.bootstrap import interval, resample_weights
-from qreg_yolo.analysis.image_statistics import ImageStatistics, from_detections
+from qreg_yolo.metrics.average_precision import mean_average_precision
+from qreg_yolo.metrics.bootstrap import interval, resample_weights
+from qreg_yolo.metrics.image_statistics import ImageStatistics, from_detections
 
 
 def simulated(rng: np.random.Generator, n_images: int, n_classes: int, per_image: int) -> ImageStatistics:

@@ -21,9 +21,10 @@ import cv2
 import numpy as np
 
 from qreg_yolo.corrupt import NAMES, PRESETS, SEVERITIES
-from qreg_yolo.records import provenance
-from qreg_yolo.sets.cifar import Chunk, CifarTest, corrupt_chunk, read_cifar
-from qreg_yolo.sets.pool import run_ordered
+from qreg_yolo.datasets.cifar import LabelledImages, cifar_in, read_cifar
+from qreg_yolo.datasets.corrupted.cifar import Chunk, corrupt_chunk
+from qreg_yolo.datasets.corrupted.pool import run_ordered
+from qreg_yolo.io.records import provenance
 
 LIMIT_S = 300.0
 """Seconds that the whole may take."""
@@ -37,7 +38,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=500)
     parser.add_argument("--check", action="store_true", help="exit 1 where the limit is exceeded by every number")
     args = parser.parse_args()
-    test = read_cifar(args.folder)
+    test = read_cifar(str(cifar_in(args.folder)), args.folder, "test")
     origin = provenance()
     print(
         f"- machine: {platform.machine()}, {os.cpu_count()} logical cores; NumPy {np.__version__}, "
@@ -56,14 +57,14 @@ def main() -> int:
     return 1 if args.check and min(times) > LIMIT_S else 0
 
 
-def generate(test: CifarTest, preset: str, batch: int, workers: int) -> int:
+def generate(test: LabelledImages, preset: str, batch: int, workers: int) -> int:
     """Makes every image; returns how many that were."""
     function = partial(corrupt_chunk, seed=0, preset=preset, frost=None)
     with closing(run_ordered(function, chunks(test, batch), workers)) as parts:
         return sum(len(part) for part in parts)
 
 
-def chunks(test: CifarTest, batch: int) -> Iterator[Chunk]:
+def chunks(test: LabelledImages, batch: int) -> Iterator[Chunk]:
     for name in NAMES:
         for severity in SEVERITIES:
             for start in range(0, len(test.keys), batch):

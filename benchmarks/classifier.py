@@ -30,14 +30,14 @@ from torch.utils.data import DataLoader, Dataset
 from turns import serve, take_turns
 
 from qreg_yolo.classify.checkpoint import Progress
-from qreg_yolo.classify.config import resolve
 from qreg_yolo.classify.data import ImageSet
 from qreg_yolo.classify.datasets import load_split
 from qreg_yolo.classify.models import build_model
 from qreg_yolo.classify.network import calibrate_network, quantize_network
 from qreg_yolo.classify.processes import Processes
 from qreg_yolo.classify.train import Run, build_optimizer, train_epoch
-from qreg_yolo.records import provenance
+from qreg_yolo.config.classification import resolve
+from qreg_yolo.io.records import provenance
 from qreg_yolo.training.cpu import tune_cpu
 from qreg_yolo.training.precision import cpu_has_bf16
 

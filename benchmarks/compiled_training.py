@@ -19,7 +19,7 @@ import tempfile
 import time
 from typing import Any
 
-from qreg_yolo.records import provenance
+from qreg_yolo.io.records import provenance
 
 FP32 = 32
 
@@ -28,8 +28,8 @@ def steps(bits: int, arguments: argparse.Namespace) -> list[float]:
     """Returns the seconds of each training step after the first epoch."""
     from ultralytics.utils import LOGGER
 
+    from qreg_yolo.datasets.demo.write import ensure_demo_data
     from qreg_yolo.detect import QuantYOLO
-    from qreg_yolo.detect.demo_data import ensure_demo_data
 
     LOGGER.setLevel("ERROR")
     started = 0.0

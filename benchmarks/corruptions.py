@@ -24,7 +24,7 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
 from qreg_yolo.corrupt import NAMES, SEVERITIES, corrupt  # noqa: E402
-from qreg_yolo.records import provenance  # noqa: E402
+from qreg_yolo.io.records import provenance  # noqa: E402
 
 SUM_RATIO = 8.0
 """How many times faster the sum of the 19 has to be."""

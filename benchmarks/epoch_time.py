@@ -32,12 +32,12 @@ from ultralytics.models.yolo.detect import val as detect_val
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 
+from qreg_yolo.datasets.demo.write import ensure_demo_data
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
-from qreg_yolo.detect.demo_data import ensure_demo_data
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from qreg_yolo.detect.validator import QuantDetectionValidator
+from qreg_yolo.io.records import provenance
 from qreg_yolo.quant import Quantizer
-from qreg_yolo.records import provenance
 from qreg_yolo.training.environment import THREADS_VARIABLE
 
 REST = "the rest of the loop"

@@ -128,7 +128,7 @@ def yolov5n_with(head: str) -> nn.Module:
     from ultralytics.nn.tasks import yaml_model_load
 
     from qreg_yolo.detect import QuantDetectionModel
-    from qreg_yolo.detect.section import Section
+    from qreg_yolo.detect.quantization_config import Section
 
     description = yaml_model_load("yolov5n.yaml")
     Section.from_request({"bits": 32, "head": head}, pretrained=False).write(description)

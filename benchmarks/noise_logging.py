@@ -21,8 +21,8 @@ from models import TASKS, ours, step
 from report import cpu_model, load_average
 from torch import Tensor
 
-from qreg_yolo.quant.noise import noise_columns
-from qreg_yolo.records import provenance
+from qreg_yolo.io.records import provenance
+from qreg_yolo.quant.weight_noise import noise_columns
 
 LIMIT = 0.01
 """Share of an epoch that logging may take."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from contenders import CONTENDERS
 
-from qreg_yolo.records import provenance
+from qreg_yolo.io.records import provenance
 
 MEMORY_LIMIT = 1.55
 """What a task's subject may take of memory, times fp32."""

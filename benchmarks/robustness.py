@@ -27,19 +27,19 @@ from report import cpu_model, load_average
 
 from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
 from qreg_yolo.cli.offline import prepare_host
-from qreg_yolo.records import provenance
+from qreg_yolo.io.records import provenance
 
 prepare_host(online=False)
 
 from ultralytics.utils import LOGGER  # noqa: E402
 
-from qreg_yolo.analysis.cells import CLEAN, Cell  # noqa: E402
 from qreg_yolo.corrupt import MIN_SIDE  # noqa: E402
 from qreg_yolo.detect.data_check import find_data  # noqa: E402
 from qreg_yolo.detect.robust.images import ImageSet, read_images  # noqa: E402
 from qreg_yolo.detect.robust.models import Judge, load_candidates  # noqa: E402
 from qreg_yolo.detect.robust.views import CorruptedBatches, Corrupting, View  # noqa: E402
 from qreg_yolo.detect.robustness import RobustnessRequest, measure  # noqa: E402
+from qreg_yolo.metrics.conditions import CLEAN, Cell  # noqa: E402
 from qreg_yolo.training.environment import use_threads  # noqa: E402
 
 

@@ -26,6 +26,10 @@ class FileAccessError(UserError, OSError):
     """A file or folder that cannot be read or written."""
 
 
+class DataError(UserError, ValueError):
+    """A dataset that exists and cannot be used."""
+
+
 class NetworkError(UserError, ConnectionError):
     """A connection that was not asked for, or that failed."""
 

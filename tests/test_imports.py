@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests import ROOT
+
 HEAVY = ("torch", "ultralytics", "numpy", "polars", "matplotlib", "cv2", "scipy", "skimage", "numba", "albumentations")
 
 
@@ -27,15 +28,15 @@ def heavy_modules_loaded_by(statement: str, root: Path = ROOT) -> list[str]:
     "statement",
     [
         "import qreg_yolo; qreg_yolo.__version__; dir(qreg_yolo)",
-        "import qreg_yolo.config as c; c.resolve(None, {'bits': 4}, {'epochs': 1})",
-        "import qreg_yolo.records as r; r.provenance()",
-        "import qreg_yolo.files, qreg_yolo.resources, qreg_yolo.quant.spec",
+        "import qreg_yolo.config.detection as c; c.resolve(None, {'bits': 4}, {'epochs': 1})",
+        "import qreg_yolo.io.records as r; r.provenance()",
+        "import qreg_yolo.io.files, qreg_yolo.io.resources, qreg_yolo.quant.spec",
         "import qreg_yolo.classify as c; dir(c)",
-        "import qreg_yolo.classify.config as c; c.resolve(None, {'bits': 4, 'epochs': 8}, {})",
+        "import qreg_yolo.config.classification as c; c.resolve(None, {'bits': 4, 'epochs': 8}, {})",
         "import qreg_yolo.corrupt as c; dir(c); c.NAMES; c.constants('fog', 3)",
-        "import qreg_yolo.detect.voc, qreg_yolo.detect.voc_download",
+        "import qreg_yolo.datasets.voc.convert, qreg_yolo.datasets.voc.download",
         "from qreg_yolo.cli.offline import prepare_host; prepare_host(online=False, checkpoints=False); "
-        "import qreg_yolo.detect.voc",
+        "import qreg_yolo.datasets.voc.convert",
     ],
 )
 def test_nothing_heavy_is_loaded(statement: str) -> None:
@@ -48,7 +49,9 @@ def test_the_corruptions_load_nothing_but_numpy_and_opencv() -> None:
 
 
 def test_processes_that_corrupt_cifar_load_no_torch() -> None:
-    loaded = heavy_modules_loaded_by("import qreg_yolo.sets.cifar, qreg_yolo.sets.published")
+    loaded = heavy_modules_loaded_by(
+        "import qreg_yolo.datasets.corrupted.cifar, qreg_yolo.datasets.corrupted.published"
+    )
     assert sorted(loaded) == ["cv2", "numpy"]
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests import ROOT
+
 SCRIPTS = sorted(path for folder in ("benchmarks", "results", "tools") for path in (ROOT / folder).rglob("*.py"))
 OPTIONAL = {"brevitas", "imagecorruptions", "modelopt", "torchao"}
 """Peers of the benchmarks that the development environment does not have."""
@@ -78,7 +79,7 @@ def test_a_name_that_moved_is_found(tmp_path: Path) -> None:
         "import qreg_yolo.detect.nowhere\n"
         "from qreg_yolo import records\n"
         "from qreg_yolo.training.environment import THREADS_VARIABLE\n"
-        "from qreg_yolo.files import THREADS_VARIABLE as moved\n"
+        "from qreg_yolo.io.files import THREADS_VARIABLE as moved\n"
         "from report import A, SIZE, shown, gone\n"
         "import brevitas.nn\n"
         "def late():\n"
@@ -86,7 +87,7 @@ def test_a_name_that_moved_is_found(tmp_path: Path) -> None:
     )
     assert missing(script) == [
         "qreg_yolo.detect.nowhere",
-        "qreg_yolo.files.THREADS_VARIABLE",
+        "qreg_yolo.io.files.THREADS_VARIABLE",
         "report.gone",
         "ultralytics.utils.nothing_of_this_name",
     ]

@@ -12,7 +12,7 @@ from zipfile import ZipFile
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,8 @@ def test_an_installed_wheel_finds_its_recipes_from_an_empty_folder(wheel: Path, 
     with ZipFile(wheel) as archive:
         archive.extractall(installed)
     code = (
-        "import qreg_yolo, qreg_yolo.config as c, qreg_yolo.classify.config as k, qreg_yolo.resources as r;"
+        "import qreg_yolo, qreg_yolo.config.detection as c, qreg_yolo.config.classification as k;"
+        "import qreg_yolo.io.resources as r;"
         "print(qreg_yolo.__file__);"
         "[(k if n.startswith('cifar') else c).load(r.recipe_path(n)) for n in r.recipe_names()];"
         "print(r.recipe_path('voc_scratch')); print(r.data_path('voc'))"
@@ -90,7 +91,7 @@ def test_an_installed_wheel_trains_from_an_empty_folder(wheel: Path, tmp_path: P
 
     run(*pip, str(wheel))
     make_data = "write_demo_data(Path('data'), n_train=8, n_val=4)"
-    run(sys.executable, "-c", f"from pathlib import Path; from qreg_yolo.detect.demo_data import *; {make_data}")
+    run(sys.executable, "-c", f"from pathlib import Path; from qreg_yolo.datasets.demo.write import *; {make_data}")
     tiny = ["epochs=1", "imgsz=32", "batch=4", "nbs=4"]
     options = ["--bits", "4", "--hyp", "demo", "--data", "data/demo.yaml", "--threads", "1"]
     result = run(sys.executable, "-m", "qreg_yolo", "train", *options, *tiny)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from qreg_yolo.ultralytics_arguments import table
+from qreg_yolo.config.ultralytics_arguments import table
 
 PAGE = Path(__file__).parent.parent / "docs" / "ultralytics_arguments.md"
 

@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qreg_yolo.analysis.errors import AnalysisError
 from qreg_yolo.analysis.formats import EMPTY
 from qreg_yolo.analysis.plots.noise import row_name
 from qreg_yolo.analysis.tables import Table
 from qreg_yolo.errors import MissingFileError
-from qreg_yolo.quant.intervals import mean_interval
+from qreg_yolo.metrics.errors import AnalysisError
+from qreg_yolo.noise.intervals import mean_interval
 from qreg_yolo.quant.spec import FLOAT_BITS
 
 Report = Mapping[str, Any]
-"""Plain values, as `qreg_yolo.quant.noise_study.report` gives them."""
+"""Plain values, as `qreg_yolo.noise.study.report` gives them."""
 NORMS = {"gradient_norm": "||dy/dw||_F^2", "relative_norm": "relative"}
 """Key of a norm in a report -> what tables call it."""
 

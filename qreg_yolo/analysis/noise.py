@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qreg_yolo import files
 from qreg_yolo.analysis.formats import EMPTY, to_text
 from qreg_yolo.analysis.gradients import gradient_table
 from qreg_yolo.analysis.plots.noise import draw_noise, row_name
 from qreg_yolo.analysis.plots.style import save
 from qreg_yolo.analysis.tables import Table
+from qreg_yolo.io import files
 
 REPORT, FIGURE = "noise.json", "noise.png"
 Report = Mapping[str, Any]
-"""Plain values, as `qreg_yolo.quant.noise_study.report` gives them."""
+"""Plain values, as `qreg_yolo.noise.study.report` gives them."""
 
 
 def publish(report: Report, folder: Path, against: Report | None = None) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from qreg_yolo.analysis.average_precision import Array
 from qreg_yolo.analysis.comparison import Estimate
 from qreg_yolo.analysis.results_csv import Curve
 from qreg_yolo.analysis.tables import Entry, Table
+from qreg_yolo.metrics.average_precision import Array
 
 RELATIVE = "gap, % of best"
 NOTES = (

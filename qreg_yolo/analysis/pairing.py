@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from qreg_yolo.analysis.errors import AnalysisError
 from qreg_yolo.analysis.measurements import Measurement
-from qreg_yolo.records import settings_differences
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.io.records import settings_differences
+from qreg_yolo.io.strict_yaml import ConfigError
+from qreg_yolo.metrics.errors import AnalysisError
 from qreg_yolo.suggest import did_you_mean
 
 ALIKE = ("track", "model", "data", "split", "seed", "metric", "preset", "n_images")

@@ -8,13 +8,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from qreg_yolo import files
-from qreg_yolo.analysis.cells import CLEAN, DEFAULT_LAYOUT, read_layout
 from qreg_yolo.analysis.comparison import Comparison, Estimate, by_seed, compare, estimate
 from qreg_yolo.analysis.equal_fit import equal_fit_table
 from qreg_yolo.analysis.formats import FORMATS, entry_text
 from qreg_yolo.analysis.measurements import Measurement, Selection, read_measurements
-from qreg_yolo.analysis.measures import Number, Values, map_delta, mean_over
 from qreg_yolo.analysis.overfitting import overfitting_table
 from qreg_yolo.analysis.pairing import pair_twins, warnings_of
 from qreg_yolo.analysis.plots import (
@@ -32,10 +29,13 @@ from qreg_yolo.analysis.results_csv import read_curves
 from qreg_yolo.analysis.tables import TABLES, group_name, missing_notes
 from qreg_yolo.corrupt.spec import NAMES, SEVERITIES
 from qreg_yolo.errors import MissingFileError
+from qreg_yolo.io import files
+from qreg_yolo.io.results_csv import EPOCH
+from qreg_yolo.io.strict_yaml import ConfigError
+from qreg_yolo.metrics.conditions import CLEAN, DEFAULT_LAYOUT, read_layout
+from qreg_yolo.metrics.robustness import Number, Values, map_delta, mean_over
 from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.quant.spec import FLOAT_BITS
-from qreg_yolo.results_table import EPOCH
-from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from qreg_yolo.analysis.average_precision import Array
-from qreg_yolo.analysis.errors import AnalysisError
-from qreg_yolo.results_table import EPOCH, FILE, read_results
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.io.results_csv import EPOCH, FILE, read_results
+from qreg_yolo.io.strict_yaml import ConfigError
+from qreg_yolo.metrics.average_precision import Array
+from qreg_yolo.metrics.errors import AnalysisError
 from qreg_yolo.suggest import did_you_mean
 
 _SEED = re.compile(r"-s\d+$")

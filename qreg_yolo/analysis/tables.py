@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from qreg_yolo.analysis.cells import CELLS, CLEAN
 from qreg_yolo.analysis.comparison import Comparison, Estimate, Measure, by_seed, estimate
 from qreg_yolo.analysis.measurements import missing_cells
-from qreg_yolo.analysis.measures import (
+from qreg_yolo.analysis.pairing import Pair, warnings_of
+from qreg_yolo.corrupt.spec import BENCHMARK_NAMES, NAMES
+from qreg_yolo.metrics.conditions import CELLS, CLEAN
+from qreg_yolo.metrics.robustness import (
     Number,
     Values,
     corruption_error,
@@ -18,8 +20,6 @@ from qreg_yolo.analysis.measures import (
     mean_over,
     relative_performance,
 )
-from qreg_yolo.analysis.pairing import Pair, warnings_of
-from qreg_yolo.corrupt.spec import BENCHMARK_NAMES, NAMES
 
 Entry = str | Estimate
 

@@ -15,12 +15,13 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from qreg_yolo import __version__, files
+from qreg_yolo import __version__
 from qreg_yolo.classify.models import build_model, is_import_path
 from qreg_yolo.errors import MissingFileError
+from qreg_yolo.io import files
+from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.convert import apply_plan, quantized_layers
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
-from qreg_yolo.strict_yaml import ConfigError
 from qreg_yolo.training.tensor_file import SUFFIX, WeightsError, fill, keys, read, tensors_of
 
 HEADER = "qreg_yolo_classifier"

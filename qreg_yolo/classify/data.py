@@ -13,15 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qreg_yolo.errors import UserError
+from qreg_yolo.datasets.cifar import LabelledImages
 from qreg_yolo.training.randomness import epoch_seed
 
 PADDING = 4
 """Black pixels around an image before it is cropped back to its size."""
-
-
-class DataError(UserError, ValueError):
-    """A data set that exists and cannot be used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +40,13 @@ class ImageSet:
     """Likewise, the standard deviation over all pixels."""
     keys: tuple[str, ...] = ()
     """What each image is called; the draws of its corruptions hang on it."""
+
+    @classmethod
+    def of(cls, source: LabelledImages) -> ImageSet:
+        """Returns a dataset as tensors."""
+        return cls(
+            **{**vars(source), "images": torch.from_numpy(source.images), "labels": torch.from_numpy(source.labels)}
+        )
 
     def __len__(self) -> int:
         return len(self.images)

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from qreg_yolo.classify.checkpoint import Description
-from qreg_yolo.classify.cifar import read_cifar
 from qreg_yolo.classify.data import ImageSet
-from qreg_yolo.classify.demo_set import demo_set
-from qreg_yolo.classify.options import DATA, ClassifyOptions
-from qreg_yolo.sets.classes import ClassesError, rows_by_name
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.config.classification_options import DATA, ClassifyOptions
+from qreg_yolo.datasets.cifar import OFFICIAL, read_cifar
+from qreg_yolo.datasets.classes import ClassesError, rows_by_name
+from qreg_yolo.datasets.demo.patterns import demo_set
+from qreg_yolo.errors import FileAccessError
+from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 
 
@@ -39,10 +40,10 @@ def load_split(data: str, split: str, data_dir: str | None, *, verify: bool) -> 
         if value not in known:
             raise ConfigError(f"{name}={value!r} is not one of: {', '.join(known)}.{did_you_mean(value, known)}")
     if data == "demo":
-        return demo_set(split)
+        return ImageSet.of(demo_set(split))
     if data_dir is None:
         raise ConfigError(f"--data {data} needs --data-dir DIR, the folder that holds its official files.")
-    return read_cifar(data, Path(data_dir), split, verify=verify)
+    return ImageSet.of(read_cifar(data, Path(data_dir), split, verify=verify))
 
 
 def load_training(run: ClassifyOptions) -> tuple[ImageSet, ImageSet]:
@@ -87,3 +88,23 @@ def class_rows(weights: Path, description: Description, images: ImageSet) -> tup
             f"'{weights}' tells the {len(description.classes)} classes of {description.config['run']['data']} apart, "
             f"{images.name} has {len(images.classes)}, and {error}. Give its own data set."
         ) from error
+
+
+def download_cifar(name: str, data_dir: Path) -> None:
+    """Fetches and unpacks the official archive where it is missing (torchvision; over the network).
+
+    Raises:
+        OSError: The server or the folder cannot be reached, or it holds another archive.
+    """
+    from torchvision.datasets import CIFAR10, CIFAR100
+    from torchvision.datasets.utils import check_integrity, download_and_extract_archive
+
+    files, source = OFFICIAL[name], CIFAR10 if name == "cifar10" else CIFAR100
+    folder = data_dir / files.folder
+    sums = [*files.train.items(), *files.test.items(), files.meta]
+    if all(check_integrity(str(folder / file), md5) for file, md5 in sums):
+        return
+    try:  # not by the data set's own class, which would unpickle what it has fetched
+        download_and_extract_archive(source.url, str(data_dir), filename=source.filename, md5=source.tgz_md5)
+    except RuntimeError as error:  # torchvision's word for a file that is not the official one
+        raise FileAccessError(f"The archive of {name} could not be fetched: {error}") from error

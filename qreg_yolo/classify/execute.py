@@ -11,15 +11,15 @@ from pathlib import Path
 
 import torch
 
-from qreg_yolo import files
 from qreg_yolo.classify import outputs
 from qreg_yolo.classify.checkpoint import Description, Progress, save_classifier
 from qreg_yolo.classify.models import is_import_path
 from qreg_yolo.classify.train import Run, build_optimizer, fit
 from qreg_yolo.errors import FileAccessError
+from qreg_yolo.io import files
+from qreg_yolo.io.folders import what_is_kept
 from qreg_yolo.quant.report import model_size, plan_summary
 from qreg_yolo.training.finite import NonFiniteError
-from qreg_yolo.training.folders import what_is_kept
 from qreg_yolo.training.guard import FolderLock, terminable
 
 LAST = "last.safetensors"

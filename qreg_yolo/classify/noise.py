@@ -10,22 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qreg_yolo import records
 from qreg_yolo.classify.checkpoint import Description, load_classifier
 from qreg_yolo.classify.data import ImageSet, evaluation_batches
 from qreg_yolo.classify.datasets import class_rows, load_measured
 from qreg_yolo.classify.network import edge_layers
 from qreg_yolo.classify.setup import prepare
+from qreg_yolo.datasets.sources import select_keys
+from qreg_yolo.io import records
+from qreg_yolo.io.folders import writable_project
+from qreg_yolo.noise.jacobian import outputs_of
+from qreg_yolo.noise.perturbation import Task
+from qreg_yolo.noise.study import NoiseRequest, Plan, gradient_layers, report, study
 from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.quant.convert import plan_quantization
-from qreg_yolo.quant.jacobian import outputs_of
-from qreg_yolo.quant.noise import own_rounding
-from qreg_yolo.quant.noise_study import NoiseRequest, Plan, gradient_layers, report, study
-from qreg_yolo.quant.perturbation import Task
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
-from qreg_yolo.robust.checks import check_counts
-from qreg_yolo.sets.sources import select_keys
-from qreg_yolo.training.folders import writable_project
+from qreg_yolo.quant.weight_noise import own_rounding
+from qreg_yolo.robustness.checks import check_counts
 
 LIMIT = 64
 """Images that gradients and losses are measured on, unless asked for otherwise."""

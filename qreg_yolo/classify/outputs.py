@@ -14,16 +14,16 @@ from typing import Any
 
 import torch
 
-from qreg_yolo import files, records, results_table
 from qreg_yolo.classify.checkpoint import Description
-from qreg_yolo.classify.cifar import SIZE
-from qreg_yolo.classify.config import dump
 from qreg_yolo.classify.data import ImageSet
-from qreg_yolo.classify.options import ClassifyConfig
+from qreg_yolo.config.classification import dump
+from qreg_yolo.config.classification_options import ClassifyConfig
+from qreg_yolo.datasets.cifar import SIZE
+from qreg_yolo.io import files, records, results_csv
 from qreg_yolo.training.environment import environment
 
 RECORDS = records.FILE
-RESULTS = results_table.FILE
+RESULTS = results_csv.FILE
 Measured = Mapping[str, tuple[str, int, float]]
 """Metric -> (split, number of images, value)."""
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed, nn
 
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.io.strict_yaml import ConfigError
 
 
 @dataclass(frozen=True)

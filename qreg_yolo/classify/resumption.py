@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from qreg_yolo.classify.checkpoint import Description, Progress
-from qreg_yolo.classify.config import from_mapping
-from qreg_yolo.classify.options import ClassifyConfig, as_milestones
+from qreg_yolo.config.classification import from_mapping
+from qreg_yolo.config.classification_options import ClassifyConfig, as_milestones
+from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.spec import FLOAT_BITS, QuantSpec
-from qreg_yolo.strict_yaml import ConfigError
 
 RESUMABLE: tuple[str, ...] = ("compile", "data_dir", "device", "threads", "verify")
 """Options that may differ when a run is resumed."""

@@ -18,9 +18,6 @@ import cv2
 import numpy as np
 import torch
 
-from qreg_yolo import records
-from qreg_yolo.analysis.cells import Cell, cells_of
-from qreg_yolo.analysis.image_answers import ACCURACIES, ImageAnswers, accuracy
 from qreg_yolo.classify.data import ImageSet
 from qreg_yolo.classify.datasets import load_measured
 from qreg_yolo.classify.evaluate import BATCH
@@ -28,16 +25,19 @@ from qreg_yolo.classify.robust.models import Candidate, candidates_for, data_of,
 from qreg_yolo.classify.robust.pictures import Batches, Corrupting, Task
 from qreg_yolo.classify.setup import prepare
 from qreg_yolo.corrupt import NAMES, SEVERITIES, load_overlays
+from qreg_yolo.datasets.corrupted.pool import default_workers
+from qreg_yolo.datasets.corrupted.published import Published
+from qreg_yolo.datasets.sources import select_keys
+from qreg_yolo.io import records
+from qreg_yolo.io.folders import writable_project
+from qreg_yolo.io.strict_yaml import ConfigError
+from qreg_yolo.metrics.conditions import Cell, cells_of
+from qreg_yolo.metrics.predictions import ACCURACIES, ImageAnswers, accuracy
 from qreg_yolo.progress import Progress, no_progress
-from qreg_yolo.robust import settings
-from qreg_yolo.robust.checks import check_corruptions, check_counts
-from qreg_yolo.robust.journal import Journal
-from qreg_yolo.robust.results import Values, conclude, finished, known_before, outstanding, summary
-from qreg_yolo.sets.pool import default_workers
-from qreg_yolo.sets.published import Published
-from qreg_yolo.sets.sources import select_keys
-from qreg_yolo.strict_yaml import ConfigError
-from qreg_yolo.training.folders import writable_project
+from qreg_yolo.robustness import settings
+from qreg_yolo.robustness.checks import check_corruptions, check_counts
+from qreg_yolo.robustness.journal import Journal
+from qreg_yolo.robustness.results import Values, conclude, finished, known_before, outstanding, summary
 from qreg_yolo.training.guard import FolderLock, terminable
 
 PRESET = "cifar32"

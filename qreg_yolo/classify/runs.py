@@ -16,13 +16,13 @@ from qreg_yolo.classify.datasets import class_rows, load_measured, load_training
 from qreg_yolo.classify.evaluate import evaluate
 from qreg_yolo.classify.execute import RunResult, execute
 from qreg_yolo.classify.network import calibrate_network, clipping_warning
-from qreg_yolo.classify.options import ClassifyConfig
 from qreg_yolo.classify.processes import Processes, joined, say
 from qreg_yolo.classify.resumption import resumed_config
 from qreg_yolo.classify.setup import built, check_batch, placed, precision_on, prepare
 from qreg_yolo.classify.train import Run
-from qreg_yolo.strict_yaml import ConfigError
-from qreg_yolo.training.folders import new_folder, writable_project
+from qreg_yolo.config.classification_options import ClassifyConfig
+from qreg_yolo.io.folders import new_folder, writable_project
+from qreg_yolo.io.strict_yaml import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,10 @@ from torch import nn
 from qreg_yolo.classify.checkpoint import Description, load_classifier
 from qreg_yolo.classify.models import build_model
 from qreg_yolo.classify.network import check_output, quantize_network
-from qreg_yolo.classify.options import ClassifyConfig
 from qreg_yolo.classify.processes import device_of
 from qreg_yolo.classify.train import Run
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.config.classification_options import ClassifyConfig
+from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.training.cpu import tune_cpu
 from qreg_yolo.training.environment import THREADS_VARIABLE, requested_threads, use_threads
 from qreg_yolo.training.precision import BF16, FP32, cpu_has_bf16

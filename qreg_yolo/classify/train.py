@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from qreg_yolo.classify.checkpoint import Progress
 from qreg_yolo.classify.data import ImageSet, batch_size, training_batches
 from qreg_yolo.classify.evaluate import evaluate, in_precision
-from qreg_yolo.classify.options import ClassifyConfig
 from qreg_yolo.classify.processes import Processes
+from qreg_yolo.config.classification_options import ClassifyConfig
 from qreg_yolo.quant.convert import quantized_layers
-from qreg_yolo.quant.noise import noise_columns
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
 from qreg_yolo.quant.report import level_distance
+from qreg_yolo.quant.weight_noise import noise_columns
 from qreg_yolo.training.finite import NonFiniteError, diagnosis, norm_is_finite
 from qreg_yolo.training.randomness import epoch_seed
 

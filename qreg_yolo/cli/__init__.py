@@ -25,7 +25,7 @@ from qreg_yolo.cli import (
     val,
 )
 from qreg_yolo.errors import MissingFileError, UserError
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.io.strict_yaml import ConfigError
 
 DEBUG_VARIABLE = "QREG_YOLO_DEBUG"
 """Environment variable; set: an error is shown with its traceback."""

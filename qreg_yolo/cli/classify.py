@@ -22,8 +22,8 @@ from qreg_yolo.cli.quantizing import (
     WeightOnly,
     edge,
 )
-from qreg_yolo.resources import recipe_path
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.io.resources import recipe_path
+from qreg_yolo.io.strict_yaml import ConfigError
 
 TRAIN_EXAMPLES = """\b
 Examples:
@@ -109,8 +109,8 @@ def train(
         "compile": compile_, "log_noise": log_noise, "seed": seed, "threads": threads, "device": device,
         "project": project, "name": name,
     }  # fmt: skip
-    from qreg_yolo.classify.options import KINDS
-    from qreg_yolo.key_values import parse_overrides
+    from qreg_yolo.config.classification_options import KINDS
+    from qreg_yolo.config.key_values import parse_overrides
 
     options = {key: value for key, value in given.items() if value is not None}
     arguments = parse_overrides(overrides or [], KINDS)
@@ -124,7 +124,7 @@ def train(
 def _train(
     options: dict[str, Any], arguments: dict[str, Any], hyp: str | None, seeds: str | None, download: bool
 ) -> None:
-    from qreg_yolo.classify.config import resolve
+    from qreg_yolo.config.classification import resolve
 
     config, notices = resolve(_recipe(hyp, options, arguments), options, arguments)
     several = parse_seeds(seeds)
@@ -143,7 +143,7 @@ def _train(
 
 
 def _resume(checkpoint: Path, options: dict[str, Any], arguments: dict[str, Any]) -> None:
-    from qreg_yolo.classify.config import together
+    from qreg_yolo.config.classification import together
 
     options = {key: value for key, value in options.items() if value is not None}
     clash = [name for name in _NEW_RUN if name in options]
@@ -221,6 +221,6 @@ def fetch(data: str, data_dir: str | None, download: bool) -> None:
         return
     if data == "demo" or data_dir is None:
         raise ConfigError("--download fetches CIFAR: give --data cifar10 or cifar100, and --data-dir, where to put it.")
-    from qreg_yolo.classify.cifar import download_cifar
+    from qreg_yolo.classify.datasets import download_cifar
 
     download_cifar(data, Path(data_dir))

@@ -11,8 +11,8 @@ import typer
 
 from qreg_yolo.cli.bar import bar
 from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
-from qreg_yolo.resources import data_path
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.io.resources import data_path
+from qreg_yolo.io.strict_yaml import ConfigError
 
 EXAMPLES = """\b
 Examples:
@@ -46,12 +46,14 @@ def corrupt(
 ) -> None:
     """Write a data set per corruption and severity, with labels and a data YAML. The same command again resumes."""
     names, levels = parse_corruptions(corruptions), parse_severities(severities)
-    from qreg_yolo.sets import cifar, pool, sources, write
-    from qreg_yolo.sets import sheet as sheets
-    from qreg_yolo.sets.request import Request
+    from qreg_yolo.datasets import sources
+    from qreg_yolo.datasets.cifar import cifar_in
+    from qreg_yolo.datasets.corrupted import cifar, pool, write
+    from qreg_yolo.datasets.corrupted import sheet as sheets
+    from qreg_yolo.datasets.corrupted.request import Request
 
     path = _find(source)
-    is_cifar = path.is_dir() and cifar.is_cifar(path)
+    is_cifar = cifar_in(path) is not None
     if is_cifar and (split not in (None, "test") or format_ != "png" or quality is not None or sheet):
         raise ConfigError("CIFAR's test images become .npy files: leave --split, --format, --quality and --sheet out.")
     try:
@@ -79,7 +81,7 @@ def corrupt(
 def _find(source: str) -> Path:
     """Returns the data YAML or folder that a name stands for."""
     if source == "demo":
-        from qreg_yolo.detect.demo_data import ensure_demo_data
+        from qreg_yolo.datasets.demo.write import ensure_demo_data
 
         return ensure_demo_data()
     return Path(source) if Path(source).is_dir() else data_path(source)

@@ -42,10 +42,10 @@ def voc(
 ) -> None:
     """Convert an official PASCAL VOCdevkit (2007, 2012 or both). Its images are linked, not copied."""
     prepare_host(online=download, checkpoints=False)
-    from qreg_yolo.detect.voc import convert_voc
+    from qreg_yolo.datasets.voc.convert import convert_voc
 
     if download:
-        from qreg_yolo.detect.voc_download import fetch_devkit
+        from qreg_yolo.datasets.voc.download import fetch_devkit
 
         fetch_devkit(devkit, progress=bar)
     print(convert_voc(devkit, out, keep_difficult=keep_difficult, skip_bad=skip_bad, progress=bar).table)

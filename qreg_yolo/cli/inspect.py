@@ -12,7 +12,7 @@ import typer
 
 from qreg_yolo.cli.offline import prepare_host
 from qreg_yolo.cli.own_code import find_own_code
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.io.strict_yaml import ConfigError
 
 if TYPE_CHECKING:
     from qreg_yolo.quant.inspection import Inspection

@@ -16,9 +16,9 @@ from qreg_yolo.cli.classify import DataDir, Device, NoVerify, Threads
 from qreg_yolo.cli.offline import prepare_host
 from qreg_yolo.cli.own_code import find_own_code
 from qreg_yolo.cli.quantizing import EdgeBits, PerChannel, edge
-from qreg_yolo.config import COMMAND_LINE, named
-from qreg_yolo.quant.sweep import Sweep
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.config.detection import COMMAND_LINE, named
+from qreg_yolo.io.strict_yaml import ConfigError
+from qreg_yolo.noise.sweep import Sweep
 
 EXAMPLES = """\b
 Examples:
@@ -74,7 +74,7 @@ def noise(
         report = _measure(weights, asked, own, {"imgsz": imgsz, "class_map": class_map})
     from qreg_yolo.analysis.gradients import compare_gradients
     from qreg_yolo.analysis.noise import FIGURE, REPORT, publish
-    from qreg_yolo.training.folders import new_folder
+    from qreg_yolo.io.folders import new_folder
 
     folder = new_folder(Path(PROJECT).absolute(), "noise") if out is None else out
     text = publish(report, folder)

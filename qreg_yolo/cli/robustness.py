@@ -10,8 +10,8 @@ import typer
 from qreg_yolo.cli.bar import rate_bar
 from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
 from qreg_yolo.cli.offline import prepare_host
-from qreg_yolo.key_values import Kind, check_folder_name, parse_overrides
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.config.key_values import Kind, check_folder_name, parse_overrides
+from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 
 EXAMPLES = """\b

@@ -21,12 +21,12 @@ from qreg_yolo.cli.quantizing import (
     WeightOnly,
     edge,
 )
-from qreg_yolo.config import AMP_CHOICES, RunConfig, resolve
-from qreg_yolo.key_values import parse_overrides
-from qreg_yolo.resources import recipe_path
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.config.detection import AMP_CHOICES, RunConfig, resolve
+from qreg_yolo.config.key_values import parse_overrides
+from qreg_yolo.config.ultralytics_arguments import KINDS
+from qreg_yolo.io.resources import recipe_path
+from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
-from qreg_yolo.ultralytics_arguments import KINDS
 
 EXAMPLES = """\b
 Examples:

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 from qreg_yolo.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from qreg_yolo.detect.artefact import load_safetensors, save_safetensors
-    from qreg_yolo.detect.demo_data import ensure_demo_data
     from qreg_yolo.detect.facade import QuantYOLO
     from qreg_yolo.detect.model import QuantDetectionModel
+    from qreg_yolo.detect.safetensors_checkpoint import load_safetensors, save_safetensors
     from qreg_yolo.detect.trainer import QuantDetectionTrainer
     from qreg_yolo.detect.validator import QuantDetectionPredictor, QuantDetectionValidator
 
@@ -27,9 +26,8 @@ _HOME = {
     "QuantDetectionTrainer": "trainer",
     "QuantDetectionValidator": "validator",
     "QuantYOLO": "facade",
-    "ensure_demo_data": "demo_data",
-    "load_safetensors": "artefact",
-    "save_safetensors": "artefact",
+    "load_safetensors": "safetensors_checkpoint",
+    "save_safetensors": "safetensors_checkpoint",
 }
 __all__ = [
     "QuantDetectionModel",
@@ -37,7 +35,6 @@ __all__ = [
     "QuantDetectionTrainer",
     "QuantDetectionValidator",
     "QuantYOLO",
-    "ensure_demo_data",
     "load_safetensors",
     "save_safetensors",
 ]

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.metrics import bbox_iou
 
+from qreg_yolo.config.head import HeadConfig
 from qreg_yolo.detect.anchor_head import BOX_ROWS, AnchorDetect
-from qreg_yolo.head import HeadConfig
 
 BALANCE = (4.0, 1.0, 0.4)
 """Weight of the objectness loss by level, fine to coarse."""

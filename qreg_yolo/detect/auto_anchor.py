@@ -17,7 +17,7 @@ from ultralytics.data.utils import exif_size
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER, RANK
 
-from qreg_yolo.detect.section import Section
+from qreg_yolo.detect.quantization_config import Section
 from qreg_yolo.errors import InvalidValueError
 
 Sizes = NDArray[np.float64]

@@ -9,19 +9,19 @@ from torch import nn
 from ultralytics.nn.tasks import DetectionModel, torch_safe_load
 from ultralytics.utils.torch_utils import strip_optimizer
 
-from qreg_yolo import files
-from qreg_yolo.detect.artefact import load_safetensors
-from qreg_yolo.detect.classic import ClassicWeights, read_classic
 from qreg_yolo.detect.classic_model import classic_detector
 from qreg_yolo.detect.compat import as_loaded, as_taken
 from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.model_yaml import check_model_yaml
+from qreg_yolo.detect.quantization_config import KEY, Section
 from qreg_yolo.detect.safe_load import check_archive, check_file, is_classic, unreadable
-from qreg_yolo.detect.section import KEY, Section
+from qreg_yolo.detect.safetensors_checkpoint import load_safetensors
+from qreg_yolo.detect.yolov5_weights import ClassicWeights, read_classic
 from qreg_yolo.errors import MissingFileError
-from qreg_yolo.pickled_values import PickleError
+from qreg_yolo.io import files
+from qreg_yolo.io.pickled_values import PickleError
+from qreg_yolo.io.torch_archive import TorchArchive
 from qreg_yolo.quant.convert import quantized_layers
-from qreg_yolo.torch_archive import TorchArchive
 from qreg_yolo.training.tensor_file import SUFFIX, WeightsError
 
 __all__ = [

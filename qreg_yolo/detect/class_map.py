@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qreg_yolo import strict_yaml
-from qreg_yolo.sets.classes import ClassesError, rows_by_name
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.datasets.classes import ClassesError, rows_by_name
+from qreg_yolo.io import strict_yaml
+from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 from qreg_yolo.training.tensor_file import WeightsError
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ultralytics.nn.tasks import yaml_model_load
 
-from qreg_yolo.detect.classic import ClassicWeights
+from qreg_yolo.config.head import HeadConfig
 from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.model import QuantDetectionModel
-from qreg_yolo.detect.section import Section
-from qreg_yolo.head import HeadConfig
+from qreg_yolo.detect.quantization_config import Section
+from qreg_yolo.detect.yolov5_weights import ClassicWeights
 from qreg_yolo.quant.spec import FLOAT_BITS, QuantSpec
 from qreg_yolo.training.tensor_file import WeightsError, fill
 

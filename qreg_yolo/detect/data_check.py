@@ -11,11 +11,12 @@ import yaml
 from ultralytics.data.utils import IMG_FORMATS, img2label_paths
 from ultralytics.utils import DATASETS_DIR
 
-from qreg_yolo import strict_yaml
-from qreg_yolo.detect.dataset import DataError, Label, scan, usable
-from qreg_yolo.detect.demo_data import ensure_demo_data
-from qreg_yolo.resources import data_path
-from qreg_yolo.sets.classes import class_names
+from qreg_yolo.datasets.classes import class_names
+from qreg_yolo.datasets.demo.write import ensure_demo_data
+from qreg_yolo.detect.dataset import Label, scan, usable
+from qreg_yolo.errors import DataError
+from qreg_yolo.io import strict_yaml
+from qreg_yolo.io.resources import data_path
 
 
 @dataclass(frozen=True)

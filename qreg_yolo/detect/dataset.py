@@ -25,10 +25,10 @@ from ultralytics.data.dataset import YOLODataset
 from ultralytics.data.utils import exif_size, get_split_fraction, verify_image_label
 from ultralytics.utils import NUM_THREADS, TQDM, colorstr
 
-from qreg_yolo import files
-from qreg_yolo.detect.demo_data import default_cache_root
-from qreg_yolo.errors import UserError
-from qreg_yolo.sets.pictures import is_whole, look
+from qreg_yolo.datasets.demo.write import default_cache_root
+from qreg_yolo.datasets.image_io import is_whole, look
+from qreg_yolo.errors import DataError
+from qreg_yolo.io import files
 
 SHOWN = 5
 """Faults that an error lists at most."""
@@ -38,10 +38,6 @@ Label = dict[str, Any]
 """The label of one image, as Ultralytics' data set holds it."""
 _NOWHERE = Path(os.devnull) / "none"
 """A path that does not exist on any machine."""
-
-
-class DataError(UserError, ValueError):
-    """A data set that cannot be trained or validated on."""
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from qreg_yolo.datasets.classes import class_names
 from qreg_yolo.detect import outputs
 from qreg_yolo.detect.checkpoint import existing, quantization_warning
 from qreg_yolo.detect.class_map import ClassMap, class_map, match_classes
 from qreg_yolo.detect.data_check import CheckedData, check_data, find_data
 from qreg_yolo.detect.facade import QuantYOLO
 from qreg_yolo.detect.preflight import check_arguments, check_classes
-from qreg_yolo.detect.section import head_kind
+from qreg_yolo.detect.quantization_config import head_kind
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.errors import MissingFileError
-from qreg_yolo.sets.classes import class_names
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.io.folders import writable_project
+from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.suggest import did_you_mean
 from qreg_yolo.training.environment import use_threads
-from qreg_yolo.training.folders import writable_project
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 

@@ -8,7 +8,7 @@ import torch
 
 from qreg_yolo.detect.checkpoint import load_weights, quantization_warning
 from qreg_yolo.detect.policy import spare_layers
-from qreg_yolo.detect.section import Section
+from qreg_yolo.detect.quantization_config import Section
 from qreg_yolo.quant.inspection import Inspection, one_thread
 from qreg_yolo.quant.report import count_macs, layer_reports, model_size
 

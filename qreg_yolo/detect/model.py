@@ -14,12 +14,12 @@ from ultralytics.utils import LOGGER
 
 from qreg_yolo.detect.anchor_head import AnchorDetect, put_anchor_head
 from qreg_yolo.detect.anchor_loss import AnchorLoss
-from qreg_yolo.detect.classic import ClassicWeights
-from qreg_yolo.detect.head_rows import HeadRows
+from qreg_yolo.detect.head_transfer import HeadRows
 from qreg_yolo.detect.model_yaml import check_model_yaml
 from qreg_yolo.detect.policy import edge_layers, float_layers
 from qreg_yolo.detect.precision import in_bf16, trains_in_bf16
-from qreg_yolo.detect.section import Section
+from qreg_yolo.detect.quantization_config import Section
+from qreg_yolo.detect.yolov5_weights import ClassicWeights
 from qreg_yolo.errors import UnsupportedError
 from qreg_yolo.quant.base import Quantizer, keep_float32
 from qreg_yolo.quant.convert import apply_plan, dequantize_model, plan_quantization, plans_agree, quantized_layers

@@ -12,27 +12,27 @@ from ultralytics.utils import LOGGER, IterableSimpleNamespace
 from ultralytics.utils.loss import v8DetectionLoss
 from ultralytics.utils.torch_utils import select_device
 
-from qreg_yolo import records
-from qreg_yolo.analysis.cells import CLEAN
+from qreg_yolo.datasets.classes import class_names
 from qreg_yolo.detect.compat import restore_threads
 from qreg_yolo.detect.data_check import find_data
 from qreg_yolo.detect.dataset import MIN_SIDE
 from qreg_yolo.detect.policy import edge_layers, float_layers
+from qreg_yolo.detect.quantization_config import Section
 from qreg_yolo.detect.robust.images import ImageSet, read_images
 from qreg_yolo.detect.robust.models import Candidate, classes_of, load_candidates
 from qreg_yolo.detect.robust.views import CorruptedBatches, Corrupting, View
-from qreg_yolo.detect.section import Section
+from qreg_yolo.io import records
+from qreg_yolo.io.folders import writable_project
+from qreg_yolo.metrics.conditions import CLEAN
+from qreg_yolo.noise.jacobian import Outputs, Weights, outputs_of
+from qreg_yolo.noise.perturbation import Task
+from qreg_yolo.noise.study import NoiseRequest, Plan, gradient_layers, report, study
 from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.quant.convert import plan_quantization
-from qreg_yolo.quant.jacobian import Outputs, Weights, outputs_of
-from qreg_yolo.quant.noise import own_rounding
-from qreg_yolo.quant.noise_study import NoiseRequest, Plan, gradient_layers, report, study
-from qreg_yolo.quant.perturbation import Task
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
-from qreg_yolo.robust.checks import check_counts
-from qreg_yolo.sets.classes import class_names
+from qreg_yolo.quant.weight_noise import own_rounding
+from qreg_yolo.robustness.checks import check_counts
 from qreg_yolo.training.environment import use_threads
-from qreg_yolo.training.folders import writable_project
 
 LIMIT = 16
 """Images that gradients and losses are measured on, unless asked for otherwise."""

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from ultralytics.utils import LOGGER
 
-from qreg_yolo import files, records
-from qreg_yolo.config import RunConfig, dump
-from qreg_yolo.detect.section import KEY, Section
-from qreg_yolo.results_table import read_results
+from qreg_yolo.config.detection import RunConfig, dump
+from qreg_yolo.detect.quantization_config import KEY, Section
+from qreg_yolo.io import files, records
+from qreg_yolo.io.results_csv import read_results
 from qreg_yolo.training.environment import environment
 
 RECORDS = records.FILE

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qreg_yolo.detect.section import KEY
+from qreg_yolo.detect.quantization_config import KEY
 from qreg_yolo.training.precision import BF16, FP16, FP32, cpu_has_bf16
 
 

@@ -13,17 +13,16 @@ from ultralytics.nn.tasks import guess_model_task, yaml_model_load
 from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import select_device
 
+from qreg_yolo.config.key_values import check_folder_name
+from qreg_yolo.config.ultralytics_arguments import Command, without_effect
+from qreg_yolo.datasets.classes import class_names
 from qreg_yolo.detect.compat import restore_threads
 from qreg_yolo.detect.data_check import CheckedData
-from qreg_yolo.detect.dataset import DataError
 from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.model_yaml import check_model_yaml
-from qreg_yolo.detect.section import KEY, Section
-from qreg_yolo.errors import MissingFileError
-from qreg_yolo.key_values import check_folder_name
-from qreg_yolo.sets.classes import class_names
-from qreg_yolo.strict_yaml import ConfigError
-from qreg_yolo.ultralytics_arguments import Command, without_effect
+from qreg_yolo.detect.quantization_config import KEY, Section
+from qreg_yolo.errors import DataError, MissingFileError
+from qreg_yolo.io.strict_yaml import ConfigError
 
 RESUMABLE: tuple[str, ...] = (
     "batch", "cache", "channels_last", "close_mosaic", "device", "freeze", "imgsz", "patience", "plots", "save_period",

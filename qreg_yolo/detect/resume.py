@@ -23,7 +23,7 @@ import torch
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils.torch_utils import unwrap_model
 
-from qreg_yolo import files
+from qreg_yolo.io import files
 from qreg_yolo.training.randomness import epoch_seed
 
 VERSION = 1

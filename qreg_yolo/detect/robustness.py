@@ -15,8 +15,6 @@ import torch
 from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import select_device
 
-from qreg_yolo import records
-from qreg_yolo.analysis.cells import Cell, cells_of
 from qreg_yolo.corrupt import MIN_SIDE, NAMES, load_overlays
 from qreg_yolo.detect.compat import restore_threads
 from qreg_yolo.detect.data_check import find_data
@@ -28,13 +26,15 @@ from qreg_yolo.detect.robust.images import ImageSet, read_images
 from qreg_yolo.detect.robust.models import Candidate, Judge, classes_of, load_candidates
 from qreg_yolo.detect.robust.results import MEASURED, conclude
 from qreg_yolo.detect.robust.views import CorruptedBatches, Corrupting, View, ViewKey, load
+from qreg_yolo.io import records
+from qreg_yolo.io.folders import writable_project
+from qreg_yolo.metrics.conditions import Cell, cells_of
 from qreg_yolo.progress import Progress, no_progress
-from qreg_yolo.robust import settings
-from qreg_yolo.robust.checks import check_corruptions, check_counts
-from qreg_yolo.robust.journal import Journal
-from qreg_yolo.robust.results import Values, finished, known_before, outstanding, summary
+from qreg_yolo.robustness import settings
+from qreg_yolo.robustness.checks import check_corruptions, check_counts
+from qreg_yolo.robustness.journal import Journal
+from qreg_yolo.robustness.results import Values, finished, known_before, outstanding, summary
 from qreg_yolo.training.environment import use_threads
-from qreg_yolo.training.folders import writable_project
 from qreg_yolo.training.guard import FolderLock, terminable
 
 

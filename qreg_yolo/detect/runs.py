@@ -11,11 +11,9 @@ from typing import Any
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
-from qreg_yolo import records
-from qreg_yolo.config import RunConfig
+from qreg_yolo.config.detection import RunConfig
 from qreg_yolo.detect import outputs
 from qreg_yolo.detect.anchor_head import check_levels
-from qreg_yolo.detect.artefact import save_safetensors
 from qreg_yolo.detect.checkpoint import ClassicWeights, Start, existing, load_start, quantization_warning
 from qreg_yolo.detect.data_check import CheckedData, check_data, find_data
 from qreg_yolo.detect.errors import ModelError
@@ -30,13 +28,15 @@ from qreg_yolo.detect.preflight import (
     check_names,
     check_resumption,
 )
+from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, Section, head_kind
 from qreg_yolo.detect.safe_load import check_file
-from qreg_yolo.detect.section import KEY, LOG_NOISE, Section, head_kind
+from qreg_yolo.detect.safetensors_checkpoint import save_safetensors
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from qreg_yolo.errors import FileAccessError
+from qreg_yolo.io import records
+from qreg_yolo.io.folders import writable_project
 from qreg_yolo.quant.report import model_size, plan_summary
 from qreg_yolo.training.environment import use_threads
-from qreg_yolo.training.folders import writable_project
 from qreg_yolo.training.guard import refuse_if_running, terminable
 from qreg_yolo.training.tensor_file import SUFFIX
 

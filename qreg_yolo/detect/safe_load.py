@@ -1,6 +1,6 @@
 """Which classes a checkpoint may name: loading one revives those, and executes nothing that the file brings along.
 
-A pickle may name any function and have it called. Here a file is read as data first (`qreg_yolo.torch_archive`), and
+A pickle may name any function and have it called. Here a file is read as data first (`qreg_yolo.io.torch_archive`), and
 refused for any name that no detector's checkpoint needs; then torch's restricted unpickler (``weights_only=True``)
 reads it. Importing this module puts our classes on that unpickler's list, so that Ultralytics' own restricted loading
 (``ULTRALYTICS_SAFE_LOAD=1``) takes our checkpoints too.
@@ -16,10 +16,10 @@ import torch
 from qreg_yolo.detect.anchor_head import AnchorDetect
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.errors import UnsupportedError
-from qreg_yolo.pickled_values import STORAGES, PickleError
+from qreg_yolo.io.pickled_values import STORAGES, PickleError
+from qreg_yolo.io.torch_archive import TorchArchive
 from qreg_yolo.quant.layers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, QuantConv2d, QuantLinear
 from qreg_yolo.quant.spec import QuantizerSpec
-from qreg_yolo.torch_archive import TorchArchive
 from qreg_yolo.training.tensor_file import WeightsError
 
 OUR_CLASSES: tuple[type, ...] = (

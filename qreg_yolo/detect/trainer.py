@@ -19,7 +19,6 @@ from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.patches import override_configs
 from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_model
 
-from qreg_yolo import files
 from qreg_yolo.detect import resume
 from qreg_yolo.detect.auto_anchor import look_at_anchors
 from qreg_yolo.detect.checkpoint import Start, load_start, load_weights, strip_checkpoint
@@ -36,17 +35,18 @@ from qreg_yolo.detect.outputs import Evaluated, defined
 from qreg_yolo.detect.policy import clipping_warning, frozen_norms
 from qreg_yolo.detect.precision import precision_of
 from qreg_yolo.detect.preflight import RESUMABLE
-from qreg_yolo.detect.section import KEY, LOG_NOISE, Section, head_kind, same_request
+from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, Section, head_kind, same_request
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.errors import FileAccessError, InvalidValueError
+from qreg_yolo.io import files
+from qreg_yolo.io.folders import what_is_kept
+from qreg_yolo.io.records import settings_text
 from qreg_yolo.quant.calibration import calibrate
-from qreg_yolo.quant.noise import noise_columns
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
 from qreg_yolo.quant.spec import QuantSpec
-from qreg_yolo.records import settings_text
+from qreg_yolo.quant.weight_noise import noise_columns
 from qreg_yolo.training.cpu import tune_cpu
 from qreg_yolo.training.finite import NonFiniteError, all_finite, diagnosis, norm_is_finite
-from qreg_yolo.training.folders import what_is_kept
 from qreg_yolo.training.tensor_file import SUFFIX
 
 CALIBRATION_IMAGES = 64

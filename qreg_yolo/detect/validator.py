@@ -12,12 +12,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 from ultralytics.models.yolo.detect import DetectionPredictor, DetectionValidator
 
+from qreg_yolo.datasets.classes import class_names
 from qreg_yolo.detect.class_map import ClassMap, match_classes
 from qreg_yolo.detect.compat import restore_threads
 from qreg_yolo.detect.dataset import DetectionDataset, Label, build_dataset
-from qreg_yolo.records import settings_text
-from qreg_yolo.sets.classes import class_names
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.io.records import settings_text
+from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.training.precision import FP16, FP32
 
 _NMS_SECONDS, _NMS_SECONDS_PER_IMAGE = 2.0, 0.05

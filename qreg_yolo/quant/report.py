@@ -14,8 +14,8 @@ from qreg_yolo.quant.base import Quantizer
 from qreg_yolo.quant.calibration import quantizers_off
 from qreg_yolo.quant.convert import candidate_layers, distinct_layers
 from qreg_yolo.quant.layers import QuantLayer
-from qreg_yolo.quant.noise import weight_noise
 from qreg_yolo.quant.spec import FLOAT_BITS, LayerPlan
+from qreg_yolo.quant.weight_noise import weight_noise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from qreg_yolo import records
 from qreg_yolo.errors import InvalidValueError
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.io import records
+from qreg_yolo.io.strict_yaml import ConfigError
 
 THREADS_VARIABLE = "QREG_YOLO_THREADS"
 """Environment variable with the number of CPU threads; unset: all cores. Child processes inherit it."""

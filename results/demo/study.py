@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from qreg_yolo import records
+from qreg_yolo.io import records
 from qreg_yolo.quant import QuantSpec
 
 HERE = Path(__file__).parent

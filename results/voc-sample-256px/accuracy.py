@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from qreg_yolo import QuantYOLO
-from qreg_yolo.files import sha256
+from qreg_yolo.io.files import sha256
 
 HERE = Path(__file__).parent
 ENOUGH = 10

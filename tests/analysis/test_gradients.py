@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from qreg_yolo.analysis.errors import AnalysisError
 from qreg_yolo.analysis.formats import to_text
 from qreg_yolo.analysis.gradients import compare_gradients, gradient_table, own_row, read_report
-
-from .test_noise import report, row
+from qreg_yolo.metrics.errors import AnalysisError
+from tests.analysis.test_noise import report, row
 
 
 def measured(one: dict[str, Any], norms: list[float]) -> dict[str, Any]:

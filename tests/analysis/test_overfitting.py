@@ -11,7 +11,7 @@ import pytest
 from qreg_yolo.analysis.formats import to_csv, to_markdown
 from qreg_yolo.analysis.overfitting import overfitting_table
 from qreg_yolo.analysis.results_csv import Curve, read_curves
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.io.strict_yaml import ConfigError
 
 DETECTOR = """epoch,train/box_loss,train/obj_loss,val/box_loss,val/obj_loss,val/note
 1,1.0,0.5,2.0,0.25,7

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from qreg_yolo.analysis.cells import CELLS, read_layout
-from qreg_yolo.analysis.errors import AnalysisError
 from qreg_yolo.analysis.measurements import Selection, missing_cells, read_measurements
 from qreg_yolo.analysis.pairing import pair_twins, precision_warnings, warnings_of
-from qreg_yolo.strict_yaml import ConfigError
-
-from .kit import record, square, write
+from qreg_yolo.io.strict_yaml import ConfigError
+from qreg_yolo.metrics.conditions import CELLS, read_layout
+from qreg_yolo.metrics.errors import AnalysisError
+from tests.analysis.synthetic_records import record, square, write
 
 
 def test_a_square_in_points_and_its_twin(tmp_path: Path) -> None:

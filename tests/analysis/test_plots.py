@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from qreg_yolo.analysis import report
-from qreg_yolo.analysis.cells import CELLS
 from qreg_yolo.analysis.comparison import Estimate
 from qreg_yolo.analysis.plots import (
     PALETTES,
@@ -29,9 +28,9 @@ from qreg_yolo.analysis.plots import (
 )
 from qreg_yolo.analysis.plots.curves import aligned
 from qreg_yolo.analysis.results_csv import Curve, read_curves, smoothed
-from qreg_yolo.strict_yaml import ConfigError
-
-from .kit import square, write
+from qreg_yolo.io.strict_yaml import ConfigError
+from qreg_yolo.metrics.conditions import CELLS
+from tests.analysis.synthetic_records import square, write
 
 SQUARE = {cell: Estimate(number - 9.5, lo=number - 11.5, hi=number - 7.5) for number, cell in enumerate(CELLS)}
 

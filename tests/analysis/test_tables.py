@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qreg_yolo.analysis import image_statistics, report
+from qreg_yolo.analysis import report
 from qreg_yolo.analysis.comparison import Comparison, Estimate, by_seed, compare, estimate
-from qreg_yolo.analysis.errors import AnalysisError
 from qreg_yolo.analysis.formats import FORMATS, entry_text, to_csv, to_latex, to_markdown, to_text
 from qreg_yolo.analysis.measurements import read_measurements
-from qreg_yolo.analysis.measures import error_improvement, map_delta
 from qreg_yolo.analysis.pairing import pair_twins
 from qreg_yolo.analysis.tables import TABLES, Table, by_cell, by_severity, robustness, table1
-
-from .kit import square, write, write_study
+from qreg_yolo.metrics import image_statistics
+from qreg_yolo.metrics.errors import AnalysisError
+from qreg_yolo.metrics.robustness import error_improvement, map_delta
+from tests.analysis.synthetic_records import square, write, write_study
 
 
 def compared(path: Path, per_image: Path | None = None):  # type: ignore[no-untyped-def]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from .cifar_files import write_cifar
-from .kit import train
+from tests.classify.classify_helpers import train
+from tests.datasets.synthetic_cifar import write_cifar
 
 
 @pytest.fixture(autouse=True)

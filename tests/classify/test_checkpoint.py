@@ -11,14 +11,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from qreg_yolo import records
 from qreg_yolo.classify import runs
 from qreg_yolo.classify.checkpoint import HEADER, WeightsError, load_classifier
+from qreg_yolo.io import records
+from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant import Quantizer, quantized_layers
-from qreg_yolo.strict_yaml import ConfigError
-
-from .kit import config, prepared, train
-from .networks import DIRECT, NORMED, PLAIN
+from tests.classify.classify_helpers import config, prepared, train
+from tests.classify.synthetic_networks import DIRECT, NORMED, PLAIN
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from qreg_yolo.classify.data import ImageSet
 from qreg_yolo.classify.datasets import class_rows
 from qreg_yolo.classify.evaluate import evaluate
 from qreg_yolo.classify.robust.models import Candidate
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.io.strict_yaml import ConfigError
 
 WEIGHTS = Path("last.safetensors")
 DESCRIPTION = Description(

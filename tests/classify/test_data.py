@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from qreg_yolo.classify.cifar import OFFICIAL, read_cifar
-from qreg_yolo.classify.data import DataError, crop_and_flip, draw_epoch, training_batches
+from qreg_yolo.classify.data import crop_and_flip, draw_epoch, training_batches
 from qreg_yolo.classify.datasets import load_split
-from qreg_yolo.classify.demo_set import CLASSES, demo_set
-from qreg_yolo.sets.cifar import read_cifar as read_for_writing
-from qreg_yolo.strict_yaml import ConfigError
-
-from .cifar_files import dump, make_official, write_cifar
+from qreg_yolo.datasets.cifar import OFFICIAL, read_cifar
+from qreg_yolo.datasets.corrupted.cifar import read_cifar as read_for_writing
+from qreg_yolo.datasets.demo.patterns import CLASSES, demo_set
+from qreg_yolo.errors import DataError
+from qreg_yolo.io.strict_yaml import ConfigError
+from tests.datasets.synthetic_cifar import dump, make_official, write_cifar
 
 
 @pytest.mark.parametrize(("name", "n"), [("cifar10", 80), ("cifar100", 80)])

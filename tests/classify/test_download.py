@@ -12,10 +12,10 @@ import pytest
 import torch
 from torchvision import datasets
 
-from qreg_yolo.classify import cifar
-
-from ..file_server import Server, serve
-from .cifar_files import make_official, write_cifar
+from qreg_yolo.classify.datasets import download_cifar
+from qreg_yolo.datasets import cifar
+from tests.datasets.synthetic_cifar import make_official, write_cifar
+from tests.file_server import Server, serve
 
 CLASSES = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
 
@@ -44,16 +44,16 @@ def test_what_is_missing_is_fetched_once(
     name: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offer(name, server, tmp_path / "source", monkeypatch)
-    cifar.download_cifar(name, tmp_path / "new")
+    download_cifar(name, tmp_path / "new")
     there, source = (cifar.read_cifar(name, tmp_path / folder, "train") for folder in ("new", "source"))
     assert torch.equal(there.images, source.images)
     asked = len(server.asked)
     assert asked > 0
-    cifar.download_cifar(name, tmp_path / "new")
+    download_cifar(name, tmp_path / "new")
     assert len(server.asked) == asked
     damaged = tmp_path / "new" / cifar.OFFICIAL[name].folder / cifar.OFFICIAL[name].meta[0]
     damaged.unlink()
-    cifar.download_cifar(name, tmp_path / "new")
+    download_cifar(name, tmp_path / "new")
     assert damaged.is_file()
 
 
@@ -75,5 +75,5 @@ def test_an_archive_that_cannot_be_had(
     else:
         server.files["/cifar10.tar.gz"] = b"another file"
     with pytest.raises(OSError, match="404" if fault == "gone" else "archive of cifar10 could not be fetched"):
-        cifar.download_cifar("cifar10", tmp_path / "new")
+        download_cifar("cifar10", tmp_path / "new")
     assert not (tmp_path / "new" / "cifar-10-batches-py").exists()

@@ -10,9 +10,8 @@ from torch import nn
 
 from qreg_yolo.classify.models import MODELS, build_model
 from qreg_yolo.classify.network import check_output, edge_layers
-from qreg_yolo.strict_yaml import ConfigError
-
-from .networks import PLAIN
+from qreg_yolo.io.strict_yaml import ConfigError
+from tests.classify.synthetic_networks import PLAIN
 
 PARAMETERS = {
     "resnet20": (269_722, 275_572),

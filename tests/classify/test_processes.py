@@ -15,10 +15,9 @@ from torch.nn import functional as F
 
 from qreg_yolo.classify.data import training_batches
 from qreg_yolo.classify.train import build_optimizer
-from qreg_yolo.strict_yaml import ConfigError
-
-from .kit import ROOT, TINY, prepared, train
-from .networks import NORMED, PLAIN
+from qreg_yolo.io.strict_yaml import ConfigError
+from tests.classify.classify_helpers import ROOT, TINY, prepared, train
+from tests.classify.synthetic_networks import NORMED, PLAIN
 
 
 def torchrun(data_dir: Path, project: Path, **more: Any) -> subprocess.CompletedProcess[str]:

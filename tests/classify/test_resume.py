@@ -11,13 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from qreg_yolo import files, records
 from qreg_yolo.classify import execute, runs
 from qreg_yolo.classify.checkpoint import load_classifier
-from qreg_yolo.strict_yaml import ConfigError
-
-from .kit import TINY, at_step, command_line, same_results, train
-from .networks import DROPOUT, NORMED
+from qreg_yolo.io import files, records
+from qreg_yolo.io.strict_yaml import ConfigError
+from tests.classify.classify_helpers import TINY, at_step, command_line, same_results, train
+from tests.classify.synthetic_networks import DROPOUT, NORMED
 
 KILL = at_step(12, "os.kill(os.getpid(), signal.SIGKILL)")
 

@@ -10,24 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qreg_yolo import records
-from qreg_yolo.analysis import image_statistics, report
+from qreg_yolo.analysis import report
 from qreg_yolo.classify import runs
 from qreg_yolo.classify.datasets import load_split
-from qreg_yolo.classify.demo_set import demo_set
 from qreg_yolo.classify.evaluate import BATCH as VAL_BATCH
 from qreg_yolo.classify.robust import models
 from qreg_yolo.classify.robust.pictures import Batches, Corrupting
 from qreg_yolo.classify.robustness import measure
 from qreg_yolo.corrupt import SEVERITIES, corrupt
-from qreg_yolo.sets import cifar
-from qreg_yolo.sets.request import Request
-from qreg_yolo.sets.sources import select_keys
-
-from ..measured import files_of, numbers
-from .kit import command_line, train
-from .networks import NORMED
-from .robustness_kit import BATCH, NAMES, request
+from qreg_yolo.datasets.corrupted import cifar
+from qreg_yolo.datasets.corrupted.request import Request
+from qreg_yolo.datasets.demo.patterns import demo_set
+from qreg_yolo.datasets.sources import select_keys
+from qreg_yolo.io import records
+from qreg_yolo.metrics import image_statistics
+from tests.classify.classify_helpers import command_line, train
+from tests.classify.robustness_helpers import BATCH, NAMES, request
+from tests.classify.synthetic_networks import NORMED
+from tests.results_helpers import files_of, numbers
 
 
 def test_the_clean_cell_is_what_val_measures(trained: list[Path], tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_workers_and_additions_change_no_number(
 KILLER = """
 import os, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background has it ignored
-from qreg_yolo.robust import journal
+from qreg_yolo.robustness import journal
 from qreg_yolo.classify.robust import models
 from qreg_yolo.classify.robust.pictures import Batches, Corrupting
 journal.FLUSH_SECONDS = 0.0

@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qreg_yolo.classify.data import DataError
 from qreg_yolo.classify.robustness import measure
-from qreg_yolo.sets import cifar
-from qreg_yolo.sets.manifest import SetsError
-from qreg_yolo.sets.request import Request
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.datasets.corrupted import cifar
+from qreg_yolo.datasets.corrupted.manifest import SetsError
+from qreg_yolo.datasets.corrupted.request import Request
+from qreg_yolo.errors import DataError
+from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.training.tensor_file import WeightsError
-
-from .cifar_files import dump, write_cifar
-from .kit import train
-from .robustness_kit import request
+from tests.classify.classify_helpers import train
+from tests.classify.robustness_helpers import request
+from tests.datasets.synthetic_cifar import dump, write_cifar
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,10 @@ from qreg_yolo.classify.data import training_batches
 from qreg_yolo.classify.evaluate import evaluate
 from qreg_yolo.classify.models import MODELS, build_model
 from qreg_yolo.quant import Quantizer, quantized_layers
-from qreg_yolo.quant.noise import layer_noise, pooled
+from qreg_yolo.quant.weight_noise import layer_noise, pooled
 from qreg_yolo.training.finite import NonFiniteError
-
-from .kit import prepared, train
-from .networks import DROPOUT, NORMED
+from tests.classify.classify_helpers import prepared, train
+from tests.classify.synthetic_networks import DROPOUT, NORMED
 
 
 def no_step(*_: int) -> None:

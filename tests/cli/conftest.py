@@ -17,7 +17,6 @@ RECIPE = {
     "epochs": 1, "imgsz": 32, "batch": 4, "nbs": 4, "optimizer": "SGD", "lr0": 0.01, "warmup_epochs": 0,
     "mosaic": 0.0, "amp": False, "plots": False,
 }  # fmt: skip
-ROOT = Path(__file__).parent.parent.parent
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def _empty_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns the data YAML of a set of 8 training and 4 validation images."""
-    from qreg_yolo.detect.demo_data import write_demo_data
+    from qreg_yolo.datasets.demo.write import write_demo_data
 
     return write_demo_data(tmp_path_factory.mktemp("data") / "set", n_train=8, n_val=4)
 

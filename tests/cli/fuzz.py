@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qreg_yolo.files import sha256
+from qreg_yolo.io.files import sha256
 
 VALUES = (
     "nan", "inf", "-1", "1e309", "0", "99999999999999999999", "''", "~", "true", "[1, [2]]", "{a: b}", "yes", "0x10",
@@ -167,7 +167,7 @@ def _snapshot(*folders: Path) -> dict[Path, str]:
 
 def run_case(number: int, seed: int, kit: Kit) -> Case:
     """Returns what happened in case ``number``."""
-    from .conftest import qreg_yolo
+    from tests.cli.conftest import qreg_yolo
 
     rng = random.Random(f"{seed}-{number}")
     kind = list(KINDS)[number % len(KINDS)]
@@ -197,10 +197,9 @@ def make_kit(folder: Path) -> Kit:
     """Returns sound files, made in ``folder`` in some seconds."""
     import yaml
 
+    from qreg_yolo.datasets.demo.write import write_demo_data
     from qreg_yolo.detect import QuantYOLO
-    from qreg_yolo.detect.demo_data import write_demo_data
-
-    from .conftest import RECIPE, qreg_yolo
+    from tests.cli.conftest import RECIPE, qreg_yolo
 
     data = write_demo_data(folder / "set", n_train=8, n_val=4)
     hyp = folder / "tiny.yaml"

@@ -11,9 +11,9 @@ import pytest
 from qreg_yolo.cli import comparing
 from qreg_yolo.cli.bar import bar
 from qreg_yolo.progress import no_progress
-from tests.analysis.kit import record, square, write, write_study
-
-from .conftest import ROOT, assert_refused, qreg_yolo
+from tests import ROOT
+from tests.analysis.synthetic_records import record, square, write, write_study
+from tests.cli.conftest import assert_refused, qreg_yolo
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from qreg_yolo import config, records
-
-from ..checkpoint_files import write_classic
-from .conftest import Run, assert_refused, qreg_yolo, train_run
+from qreg_yolo.config import detection
+from qreg_yolo.io import records
+from tests.cli.conftest import Run, assert_refused, qreg_yolo, train_run
+from tests.io.checkpoint_factories import write_classic
 
 NAMES = ["ring", "cross", "other", "triangle", "box", "disc"]
 
@@ -36,7 +36,7 @@ def test_a_run_has_the_losses_of_the_head_everywhere(anchored: Run) -> None:
         columns = next(csv.reader(file))
     assert {"train/obj_loss", "val/obj_loss"} <= set(columns)
     assert not [column for column in columns if "dfl" in column]
-    head = config.load(anchored.folder / "config.yaml").head
+    head = detection.load(anchored.folder / "config.yaml").head
     assert (head.kind, head.obj, head.box) == ("anchor", 0.7, 0.05)
     table = records.read(anchored.folder / "records.csv")
     assert {"train_obj_loss", "val_obj_loss"} <= set(table["metric"])

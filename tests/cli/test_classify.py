@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from qreg_yolo import records
-
-from ..classify.cifar_files import write_cifar
-from ..classify.kit import at_step, command_line
-from ..classify.networks import NORMED
-from .conftest import ROOT, Outcome, assert_refused, qreg_yolo
+from qreg_yolo.io import records
+from tests import ROOT
+from tests.classify.classify_helpers import at_step, command_line
+from tests.classify.synthetic_networks import NORMED
+from tests.cli.conftest import Outcome, assert_refused, qreg_yolo
+from tests.datasets.synthetic_cifar import write_cifar
 
 
 @pytest.fixture(scope="session")

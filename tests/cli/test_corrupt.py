@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from qreg_yolo.cli import corrupt as command
-from qreg_yolo.sets.sources import read_source
-from qreg_yolo.sets.write import write_sets
-
-from ..sets.kit import contents, request, write_set
-from .conftest import ROOT, Outcome, assert_refused, qreg_yolo
+from qreg_yolo.datasets.corrupted.write import write_sets
+from qreg_yolo.datasets.sources import read_source
+from tests import ROOT
+from tests.cli.conftest import Outcome, assert_refused, qreg_yolo
+from tests.datasets.corrupted.corrupted_helpers import contents, request, write_set
 
 FEW = ["--corruptions", "snow,gaussian_noise,frost", "--severities", "1,4", "--seed", 3]
 

@@ -9,16 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from qreg_yolo import files, records
 from qreg_yolo.cli import data as command
 from qreg_yolo.cli import offline
-from qreg_yolo.detect import voc_download
+from qreg_yolo.datasets.voc import download
 from qreg_yolo.detect.data_check import check_data
-from qreg_yolo.resources import data_path
-
-from ..file_server import serve
-from ..voc_kit import LISTS, write_kit
-from .conftest import Outcome, assert_refused, qreg_yolo, train_run
+from qreg_yolo.io import files, records
+from qreg_yolo.io.resources import data_path
+from tests.cli.conftest import Outcome, assert_refused, qreg_yolo, train_run
+from tests.datasets.voc.synthetic_devkit import LISTS, write_kit
+from tests.file_server import serve
 
 
 @pytest.fixture
@@ -109,9 +108,9 @@ def test_only_download_fetches_what_is_missing(
     with serve() as server:
         server.files["/2012.tar"] = file.getvalue()
         md5 = hashlib.md5(file.getvalue()).hexdigest()
-        archives = (voc_download.Archive("2012.tar", md5, ("VOC2012/ImageSets/Main/train.txt",)),)
-        defaults = {**voc_download.fetch_devkit.__kwdefaults__, "archives": archives, "base_url": server.url}
-        monkeypatch.setattr(voc_download.fetch_devkit, "__kwdefaults__", defaults)
+        archives = (download.Archive("2012.tar", md5, ("VOC2012/ImageSets/Main/train.txt",)),)
+        defaults = {**download.fetch_devkit.__kwdefaults__, "archives": archives, "base_url": server.url}
+        monkeypatch.setattr(download.fetch_devkit, "__kwdefaults__", defaults)
         outcome = convert(kit, tmp_path / "without")
         assert (outcome.code, server.asked) == (0, [])
         assert "no train2012" in outcome.out

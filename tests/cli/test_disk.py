@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ..interrupted import PROGRAM
-from .conftest import ROOT, Outcome, assert_refused, qreg_yolo
+from tests import ROOT
+from tests.cli.conftest import Outcome, assert_refused, qreg_yolo
+from tests.interruption_helpers import PROGRAM
 
 SIGNAL = "os.kill(os.getpid(), signal.SIGINT)"
 assert SIGNAL in PROGRAM

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from qreg_yolo import config, records
-
-from .conftest import RECIPE, Run, qreg_yolo, train_run
+from qreg_yolo.config import detection
+from qreg_yolo.io import records
+from tests.cli.conftest import RECIPE, Run, qreg_yolo, train_run
 
 ACCURACIES = {"map50", "map50_95", "precision", "recall"}
 LOSSES = {f"{split}_{name}_loss" for split in ("train", "val") for name in ("box", "cls", "dfl")}
@@ -50,10 +50,10 @@ def test_train_writes_its_files(trained: Run) -> None:
 
 
 def test_config_yaml_is_the_run(trained: Run, hyp: Path, data: Path) -> None:
-    stored = config.load(trained.folder / "config.yaml")
+    stored = detection.load(trained.folder / "config.yaml")
     options = {"bits": 4, "method": "lsq", "seed": 3, "data": str(data), "threads": 1}
-    assert stored == config.resolve(hyp, options, {"project": str(trained.folder.parent), "name": "run"})
-    assert config.resolve(trained.folder / "config.yaml", {}, {}) == stored, "as a recipe it repeats the run"
+    assert stored == detection.resolve(hyp, options, {"project": str(trained.folder.parent), "name": "run"})
+    assert detection.resolve(trained.folder / "config.yaml", {}, {}) == stored, "as a recipe it repeats the run"
     assert stored.train == {**RECIPE, "project": str(trained.folder.parent), "name": "run"}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from .conftest import Run, assert_refused, qreg_yolo
+from tests.cli.conftest import Run, assert_refused, qreg_yolo
 
 
 def train(hyp: Path, data: Path, *options: object) -> object:

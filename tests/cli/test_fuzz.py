@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .fuzz import KINDS, Kit, make_kit, run_case
+from tests.cli.fuzz import KINDS, Kit, make_kit, run_case
 
 
 @pytest.fixture(scope="module")

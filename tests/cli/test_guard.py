@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ..interrupted import PROGRAM
-from .conftest import ROOT, assert_refused, qreg_yolo
+from tests import ROOT
+from tests.cli.conftest import assert_refused, qreg_yolo
+from tests.interruption_helpers import PROGRAM
 
 
 def test_sigterm_keeps_the_last_epoch_and_exits_with_143(hyp: Path, data: Path, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import pytest
 import torch
 import yaml
 
-from ..checkpoint_files import Evil, write_classic
-from .conftest import ROOT, Outcome, Run, assert_refused, qreg_yolo, train_run
+from tests import ROOT
+from tests.cli.conftest import Outcome, Run, assert_refused, qreg_yolo, train_run
+from tests.io.checkpoint_factories import Evil, write_classic
 
 PROGRAM = """
 import ast, sys

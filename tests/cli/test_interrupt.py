@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from qreg_yolo import records
 from qreg_yolo.detect.checkpoint import load_weights
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
-
-from ..interrupted import train_interrupted
-from .conftest import Outcome, Run, assert_refused, qreg_yolo
+from qreg_yolo.io import records
+from tests.cli.conftest import Outcome, Run, assert_refused, qreg_yolo
+from tests.interruption_helpers import train_interrupted
 
 
 def interrupted(*arguments: object) -> Outcome:

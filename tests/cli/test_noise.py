@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ..classify.networks import NORMED
-from .conftest import Run, assert_refused, qreg_yolo
+from tests.classify.synthetic_networks import NORMED
+from tests.cli.conftest import Run, assert_refused, qreg_yolo
 
 QUICK = ["--limit", 2, "--draws", 4, "--threads", 1]
 

@@ -12,8 +12,8 @@ import typer
 
 from qreg_yolo import __version__
 from qreg_yolo.cli import app
-
-from .conftest import ROOT, qreg_yolo
+from tests import ROOT
+from tests.cli.conftest import qreg_yolo
 
 COMPARING = [
     "--metric", "--severities", "--runs", "--baseline", "--data", "--split", "--preset", "--per-image",

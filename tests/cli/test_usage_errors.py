@@ -10,9 +10,8 @@ import pytest
 
 from qreg_yolo.cli import main
 from qreg_yolo.errors import MissingFileError
-from qreg_yolo.strict_yaml import ConfigError
-
-from .conftest import Outcome, assert_refused, qreg_yolo
+from qreg_yolo.io.strict_yaml import ConfigError
+from tests.cli.conftest import Outcome, assert_refused, qreg_yolo
 
 TRAIN = [
     (["--method", "lqs"], ["method='lqs'", "Did you mean 'lsq'"]),

@@ -15,7 +15,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from qreg_yolo.corrupt.spec import DETERMINISTIC_NAMES, NAMES, SEVERITIES
-from tests.corrupt.pictures import PICTURES
+from tests.corrupt.synthetic_images import PICTURES
 
 FILE = Path(__file__).parent / "golden.json"
 DRAWS = 24

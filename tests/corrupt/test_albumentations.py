@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.corrupt.pictures import blocks, texture
+from tests.corrupt.synthetic_images import blocks, texture
 
 A = pytest.importorskip("albumentations")
 

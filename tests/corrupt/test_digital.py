@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 
 from qreg_yolo.corrupt import constants, digital, draws_for
 from qreg_yolo.corrupt.spec import Elastic, Pixelate, Saturate
-from tests.corrupt.pictures import blocks, gradient, texture
+from tests.corrupt.synthetic_images import blocks, gradient, texture
 
 
 def _rng(key="x"):

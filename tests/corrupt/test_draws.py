@@ -9,7 +9,7 @@ import pytest
 
 from qreg_yolo.corrupt import corrupt, draws_for, image_key
 from qreg_yolo.corrupt.draws import Draws, normal_table
-from tests.corrupt.pictures import texture
+from tests.corrupt.synthetic_images import texture
 
 
 def _digest(array):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from qreg_yolo.corrupt import FrostOverlays, corrupt, frost
-from tests.corrupt.pictures import blocks, texture
+from tests.corrupt.synthetic_images import blocks, texture
 
 
 @pytest.fixture(autouse=True)

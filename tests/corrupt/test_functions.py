@@ -12,7 +12,7 @@ from qreg_yolo.corrupt import FrostOverlays, blur, constants, draws_for, noise, 
 from qreg_yolo.corrupt.draws import Draws
 from qreg_yolo.corrupt.plasma import plasma
 from qreg_yolo.corrupt.spec import Defocus, Fog, Glass, Motion, Snow, Spatter
-from tests.corrupt.pictures import blocks, gradient
+from tests.corrupt.synthetic_images import blocks, gradient
 
 
 def _rng(key="x"):

@@ -10,7 +10,7 @@ import pytest
 
 from qreg_yolo.corrupt import DETERMINISTIC_NAMES, NAMES, SEVERITIES, corrupt
 from tests.corrupt.golden import FILE, SKIPPED, statistics
-from tests.corrupt.pictures import PICTURES
+from tests.corrupt.synthetic_images import PICTURES
 
 GOLDEN = json.loads(FILE.read_text())
 DRAWS = 12

@@ -21,8 +21,8 @@ from qreg_yolo.corrupt.presets import constants
 from qreg_yolo.corrupt.spec import NAMES, SEVERITIES
 from tests.corrupt.golden import psnr
 from tests.corrupt.peer_draws import PeerDraws
-from tests.corrupt.pictures import PICTURES, texture
 from tests.corrupt.published import SIZE, published
+from tests.corrupt.synthetic_images import PICTURES, texture
 
 peer = pytest.importorskip("imagecorruptions")
 pytestmark = pytest.mark.filterwarnings("default")  # the peer's own

@@ -10,8 +10,8 @@ from qreg_yolo.corrupt import CORRUPTIONS, NAMES, PRESETS, SEVERITIES, FrostOver
 from tests.corrupt import originals
 from tests.corrupt.golden import psnr
 from tests.corrupt.peer_draws import PeerDraws
-from tests.corrupt.pictures import PICTURES, blocks, texture
 from tests.corrupt.published import FROST_SCALE, SIZE, plain, published
+from tests.corrupt.synthetic_images import PICTURES, blocks, texture
 
 OVERLAYS = (texture(330, 350), blocks(340, 360))
 TABLES = ("shot_noise", "impulse_noise")

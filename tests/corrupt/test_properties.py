@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qreg_yolo.corrupt import DETERMINISTIC_NAMES, NAMES, PRESETS, SEVERITIES, FrostOverlays, corrupt
 from tests.corrupt.golden import psnr
-from tests.corrupt.pictures import PICTURES, blocks, texture
+from tests.corrupt.synthetic_images import PICTURES, blocks, texture
 
 names = pytest.mark.parametrize("name", NAMES)
 FROST = FrostOverlays((blocks(), texture()), "test")

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
+from qreg_yolo.datasets.demo.write import write_demo_data
 from qreg_yolo.detect import QuantDetectionModel
-from qreg_yolo.detect.demo_data import write_demo_data
 
 SETTINGS: dict[str, Any] = {
     "imgsz": 64, "batch": 4, "nbs": 4, "optimizer": "AdamW", "lr0": 0.002, "warmup_epochs": 1, "amp": False,
@@ -222,6 +222,6 @@ def plain() -> DetectionModel:
 @pytest.fixture(scope="session")
 def quantized() -> QuantDetectionModel:
     """Returns a calibrated W4A4 model; copy it to change it."""
-    from .test_model import calibrated
+    from tests.detect.test_model import calibrated
 
     return calibrated(bits=4)

@@ -10,7 +10,7 @@ from ultralytics.nn.tasks import yaml_model_load
 
 from qreg_yolo.detect import QuantDetectionModel
 from qreg_yolo.detect.policy import edge_layers, float_layers
-from qreg_yolo.detect.section import Section
+from qreg_yolo.detect.quantization_config import Section
 from qreg_yolo.quant import QuantSpec, quantized_layers
 from qreg_yolo.quant.convert import ConversionReport, candidate_layers, plan_quantization
 from qreg_yolo.quant.spec import FLOAT_BITS, LayerPlan

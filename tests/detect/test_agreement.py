@@ -13,8 +13,7 @@ import torch
 from qreg_yolo.cli import main
 from qreg_yolo.detect import QuantYOLO
 from qreg_yolo.quant import quantized_layers
-
-from .conftest import CallCounter, Trained
+from tests.detect.conftest import CallCounter, Trained
 
 
 def _val(run: Trained, weights: Path, tmp_path: Path, **more: Any) -> tuple[float, float]:

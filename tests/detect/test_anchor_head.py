@@ -16,10 +16,9 @@ from qreg_yolo.detect import QuantDetectionModel
 from qreg_yolo.detect.anchor_head import ANCHORS, AnchorDetect, check_levels
 from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.policy import edge_layers, float_layers
-from qreg_yolo.detect.section import Section
+from qreg_yolo.detect.quantization_config import Section
 from qreg_yolo.quant import quantized_layers
-
-from .test_model import build, calibrated, images
+from tests.detect.test_model import build, calibrated, images
 
 EDGES = ["model.0.conv", *(f"model.24.m.{level}" for level in range(3))]
 pytestmark = pytest.mark.usefixtures("torch_on_one_thread")

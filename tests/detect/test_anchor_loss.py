@@ -11,12 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from qreg_yolo.config.head import HeadConfig
 from qreg_yolo.detect.anchor_head import AnchorDetect
 from qreg_yolo.detect.anchor_loss import AnchorLoss, match
-from qreg_yolo.head import HeadConfig
-
-from . import anchor_reference as reference
-from .test_model import build
+from tests.detect import anchor_reference as reference
+from tests.detect.test_model import build
 
 pytestmark = pytest.mark.usefixtures("torch_on_one_thread")
 

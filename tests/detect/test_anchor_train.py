@@ -16,18 +16,17 @@ import torch
 import yaml
 from torch import nn
 
-from qreg_yolo import records
 from qreg_yolo.detect import QuantDetectionValidator, QuantYOLO, save_safetensors
 from qreg_yolo.detect.class_map import ClassMap
 from qreg_yolo.detect.inspection import inspect_weights
 from qreg_yolo.detect.outputs import identity
+from qreg_yolo.detect.quantization_config import head_kind
 from qreg_yolo.detect.robustness import measure
-from qreg_yolo.detect.section import head_kind
-
-from ..measured import numbers
-from .conftest import Trained, train_tiny
-from .robustness_kit import BATCH, request
-from .test_resume import _assert_equal, _epochs, _resume, _train
+from qreg_yolo.io import records
+from tests.detect.conftest import Trained, train_tiny
+from tests.detect.robustness_helpers import BATCH, request
+from tests.detect.test_resume import _assert_equal, _epochs, _resume, _train
+from tests.results_helpers import numbers
 
 ANCHOR = {"bits": 4, "method": "lsq", "head": "anchor"}
 

@@ -10,22 +10,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from qreg_yolo import records
+from qreg_yolo.datasets.voc.convert import convert_voc
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
 from qreg_yolo.detect.checkpoint import load_start, load_weights
-from qreg_yolo.detect.classic import ClassicWeights
 from qreg_yolo.detect.classic_model import classic_detector
 from qreg_yolo.detect.evaluate import validate
-from qreg_yolo.detect.head_rows import HeadRows
-from qreg_yolo.detect.section import head_kind
-from qreg_yolo.detect.voc import convert_voc
+from qreg_yolo.detect.head_transfer import HeadRows
+from qreg_yolo.detect.quantization_config import head_kind
+from qreg_yolo.detect.yolov5_weights import ClassicWeights
+from qreg_yolo.io import records
 from qreg_yolo.quant import quantized_layers
 from qreg_yolo.training.tensor_file import WeightsError
-
-from ..checkpoint_files import write_classic
-from .anchor_forward import forward
-from .conftest import SETTINGS, host_warnings
-from .test_model import build, calibrated, images
+from tests.detect.anchor_forward import forward
+from tests.detect.conftest import SETTINGS, host_warnings
+from tests.detect.test_model import build, calibrated, images
+from tests.io.checkpoint_factories import write_classic
 
 pytestmark = pytest.mark.usefixtures("torch_on_one_thread")
 OFFICIAL = Path(__file__).parents[3] / "shared" / "data" / "weights" / "yolov5n.pt"

@@ -12,9 +12,8 @@ from PIL import Image
 from qreg_yolo.detect import QuantYOLO
 from qreg_yolo.detect.anchor_head import ANCHORS
 from qreg_yolo.detect.auto_anchor import fit_of, fitted_anchors, look_at_anchors, object_sizes
-
-from .conftest import SETTINGS, host_warnings
-from .test_model import build
+from tests.detect.conftest import SETTINGS, host_warnings
+from tests.detect.test_model import build
 
 
 def test_sizes_are_those_at_the_training_size() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from qreg_yolo.datasets.classes import class_names
 from qreg_yolo.detect.class_map import class_map, match_classes
-from qreg_yolo.sets.classes import class_names
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.training.tensor_file import WeightsError
 
 

@@ -16,8 +16,9 @@ from ultralytics.cfg import get_cfg
 from ultralytics.data.utils import verify_image_label
 
 from qreg_yolo.detect.data_check import check_data
-from qreg_yolo.detect.dataset import DataError, DetectionDataset, Fault, build_dataset, label_fault, scan
-from qreg_yolo.files import sha256
+from qreg_yolo.detect.dataset import DetectionDataset, Fault, build_dataset, label_fault, scan
+from qreg_yolo.errors import DataError
+from qreg_yolo.io.files import sha256
 
 TAIL = b"TAIL" + bytes(40)
 

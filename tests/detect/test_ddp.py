@@ -11,14 +11,13 @@ import pytest
 import torch
 from ultralytics.utils.dist import ddp_cleanup, generate_ddp_file
 
-from qreg_yolo.config import resolve
+from qreg_yolo.config.detection import resolve
 from qreg_yolo.detect import QuantDetectionTrainer
 from qreg_yolo.detect.checkpoint import load_weights
 from qreg_yolo.detect.guard import RunLock
 from qreg_yolo.detect.runs import callbacks
 from qreg_yolo.quant import Quantizer, quantized_layers
-
-from .conftest import SETTINGS
+from tests.detect.conftest import SETTINGS
 
 
 def test_the_child_keeps_settings_calibration_and_callbacks(tiny_data: Path, tmp_path: Path) -> None:

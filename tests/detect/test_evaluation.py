@@ -14,18 +14,17 @@ import numpy as np
 import pytest
 import yaml
 
-from qreg_yolo import records
-from qreg_yolo.analysis.average_precision import METRICS
-from qreg_yolo.config import resolve
+from qreg_yolo.config.detection import resolve
 from qreg_yolo.detect import QuantYOLO, evaluate, noise, runs
 from qreg_yolo.detect.robust.coco import coco_map
 from qreg_yolo.detect.robust.images import ImageSet
 from qreg_yolo.detect.robust.models import BOXED, load_candidates
 from qreg_yolo.detect.robustness import RobustnessRequest
 from qreg_yolo.detect.robustness import measure as measure_robustness
+from qreg_yolo.io import records
+from qreg_yolo.metrics.average_precision import METRICS
 from qreg_yolo.training.tensor_file import WeightsError
-
-from .conftest import Trained
+from tests.detect.conftest import Trained
 
 
 def copied(data: Path, folder: Path, *, order: list[int] | None = None, **changes: Any) -> Path:
@@ -211,8 +210,8 @@ def test_a_program_of_any_name_gets_its_predictions(
 
 def test_a_resumed_run_refuses_other_classes(trained: Trained, tiny_data: Path, tmp_path: Path) -> None:
     from qreg_yolo.detect.data_check import check_data
-    from qreg_yolo.detect.dataset import DataError
     from qreg_yolo.detect.preflight import check_names
+    from qreg_yolo.errors import DataError
 
     renamed = copied(tiny_data, tmp_path / "renamed", order=list(range(len(check_data(tiny_data).names)))[::-1])
     model = QuantYOLO(str(trained.best)).model

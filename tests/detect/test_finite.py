@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
-from qreg_yolo.files import sha256
+from qreg_yolo.io.files import sha256
 from qreg_yolo.training.finite import NonFiniteError, diagnosis, norm_is_finite, where_it_begins
-
-from .conftest import SETTINGS, host_warnings
+from tests.detect.conftest import SETTINGS, host_warnings
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

@@ -16,8 +16,7 @@ from ultralytics.nn.modules import SPPF
 
 from qreg_yolo.quant import StepSizeRule, calibrate, quantizer_parameter_groups
 from qreg_yolo.quant.optim import split_quantizer_parameters
-
-from .test_model import build
+from tests.detect.test_model import build
 
 GOLDEN = {
     "lsq-w4a4": [61.088333, 60.576065, 59.919891, 58.474812],

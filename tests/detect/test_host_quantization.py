@@ -14,9 +14,8 @@ from ultralytics.nn.tasks import DetectionModel
 
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
-
-from .conftest import Trained, host_warnings
-from .test_model import build
+from tests.detect.conftest import Trained, host_warnings
+from tests.detect.test_model import build
 
 pytestmark = pytest.mark.usefixtures("torch_on_one_thread")
 

@@ -15,7 +15,7 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from qreg_yolo.detect import QuantDetectionModel
 from qreg_yolo.detect.model import quantizer_state
 from qreg_yolo.detect.policy import clipping_warning, edge_layers, float_layers
-from qreg_yolo.detect.section import KEY, Section
+from qreg_yolo.detect.quantization_config import KEY, Section
 from qreg_yolo.quant import QuantConv2d, QuantSpec, calibrate, quantized_layers, uninitialized_quantizers
 
 DFL = "model.24.dfl.conv"

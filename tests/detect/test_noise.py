@@ -13,21 +13,20 @@ import torch
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
+from qreg_yolo.datasets.demo.scene import CLASS_NAMES
 from qreg_yolo.detect.anchor_head import AnchorDetect
-from qreg_yolo.detect.artefact import save_safetensors
 from qreg_yolo.detect.checkpoint import load_weights
-from qreg_yolo.detect.dataset import DataError
-from qreg_yolo.detect.demo_scene import CLASS_NAMES
 from qreg_yolo.detect.noise import BatchLoss, DetectorNoiseRequest, measure, raw_outputs
-from qreg_yolo.detect.section import Section
+from qreg_yolo.detect.quantization_config import Section
+from qreg_yolo.detect.safetensors_checkpoint import save_safetensors
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
-from qreg_yolo.quant.jacobian import along, first_derivative, second_derivative, squared_norms, weights_exposed
-from qreg_yolo.quant.noise import float_weight, layer_noise, pooled
-from qreg_yolo.quant.sweep import Sweep
-from qreg_yolo.strict_yaml import ConfigError
-
-from .conftest import train_tiny
-from .test_model import calibrated
+from qreg_yolo.errors import DataError
+from qreg_yolo.io.strict_yaml import ConfigError
+from qreg_yolo.noise.jacobian import along, first_derivative, second_derivative, squared_norms, weights_exposed
+from qreg_yolo.noise.sweep import Sweep
+from qreg_yolo.quant.weight_noise import float_weight, layer_noise, pooled
+from tests.detect.conftest import train_tiny
+from tests.detect.test_model import calibrated
 
 QUICK = Sweep(methods=("lsq",), bits=(8,), draws=4)
 

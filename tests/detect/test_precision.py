@@ -12,12 +12,11 @@ from ultralytics.nn.tasks import yaml_model_load
 
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO, precision
 from qreg_yolo.detect.checkpoint import load_weights
-from qreg_yolo.detect.section import Section
+from qreg_yolo.detect.quantization_config import Section
 from qreg_yolo.quant import quantized_layers
 from qreg_yolo.training import precision as hardware
-
-from .conftest import SETTINGS
-from .test_model import calibrated
+from tests.detect.conftest import SETTINGS
+from tests.detect.test_model import calibrated
 
 
 def _in_training(model: nn.Module, image: torch.Tensor) -> tuple[dict[str, Any], list[torch.dtype], list[torch.dtype]]:

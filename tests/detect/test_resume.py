@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from qreg_yolo import files
 from qreg_yolo.detect import resume
+from qreg_yolo.io import files
 
 CHILD = """
 import json, os, signal, sys, torch

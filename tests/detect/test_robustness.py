@@ -12,24 +12,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qreg_yolo import records
-from qreg_yolo.analysis import image_statistics, report
-from qreg_yolo.analysis.average_precision import mean_average_precision
-from qreg_yolo.analysis.errors import AnalysisError
+from qreg_yolo.analysis import report
+from qreg_yolo.datasets.corrupted.request import Request
+from qreg_yolo.datasets.corrupted.write import write_sets
+from qreg_yolo.datasets.sources import read_source
 from qreg_yolo.detect import QuantYOLO
 from qreg_yolo.detect.robust import models
 from qreg_yolo.detect.robust.coco import coco_map
 from qreg_yolo.detect.robust.images import read_images
 from qreg_yolo.detect.robustness import measure
-from qreg_yolo.sets.request import Request
-from qreg_yolo.sets.sources import read_source
-from qreg_yolo.sets.write import write_sets
-
-from ..measured import files_of, numbers
-from .conftest import Trained, train_tiny
-from .robustness_kit import BATCH, CELLS, listing, request
-
-ROOT = Path(__file__).parent.parent.parent
+from qreg_yolo.io import records
+from qreg_yolo.metrics import image_statistics
+from qreg_yolo.metrics.average_precision import mean_average_precision
+from qreg_yolo.metrics.errors import AnalysisError
+from tests import ROOT
+from tests.detect.conftest import Trained, train_tiny
+from tests.detect.robustness_helpers import BATCH, CELLS, listing, request
+from tests.results_helpers import files_of, numbers
 
 
 @pytest.fixture
@@ -119,7 +118,7 @@ import os, signal, sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background has it ignored
 from qreg_yolo.detect.robust import models
-from qreg_yolo.robust import journal
+from qreg_yolo.robustness import journal
 from qreg_yolo.cli import main
 journal.FLUSH_SECONDS = 0.0
 original, left = models.Judge.measure, [int(sys.argv[1])]

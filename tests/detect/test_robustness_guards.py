@@ -14,16 +14,15 @@ import cv2
 import numpy as np
 import pytest
 
-from qreg_yolo import files, records
-from qreg_yolo.detect.dataset import DataError
 from qreg_yolo.detect.robust import models
 from qreg_yolo.detect.robustness import measure
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.errors import DataError
+from qreg_yolo.io import files, records
+from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.training.tensor_file import WeightsError
-
-from ..measured import numbers
-from .conftest import Trained
-from .robustness_kit import listing, request
+from tests.detect.conftest import Trained
+from tests.detect.robustness_helpers import listing, request
+from tests.results_helpers import numbers
 
 
 @pytest.fixture
@@ -147,7 +146,7 @@ def _read_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("qreg_yolo.training.folders.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("qreg_yolo.io.folders.tempfile.TemporaryFile", refuse)
     return folder
 
 
@@ -178,7 +177,7 @@ def test_a_folder_that_becomes_read_only_is_named_and_what_was_written_is_kept(
 
     measured = models.Judge.measure
     monkeypatch.setattr(models.Judge, "measure", lambda *a: passes.append(1) or measured(*a))
-    monkeypatch.setattr("qreg_yolo.robust.journal.FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr("qreg_yolo.robustness.journal.FLUSH_SECONDS", 0.0)
     monkeypatch.setattr(files, "write_bytes", refuse)
     with pytest.raises(OSError, match=r"out' cannot be written: Permission denied.*start the same command again"):
         measure(request([trained.best], data, tmp_path / "out"))

@@ -10,16 +10,15 @@ import pytest
 from torch import nn
 from ultralytics import YOLO
 
+from qreg_yolo.datasets.corrupted.request import Request
+from qreg_yolo.datasets.corrupted.write import write_sets
+from qreg_yolo.datasets.sources import read_source
 from qreg_yolo.detect.robustness import measure
-from qreg_yolo.sets.request import Request
-from qreg_yolo.sets.sources import read_source
-from qreg_yolo.sets.write import write_sets
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.training.tensor_file import WeightsError
-
-from ..measured import numbers
-from .conftest import SETTINGS
-from .robustness_kit import BATCH, request
+from tests.detect.conftest import SETTINGS
+from tests.detect.robustness_helpers import BATCH, request
+from tests.results_helpers import numbers
 
 Train = Callable[..., Path]
 

@@ -25,12 +25,11 @@ from qreg_yolo.detect.model_yaml import check_model_yaml
 from qreg_yolo.detect.safe_load import OUR_CLASSES, check_file
 from qreg_yolo.quant.spec import METHODS
 from qreg_yolo.training.tensor_file import WeightsError
+from tests import ROOT
+from tests.detect.conftest import Trained
+from tests.detect.test_model import build
+from tests.io.checkpoint_factories import Evil
 
-from ..checkpoint_files import Evil
-from .conftest import Trained
-from .test_model import build
-
-ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.usefixtures("torch_on_one_thread")
 
 

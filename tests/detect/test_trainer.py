@@ -16,13 +16,12 @@ from ultralytics.utils import DEFAULT_CFG
 from qreg_yolo.detect import QuantDetectionModel, QuantDetectionTrainer, QuantYOLO
 from qreg_yolo.detect.compat import check_host
 from qreg_yolo.detect.policy import frozen_norms
+from qreg_yolo.detect.quantization_config import Section
 from qreg_yolo.detect.resume import preserved_random_state
-from qreg_yolo.detect.section import Section
 from qreg_yolo.quant import Quantizer, quantized_layers
 from qreg_yolo.training.environment import requested_threads
-
-from .conftest import SETTINGS, Trained, train_tiny
-from .test_model import calibrated
+from tests.detect.conftest import SETTINGS, Trained, train_tiny
+from tests.detect.test_model import calibrated
 
 
 class Stub(QuantDetectionTrainer):

@@ -14,16 +14,15 @@ import pytest
 import torch
 from ultralytics.nn.tasks import DetectionModel
 
+from qreg_yolo.config.key_values import parse_overrides
+from qreg_yolo.config.ultralytics_arguments import ARGUMENTS, KINDS, Command, without_effect
 from qreg_yolo.detect import QuantDetectionTrainer, QuantYOLO
 from qreg_yolo.detect.compat import as_taken
 from qreg_yolo.detect.preflight import RESUMABLE, check_arguments, check_classes, check_freeze
-from qreg_yolo.key_values import parse_overrides
+from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant import quantized_layers
-from qreg_yolo.strict_yaml import ConfigError
-from qreg_yolo.ultralytics_arguments import ARGUMENTS, KINDS, Command, without_effect
-
-from ..cli.conftest import Outcome, qreg_yolo
-from .conftest import Trained, host_warnings
+from tests.cli.conftest import Outcome, qreg_yolo
+from tests.detect.conftest import Trained, host_warnings
 
 TINY = ("epochs=1", "imgsz=32", "batch=2", "nbs=2", "optimizer=SGD", "warmup_epochs=0", "workers=0", "plots=false")
 """What a run of `TRAIN` has where it says nothing else."""
@@ -91,7 +90,7 @@ NAME = "exp #1 'a' 50% [x]"
 def test_the_table_has_ultralytics_own_arguments() -> None:
     from ultralytics.cfg import CFG_BOOL_KEYS, CFG_FLOAT_KEYS, CFG_FRACTION_KEYS, CFG_INT_KEYS, DEFAULT_CFG_DICT
 
-    from qreg_yolo.key_values import Kind
+    from qreg_yolo.config.key_values import Kind
 
     assert [*ARGUMENTS] == [*DEFAULT_CFG_DICT], "Ultralytics' list has changed: say what becomes of each argument"
     for kind, keys in (
@@ -112,7 +111,7 @@ def test_the_page_has_the_table_of_the_code() -> None:
 def test_every_argument_that_works_is_run_with_another_value_than_its_default(
     command: Command, groups: dict[str, Sequence[str]]
 ) -> None:
-    from qreg_yolo.host_keys import host_defaults
+    from qreg_yolo.config.ultralytics_keys import host_defaults
 
     words = [word for group in groups.values() for word in group if "=" in word and not word.startswith("--")]
     run = {

@@ -20,11 +20,10 @@ from qreg_yolo.detect.inspection import inspect_weights
 from qreg_yolo.detect.policy import clipped_layers, clipping_warning, spare_layers
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.quant import QuantSpec, calibrate, quantized_layers
-
-from .conftest import Trained, train_tiny
-from .golden import FOLDER, MODELS, build_network, table, yaml_and_head
-from .test_model import build, images
-from .test_trainer import Stub
+from tests.detect.conftest import Trained, train_tiny
+from tests.detect.golden import FOLDER, MODELS, build_network, table, yaml_and_head
+from tests.detect.test_model import build, images
+from tests.detect.test_trainer import Stub
 
 SMALL = ("yolov5n-anchor", "yolov5s", "yolov8n", "yolo11n", "yolo26n")
 LARGE = ("yolov5m", "yolov5l", "yolov5x")

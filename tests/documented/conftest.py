@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .workspace import Workspace
+from tests.documented.workspace import Workspace
 
 
 @pytest.fixture(scope="session")

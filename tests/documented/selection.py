@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from .documents import documented_commands, help_commands, subcommands
-from .substitutions import FOR_EACH, NOT_RUN, REPRESENTATIVES
+from tests.documented.documents import documented_commands, help_commands, subcommands
+from tests.documented.substitutions import FOR_EACH, NOT_RUN, REPRESENTATIVES
 
 _RUN = ("qreg-yolo ", "python tools/", "torchrun ")
 """Beginnings of what is run; anything else (pip, make, git) may change more than the working folder."""

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import yaml
 
-from qreg_yolo.analysis.cells import DEFAULT_LAYOUT
-
-from ..analysis.kit import write_study
-from ..interrupted import train_interrupted
-from ..voc_kit import write_kit
+from qreg_yolo.metrics.conditions import DEFAULT_LAYOUT
+from tests.analysis.synthetic_records import write_study
+from tests.datasets.voc.synthetic_devkit import write_kit
+from tests.interruption_helpers import train_interrupted
 
 VOC_IMAGES = {
     "2007": {
@@ -33,7 +32,7 @@ def write_yolov5(path: Path) -> None:
     import ultralytics
     from ultralytics.utils import YAML
 
-    from ..checkpoint_files import write_classic
+    from tests.io.checkpoint_factories import write_classic
 
     names = YAML.load(Path(ultralytics.__file__).parent / "cfg/datasets/coco.yaml")["names"]
     write_classic(path, nc=len(names), names=names)
@@ -49,7 +48,7 @@ def write_yolov5u(path: Path) -> None:
 
 def write_cifar_sets(folder: Path) -> None:
     """Writes CIFAR-10 and CIFAR-100 with a few images each."""
-    from ..classify.cifar_files import write_cifar
+    from tests.datasets.synthetic_cifar import write_cifar
 
     write_cifar(folder, "cifar10", n_test=8)
     write_cifar(folder, "cifar100")
@@ -91,7 +90,7 @@ def stop_detector(folder: Path) -> None:
 
 def stop_classifier(folder: Path) -> None:
     """Leaves a classifier's training run of two epochs that was interrupted in the second."""
-    from ..classify.kit import at_step, command_line
+    from tests.classify.classify_helpers import at_step, command_line
 
     data = ["--model", "resnet20", "--data", "cifar10", "--data-dir", folder.parent.parent / "DIR", "--no-verify"]
     where = ["--project", folder.parent, "--name", folder.name]

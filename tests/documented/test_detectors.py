@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from .selection import of_detectors, representatives, runnable
-from .workspace import Workspace, assert_as_documented
+from tests.documented.selection import of_detectors, representatives, runnable
+from tests.documented.workspace import Workspace, assert_as_documented
 
 
 @pytest.mark.parametrize("line", of_detectors(list(representatives().values())), ids=str)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from .documents import ROOT, subcommands
-from .selection import of_detectors, representatives, runnable
-from .workspace import Workspace, assert_as_documented
+from tests import ROOT
+from tests.documented.documents import subcommands
+from tests.documented.selection import of_detectors, representatives, runnable
+from tests.documented.workspace import Workspace, assert_as_documented
 
 PROGRAMS = [
     *(f"qreg-yolo {name}" for name in subcommands()),

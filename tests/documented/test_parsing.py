@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from .documents import PAGES, ROOT, help_commands, parse, subcommands, words_to_parse
+from tests import ROOT
+from tests.documented.documents import PAGES, help_commands, parse, subcommands, words_to_parse
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from .documents import documented_commands, help_commands, page_commands, subcommands
-from .selection import of_detectors, representatives, runnable
-from .substitutions import FOR_EACH, NOT_RUN, REPRESENTATIVES, SUBSTITUTIONS, substituted
-from .workspace import SCRIPT, SOURCES, Workspace, assert_as_documented, needed
+from tests.documented.documents import documented_commands, help_commands, page_commands, subcommands
+from tests.documented.selection import of_detectors, representatives, runnable
+from tests.documented.substitutions import FOR_EACH, NOT_RUN, REPRESENTATIVES, SUBSTITUTIONS, substituted
+from tests.documented.workspace import SCRIPT, SOURCES, Workspace, assert_as_documented, needed
 
 
 def test_every_command_line_is_run_or_has_a_reason() -> None:

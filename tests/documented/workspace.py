@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import synthetic_inputs as inputs
-from .documents import ROOT
-from .substitutions import REPRESENTATIVES, substituted
+from tests import ROOT
+from tests.documented import synthetic_inputs as inputs
+from tests.documented.substitutions import REPRESENTATIVES, substituted
 
 SCRIPT = Path(sys.executable).with_name("qreg-yolo")
 TIMEOUT = 300

@@ -17,7 +17,7 @@ from qreg_yolo.quant.calibration import (
 )
 from qreg_yolo.quant.convert import quantize_model, quantized_layers
 from qreg_yolo.quant.spec import QuantSpec
-from tests.quant.networks import image, mixed
+from tests.quant.synthetic_networks import image, mixed
 
 
 def quantized(**options):

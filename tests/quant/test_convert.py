@@ -21,7 +21,7 @@ from qreg_yolo.quant.convert import (
 )
 from qreg_yolo.quant.layers import QuantConv2d, QuantLinear
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
-from tests.quant.networks import OddConv, image, mixed
+from tests.quant.synthetic_networks import OddConv, image, mixed
 
 METHODS = ["lsq", "lsq+", "pact", "dorefa"]
 

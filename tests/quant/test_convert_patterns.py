@@ -6,7 +6,7 @@ import pytest
 
 from qreg_yolo.quant.convert import plan_quantization, quantize_model
 from qreg_yolo.quant.spec import QuantSpec
-from tests.quant.networks import mixed
+from tests.quant.synthetic_networks import mixed
 
 ALL = ["stem", "twice", "again", "block.0", "other.conv", "head"]
 

@@ -14,7 +14,7 @@ from qreg_yolo.quant.convert import quantize_model, quantized_layers
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
 from qreg_yolo.quant.report import layer_reports
 from qreg_yolo.quant.spec import QuantSpec
-from tests.quant.networks import image, mixed
+from tests.quant.synthetic_networks import image, mixed
 
 
 def network(bits=3):

@@ -8,7 +8,7 @@ from qreg_yolo.quant.convert import quantize_model
 from qreg_yolo.quant.functional import MIN_STEP
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
 from qreg_yolo.quant.spec import QuantSpec
-from tests.quant.networks import image, mixed
+from tests.quant.synthetic_networks import image, mixed
 
 
 def trained(method="lsq", **options):

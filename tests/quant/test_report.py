@@ -9,7 +9,7 @@ from qreg_yolo.quant.calibration import calibrate
 from qreg_yolo.quant.convert import quantize_model
 from qreg_yolo.quant.report import count_macs, layer_reports, model_size
 from qreg_yolo.quant.spec import QuantSpec
-from tests.quant.networks import Mixed, image, mixed
+from tests.quant.synthetic_networks import Mixed, image, mixed
 
 LAYERS = ["stem", "twice", "block.0", "up", "odd", "line", "head"]
 """Of `Mixed`; `again` is `twice`, and `other.conv` is `block.0`."""

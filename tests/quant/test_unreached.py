@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from qreg_yolo.quant.calibration import calibrate, uninitialized_quantizers
 from qreg_yolo.quant.convert import dequantize_model, quantize_model, quantized_layers
 from qreg_yolo.quant.spec import QuantSpec
-from tests.quant.networks import image, mixed
+from tests.quant.synthetic_networks import image, mixed
 
 WEIGHT_ONLY = [{"act_bits": 32}, {"method": "dorefa", "act_bits": 32}]
 ALL = [

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from qreg_yolo.analysis.average_precision import Array
 from qreg_yolo.analysis.comparison import Estimate
 from qreg_yolo.analysis.plots.style import COLUMN, LINES, MARKERS, SMALL, TEXT, axes_for, literal
 from qreg_yolo.analysis.results_csv import Curve, smoothed
+from qreg_yolo.metrics.average_precision import Array
 
 _WITHIN = 4
 """A legend of so many lines finds room among them; a longer one stands beside the axes."""

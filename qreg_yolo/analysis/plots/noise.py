@@ -15,7 +15,7 @@ from qreg_yolo.analysis.plots.style import COLUMN, LINES, MARKERS, PAGE, SMALL, 
 from qreg_yolo.quant.spec import FLOAT_BITS
 
 Report = Mapping[str, Any]
-"""Plain values, as `qreg_yolo.quant.noise_study.report` gives them."""
+"""Plain values, as `qreg_yolo.noise.study.report` gives them."""
 _BARS = 4
 """The width whose layers are drawn, where it was measured."""
 

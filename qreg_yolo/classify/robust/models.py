@@ -16,8 +16,8 @@ from qreg_yolo.classify.checkpoint import Description, load_classifier
 from qreg_yolo.classify.data import ImageSet
 from qreg_yolo.classify.datasets import class_rows
 from qreg_yolo.classify.evaluate import evaluate
-from qreg_yolo.robust.journal import Rows
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.io.strict_yaml import ConfigError
+from qreg_yolo.robustness.journal import Rows
 
 ANSWER = np.dtype([("image", "<i4"), ("correct", "?")])
 """One answer: number of the image, and whether it is right."""

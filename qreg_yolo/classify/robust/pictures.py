@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from qreg_yolo.analysis.cells import CLEAN, Cell
 from qreg_yolo.classify.data import ImageSet
 from qreg_yolo.corrupt.draws import Image
-from qreg_yolo.sets.cifar import Chunk, corrupt_chunk
-from qreg_yolo.sets.pool import run_ordered
-from qreg_yolo.sets.published import Published
+from qreg_yolo.datasets.corrupted.cifar import Chunk, corrupt_chunk
+from qreg_yolo.datasets.corrupted.pool import run_ordered
+from qreg_yolo.datasets.corrupted.published import Published
+from qreg_yolo.metrics.conditions import CLEAN, Cell
 
 Task = tuple[Cell, int]
 """One batch of images, by number, under one corruption."""

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from qreg_yolo import files
-from qreg_yolo.detect.dataset import DataError
-from qreg_yolo.sets.sources import SourceImage
+from qreg_yolo.datasets.sources import SourceImage
+from qreg_yolo.errors import DataError
+from qreg_yolo.io import files
 
 FILE = "data.json"
 """In the output folder: what every image and label file was."""

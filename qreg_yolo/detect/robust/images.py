@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from ultralytics.utils import DATASETS_DIR
 
-from qreg_yolo.detect.dataset import DataError, Fault, Label, raise_if, scan
-from qreg_yolo.sets.sources import SourceError, SourceImage, read_source, select_images
+from qreg_yolo.datasets.sources import SourceImage, read_source, select_images
+from qreg_yolo.detect.dataset import Fault, Label, raise_if, scan
+from qreg_yolo.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def read_images(
     """
     try:
         source = read_source(yaml, split, datasets_dir=Path(DATASETS_DIR))
-    except SourceError as error:
+    except DataError as error:
         raise DataError(str(error)) from error
     if not source.names:
         raise DataError(f"{yaml} has no 'names'. Add it: a list of the classes.")

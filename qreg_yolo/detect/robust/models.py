@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 from ultralytics.nn.autobackend import AutoBackend
 
-from qreg_yolo.analysis.image_statistics import THRESHOLDS
+from qreg_yolo.datasets.classes import class_names
 from qreg_yolo.detect.checkpoint import load_weights, quantization_warning
 from qreg_yolo.detect.class_map import ClassMap, class_map, match_classes
 from qreg_yolo.detect.outputs import identity
 from qreg_yolo.detect.robust.images import ImageSet
 from qreg_yolo.detect.robust.views import View, ViewKey
 from qreg_yolo.detect.validator import QuantDetectionValidator
-from qreg_yolo.sets.classes import class_names
-from qreg_yolo.strict_yaml import ConfigError
+from qreg_yolo.io.strict_yaml import ConfigError
+from qreg_yolo.metrics.image_statistics import THRESHOLDS
 from qreg_yolo.training.tensor_file import WeightsError
 
 DETECTION = np.dtype([("image", "<i4"), ("confidence", "<f4"), ("category", "<i4"), ("hits", "<u2")])

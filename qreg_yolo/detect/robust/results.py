@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from ultralytics.utils.metrics import DetMetrics
 
-from qreg_yolo import records
-from qreg_yolo.analysis import image_statistics
-from qreg_yolo.analysis.average_precision import METRICS, mean_average_precision
-from qreg_yolo.analysis.cells import Cell
-from qreg_yolo.analysis.image_statistics import THRESHOLDS, ImageStatistics
 from qreg_yolo.detect.robust.images import ImageSet
 from qreg_yolo.detect.robust.models import Candidate, Detections
-from qreg_yolo.robust import results
+from qreg_yolo.io import records
+from qreg_yolo.metrics import image_statistics
+from qreg_yolo.metrics.average_precision import METRICS, mean_average_precision
+from qreg_yolo.metrics.conditions import Cell
+from qreg_yolo.metrics.image_statistics import THRESHOLDS, ImageStatistics
+from qreg_yolo.robustness import results
 
 MEASURED = (*METRICS, "precision", "recall")
 """The metrics of one cell."""

@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.utils.patches import imread
 
-from qreg_yolo.analysis.cells import CLEAN, Cell
 from qreg_yolo.corrupt import corrupt
-from qreg_yolo.detect.dataset import DataError
 from qreg_yolo.detect.robust.images import ImageSet
+from qreg_yolo.errors import DataError
+from qreg_yolo.metrics.conditions import CLEAN, Cell
 
 Task = tuple[int, Cell]
 """One batch of images under one corruption."""

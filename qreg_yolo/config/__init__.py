@@ -1,0 +1,1 @@
+"""Configuration: defaults < recipe < options < ``key=value``, to frozen values. Neither torch nor Ultralytics."""

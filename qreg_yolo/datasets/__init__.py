@@ -1,0 +1,1 @@
+"""Datasets: their images and labels, VOC, demo, CIFAR, and corrupted copies. Neither torch nor Ultralytics."""

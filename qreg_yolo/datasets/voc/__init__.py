@@ -1,0 +1,1 @@
+"""PASCAL VOC: download and conversion to YOLO labels."""

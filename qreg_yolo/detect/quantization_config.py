@@ -1,0 +1,129 @@
+"""``model.yaml["qreg"]``: the one truth about how a detector is quantized, as a plain dictionary on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from qreg_yolo.config.head import HeadConfig
+from qreg_yolo.errors import InvalidTypeError, InvalidValueError
+from qreg_yolo.quant.spec import LayerPlan, QuantSpec
+from qreg_yolo.suggest import did_you_mean
+
+KEY = "qreg"
+"""The key in ``model.yaml`` and in the trainer's arguments."""
+LOG_NOISE = "log_noise"
+"""Key in the trainer's request alone: whether each epoch's weight noise is logged."""
+VERSION = 1
+_ACTIVATIONS = {"silu": None, "relu": "nn.ReLU()"}
+"""Our names -> the host's ``activation`` key; None: its default, SiLU."""
+
+
+@dataclass
+class Section:
+    """What is asked for, and what was decided about it.
+
+    ``layers`` is None until the replacement pass has run. From then on it is the truth: rebuilding, resuming and
+    evaluating follow it and decide nothing again.
+    """
+
+    spec: QuantSpec
+    """What was asked for."""
+    activation: str = "silu"
+    """`silu` | `relu`."""
+    pretrained: bool = False
+    """Whether trained weights were loaded (DoReFa keeps their scale then)."""
+    precision: str = "fp32"
+    """Arithmetic outside the quantizers in training."""
+    head: HeadConfig = field(default_factory=HeadConfig)
+    """The detection head."""
+    layers: dict[str, LayerPlan] | None = None
+    """The plan of every quantized layer, by full name."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """The other layers, with the reason."""
+
+    @classmethod
+    def from_request(cls, request: Mapping[str, Any], *, pretrained: bool) -> Section:
+        """Returns the section of what a user wrote: `QuantSpec`'s options, ``activation``, ``head`` and ``log_noise``.
+
+        ``head`` is a kind, or a mapping of `HeadConfig`'s fields. ``log_noise`` says nothing about the quantization,
+        and is not kept.
+
+        Raises:
+            ValueError: An unknown option (the nearest is named) or a wrong value.
+        """
+        options = dict(request)
+        activation = options.pop("activation", "silu")
+        if not isinstance(log_noise := options.pop(LOG_NOISE, False), bool):
+            raise InvalidTypeError(f"{LOG_NOISE} must be true or false, not {log_noise!r}.")
+        if activation not in _ACTIVATIONS:
+            names = ", ".join(_ACTIVATIONS)
+            hint = did_you_mean(str(activation), _ACTIVATIONS)
+            raise InvalidValueError(f"activation={activation!r} is not one of: {names}.{hint}")
+        head = _head(options.pop("head", None))
+        return cls(spec=QuantSpec.from_options(options), activation=activation, pretrained=pretrained, head=head)
+
+    @classmethod
+    def read(cls, model_yaml: Mapping[str, Any]) -> Section | None:
+        """Returns the section of a model's YAML dictionary, or None where it has none.
+
+        Raises:
+            ValueError: A section that another version wrote.
+        """
+        data = model_yaml.get(KEY)
+        if data is None:
+            return None
+        if data.get("version") != VERSION:
+            raise InvalidValueError(
+                f"The model's '{KEY}' section has version {data.get('version')!r}, this qreg-yolo reads {VERSION}. "
+                "Use the qreg-yolo that wrote it."
+            )
+        layers = data["layers"]
+        return cls(
+            spec=QuantSpec.from_options(data["spec"]),
+            activation=data["activation"],
+            pretrained=data["pretrained"],
+            precision=data["precision"],
+            head=HeadConfig(**data.get("head", {})),
+            layers=None if layers is None else {name: LayerPlan.from_dict(plan) for name, plan in layers.items()},
+            skipped=dict(data["skipped"]),
+        )
+
+    def write(self, model_yaml: dict[str, Any]) -> None:
+        """Puts the section into a model's YAML dictionary, with the host's own ``activation`` key."""
+        layers = None if self.layers is None else {name: plan.to_dict() for name, plan in self.layers.items()}
+        model_yaml[KEY] = {
+            "version": VERSION,
+            "spec": self.spec.to_dict(),
+            "activation": self.activation,
+            "pretrained": self.pretrained,
+            "precision": self.precision,
+            **({"head": asdict(self.head)} if self.head.has_anchors else {}),
+            "layers": layers,
+            "skipped": dict(self.skipped),
+        }
+        if _ACTIVATIONS[self.activation] is not None:
+            model_yaml["activation"] = _ACTIVATIONS[self.activation]
+
+
+def _head(given: str | Mapping[str, Any] | None) -> HeadConfig:
+    if not isinstance(given, Mapping):
+        return HeadConfig() if given is None else HeadConfig(kind=given)
+    known = [one.name for one in fields(HeadConfig)]
+    for name in given:
+        if name not in known:
+            raise InvalidValueError(f"head has no '{name}'.{did_you_mean(str(name), known)} Known: {', '.join(known)}.")
+    return HeadConfig(**given)
+
+
+def head_kind(model_yaml: Mapping[str, Any]) -> str:
+    """Returns which head a model's YAML dictionary asks for."""
+    section = Section.read(model_yaml)
+    return HeadConfig().kind if section is None else section.head.kind
+
+
+def same_request(wanted: Mapping[str, Any], trained: Mapping[str, Any] | None) -> bool:
+    """Returns whether a user's options ask for what a checkpoint was trained with; None: it was with none of them."""
+    sections = [Section.from_request(request or {}, pretrained=False) for request in (wanted, trained)]
+    return sections[0] == sections[1] and trained is not None

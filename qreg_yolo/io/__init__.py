@@ -1,0 +1,1 @@
+"""Files, locks, records, and foreign pickles read as data. Neither torch nor Ultralytics."""

@@ -1,0 +1,89 @@
+"""The 20 cells of a robustness square: clean images and the 19 common corruptions, in their canonical order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from qreg_yolo.corrupt.spec import NAMES, SEVERITIES
+from qreg_yolo.errors import MissingFileError
+from qreg_yolo.io.strict_yaml import ConfigError, load
+from qreg_yolo.metrics.errors import AnalysisError
+from qreg_yolo.suggest import did_you_mean
+
+CLEAN = "clean"
+"""The cell of the images as they are; its severity is 0."""
+CELLS: tuple[str, ...] = (CLEAN, *NAMES)
+
+Cell = tuple[str, int]
+"""(cell name, severity); clean images are ("clean", 0)."""
+
+Layout = tuple[tuple[str, ...], ...]
+"""Rows of cell names, all of the same length."""
+DEFAULT_LAYOUT: Layout = tuple(CELLS[start : start + 5] for start in range(0, 20, 5))
+"""4 rows x 5 columns, clean first. Which cell is where is only drawn in QReg (Fig. 3a), so it can be overridden."""
+
+
+def cells_of(corruptions: Iterable[str], severities: Sequence[int]) -> list[Cell]:
+    """Returns clean, then every corruption at every severity.
+
+    >>> cells_of(["fog"], [1, 2])
+    [('clean', 0), ('fog', 1), ('fog', 2)]
+    """
+    return [(CLEAN, 0), *((name, severity) for name in corruptions for severity in severities)]
+
+
+def check_cell(name: str, where: str) -> None:
+    """Raises where a name is none of the 20 cells.
+
+    Args:
+        name: The name.
+        where: Who gave it, for the error text.
+
+    Raises:
+        AnalysisError: It is not; the text has the nearest name.
+    """
+    if name not in CELLS:
+        raise AnalysisError(
+            f"{where}: '{name}' is not one of the 19 corruptions nor '{CLEAN}'.{did_you_mean(name, CELLS)} "
+            f"Known: {', '.join(CELLS)}."
+        )
+
+
+def check_severities(severities: Sequence[int], where: str) -> None:
+    """Raises where a severity lies outside 1..5, or none is given.
+
+    Raises:
+        AnalysisError: It does.
+    """
+    wrong = [severity for severity in severities if severity not in SEVERITIES]
+    if wrong or not severities:
+        given = wrong[0] if wrong else "none"
+        raise AnalysisError(f"{where}: severity={given} does not exist. Severities are 1, 2, 3, 4 and 5.")
+
+
+def read_layout(path: Path) -> Layout:
+    """Returns the layout in a YAML file: a list of rows, each a list of as many cell names.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ConfigError: Not such a list, an unknown name, or one that stands twice.
+    """
+    if not path.exists():
+        raise MissingFileError(f"{path} does not exist. Give a YAML file with a list of rows of cell names.")
+    rows = load(path)
+    if not (isinstance(rows, list) and rows and all(isinstance(row, list) and row for row in rows)):
+        raise ConfigError(f"{path} is not a list of rows. Write one list of cell names per row of the square.")
+    layout = tuple(tuple(str(name) for name in row) for row in rows)
+    if len({len(row) for row in layout}) > 1:
+        lengths = ", ".join(str(len(row)) for row in layout)
+        raise ConfigError(f"{path}: the rows have {lengths} cells. Give each row as many.")
+    names = [name for row in layout for name in row]
+    for name in names:
+        try:
+            check_cell(name, str(path))
+        except AnalysisError as error:
+            raise ConfigError(str(error)) from error
+        if names.count(name) > 1:
+            raise ConfigError(f"{path}: '{name}' stands there twice. Name each cell once.")
+    return layout

@@ -1,0 +1,61 @@
+"""Which images of one set a classifier got right: all that its accuracy and its bootstrap need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qreg_yolo.metrics.errors import AnalysisError
+from qreg_yolo.metrics.whole_numbers import whole_product
+
+ACCURACIES: tuple[str, ...] = ("accuracy_top1",)
+"""Metrics of the records that these give."""
+
+
+@dataclass(frozen=True)
+class ImageAnswers:
+    """The answers to all images; validated on construction.
+
+    Raises:
+        AnalysisError: Arrays that do not fit together.
+    """
+
+    correct: NDArray[np.bool_]
+    """`(images,)`: whether the class with the largest logit is the image's own."""
+    targets: NDArray[np.int32]
+    """`(images,)`: the class of each, 0 or more."""
+    names: NDArray[np.str_]
+    """`(images,)`: the names that the data set gives them; the same, in the same order, under every corruption and for
+    every model."""
+
+    def __post_init__(self) -> None:
+        sizes = [len(self.correct), len(self.targets), len(self.names)]
+        if len(set(sizes)) > 1:
+            raise AnalysisError(f"correct, targets and names have {sizes} entries. Give one of each per image.")
+        if len(self.targets) and self.targets.min() < 0:
+            raise AnalysisError(f"targets holds {self.targets.min()}. Give classes, 0 or more.")
+
+
+def accuracy(
+    answers: ImageAnswers, weights: NDArray[np.integer[Any]] | None = None, metric: str = ACCURACIES[0]
+) -> NDArray[np.float64]:
+    """Returns the share of right answers (0..1) for each column of weights, `(resamples,)`.
+
+    Sums of whole numbers, so that it is exact: with weights of 1 it is the number of right answers over that of images.
+
+    Args:
+        answers: Which images were right.
+        weights: `(images, resamples)`: how often each image stands in each resample; None: each once, one resample.
+        metric: ``accuracy_top1``.
+    """
+    if metric not in ACCURACIES:
+        raise AnalysisError(f"metric={metric!r}: the answers of a classifier give {', '.join(ACCURACIES)}.")
+    if weights is None:
+        weights = np.ones((len(answers.names), 1), np.int64)
+    total = weights.sum(0)
+    right = whole_product(answers.correct, weights, int(total.max(initial=0)))
+    share: NDArray[np.float64] = right.astype(np.float64) / np.maximum(total, 1)
+    return share
