@@ -56,7 +56,7 @@ def test_every_pixel_is_that_of_the_written_files(cifar10: Path, tmp_path: Path)
         tasks = [((name, severity), number) for severity in SEVERITIES for number in range(len(batches))]
         assert np.array_equal(np.concatenate(list(batches.shown(tasks))), np.load(tmp_path / "C" / f"{name}.npy"))
     clean = np.concatenate(list(batches.shown([(("clean", 0), number) for number in range(3)])))
-    assert np.array_equal(clean, images.images.numpy())
+    assert np.array_equal(clean, images.images)
 
 
 def test_cells_are_those_of_written_files_and_of_reading_them(
@@ -88,7 +88,7 @@ def test_the_demo_set_and_a_limit(cifar10: Path, tmp_path: Path) -> None:
     data, folder = demo_set("val"), tmp_path / "C"
     folder.mkdir()
     pixels = [
-        corrupt(data.images[i].numpy(), "fog", severity, key=data.keys[i], preset="cifar32")
+        corrupt(data.images[i], "fog", severity, key=data.keys[i], preset="cifar32")
         for severity in SEVERITIES
         for i in range(len(data))
     ]
