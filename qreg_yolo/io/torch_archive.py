@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qreg_yolo.io.pickled_values import PickleError, StoredTensor
-from qreg_yolo.io.safe_pickle import decode
+from qreg_yolo.io.pickles import PickleError, StoredTensor, decode
 
 
 class TorchArchive:

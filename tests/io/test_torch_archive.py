@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from qreg_yolo.io.pickled_values import PickleError, StoredTensor
+from qreg_yolo.io.pickles import PickleError, StoredTensor
 from qreg_yolo.io.torch_archive import TorchArchive
 from tests.test_imports import heavy_modules_loaded_by
 
@@ -117,4 +117,4 @@ def test_compressed_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_torch_is_not_needed() -> None:
-    assert heavy_modules_loaded_by("import qreg_yolo.io.safe_pickle, qreg_yolo.io.torch_archive") == ["numpy"]
+    assert heavy_modules_loaded_by("import qreg_yolo.io.torch_archive") == ["numpy"]
