@@ -17,13 +17,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
+from filelock import lock_descriptor
+
 from qreg_yolo import __version__
 from qreg_yolo.errors import FileAccessError, UserError
 
 if TYPE_CHECKING:
     import polars
-if sys.platform != "win32":
-    import fcntl
 
 FILE = "records.csv"
 """What the table is called in every output folder."""
@@ -145,8 +145,7 @@ def append(path: Path, records: Iterable[Record]) -> None:
         return
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
     try:
-        if sys.platform != "win32":
-            fcntl.flock(handle, fcntl.LOCK_EX)  # closing the file releases it
+        lock_descriptor(handle)  # closing the file releases it
         with os.fdopen(os.dup(handle), "rb") as file:
             size, end = os.fstat(handle).st_size, _intact_size(file, path, exact=True)
         if end < size:
