@@ -1,4 +1,4 @@
-"""How long work reports how far it is, without knowing who shows it."""
+"""Progress callbacks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
-"""Called with a label and the total; gives, for a ``with`` block, the function that takes how much more is done."""
+"""Takes a label and the total; its ``with`` block gets the function that takes the number of further steps done."""
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from qreg_yolo.analysis.plots.style import check_figure_path, palette_of
 from qreg_yolo.analysis.results_csv import read_curves
 from qreg_yolo.analysis.tables import TABLES, group_name, missing_notes
 from qreg_yolo.corrupt.spec import NAMES, SEVERITIES
-from qreg_yolo.errors import MissingFileError
+from qreg_yolo.errors import MissingFileError, did_you_mean
 from qreg_yolo.io import files
 from qreg_yolo.io.results_csv import EPOCH
 from qreg_yolo.io.strict_yaml import ConfigError
@@ -36,7 +36,6 @@ from qreg_yolo.metrics.conditions import CLEAN, DEFAULT_LAYOUT, read_layout
 from qreg_yolo.metrics.robustness import Number, Values, map_delta, mean_over
 from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.quant.spec import FLOAT_BITS
-from qreg_yolo.suggest import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from qreg_yolo.datasets.corrupted.pool import default_workers
 from qreg_yolo.datasets.corrupted.published import Published
 from qreg_yolo.datasets.sources import select_keys
 from qreg_yolo.io import records
-from qreg_yolo.io.folders import writable_project
+from qreg_yolo.io.files import writable_project
 from qreg_yolo.io.locks import FolderLock, terminable
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.metrics.conditions import Cell, cells_of

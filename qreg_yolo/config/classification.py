@@ -20,10 +20,10 @@ from qreg_yolo.config.classification_options import (
 )
 from qreg_yolo.config.detection import COMMAND_LINE, merge_quant, named
 from qreg_yolo.config.sections import check_sections, read_sections
+from qreg_yolo.errors import did_you_mean
 from qreg_yolo.io import strict_yaml
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.spec import QuantSpec
-from qreg_yolo.suggest import did_you_mean
 
 _SECTIONS: dict[str, list[str]] = {
     "run": [f.name for f in fields(ClassifyOptions)],

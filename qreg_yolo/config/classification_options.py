@@ -13,10 +13,9 @@ from typing import Any
 
 from qreg_yolo.config.detection import AMP_CHOICES, check_count
 from qreg_yolo.config.key_values import Kind, check_folder_name
-from qreg_yolo.errors import InvalidTypeError, InvalidValueError
+from qreg_yolo.errors import InvalidTypeError, InvalidValueError, check_choice
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.spec import QuantSpec
-from qreg_yolo.suggest import check_choice
 
 DATA: tuple[str, ...] = ("demo", "cifar10", "cifar100")
 AUGMENTATIONS: tuple[str, ...] = ("crop-flip", "none")

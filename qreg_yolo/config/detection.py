@@ -14,11 +14,10 @@ from typing import Any
 from qreg_yolo.config.head import HeadConfig
 from qreg_yolo.config.sections import check_sections, read_sections
 from qreg_yolo.config.ultralytics_keys import check_train, host_defaults
-from qreg_yolo.errors import InvalidTypeError, InvalidValueError
+from qreg_yolo.errors import InvalidTypeError, InvalidValueError, check_choice, did_you_mean
 from qreg_yolo.io import strict_yaml
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.spec import QuantSpec
-from qreg_yolo.suggest import check_choice, did_you_mean
 
 __all__ = [
     "ConfigError",

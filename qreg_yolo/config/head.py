@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from qreg_yolo.errors import InvalidTypeError, InvalidValueError
-from qreg_yolo.suggest import check_choice
+from qreg_yolo.errors import InvalidTypeError, InvalidValueError, check_choice
 
 HEADS: tuple[str, ...] = ("anchor_free", "anchor")
 

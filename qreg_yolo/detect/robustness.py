@@ -27,7 +27,7 @@ from qreg_yolo.detect.robust.models import Candidate, Judge, classes_of, load_ca
 from qreg_yolo.detect.robust.results import MEASURED, conclude
 from qreg_yolo.detect.robust.views import CorruptedBatches, Corrupting, View, ViewKey, load
 from qreg_yolo.io import records
-from qreg_yolo.io.folders import writable_project
+from qreg_yolo.io.files import writable_project
 from qreg_yolo.io.locks import FolderLock, terminable
 from qreg_yolo.metrics.conditions import Cell, cells_of
 from qreg_yolo.progress import Progress, no_progress

@@ -34,7 +34,7 @@ from qreg_yolo.detect.safetensors_checkpoint import save_safetensors
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from qreg_yolo.errors import FileAccessError
 from qreg_yolo.io import records
-from qreg_yolo.io.folders import writable_project
+from qreg_yolo.io.files import writable_project
 from qreg_yolo.io.locks import FolderLock, refuse_if_locked, terminable
 from qreg_yolo.quant.report import model_size, plan_summary
 from qreg_yolo.training.environment import use_threads

@@ -30,7 +30,7 @@ _PLAIN_DTYPE = re.compile(r"[biufc][0-9]{1,2}|[SU][0-9]{1,9}")
 
 
 class PickleError(UserError, ValueError):
-    """Bytes that are no pickle, or a pickle that uses more than data needs."""
+    """Bytes that are not a pickle, or a pickle that uses more than data needs."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def load_pickle(data: bytes) -> Any:
     """Returns the content of a pickle of any protocol, without executing anything; Python 2's strings are `bytes`.
 
     Raises:
-        PickleError: No pickle, a damaged one, or one that uses more than data needs.
+        PickleError: It is damaged, not a pickle, or uses more than data needs.
 
     >>> import pickle
     >>> load_pickle(pickle.dumps({b"labels": [3, 1]}, protocol=2))
@@ -138,7 +138,7 @@ def decode(data: bytes, *, encoding: str = "bytes") -> Decoded:
     except PickleError:
         raise
     except Exception as error:  # whatever the bytes make the unpickler raise
-        raise PickleError(f"The bytes are no readable pickle ({type(error).__name__}: {error}).") from error
+        raise PickleError(f"The bytes are not a readable pickle ({type(error).__name__}: {error}).") from error
     if unpickler.stack or unpickler.metastack:
         raise PickleError("The pickle holds more than one value.")
     return Decoded(value, frozenset(unpickler.names), frozenset(unpickler.called))
