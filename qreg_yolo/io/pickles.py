@@ -189,8 +189,10 @@ class _Unpickler(pickle._Unpickler):
         target.state = state
         if target.name == "numpy.ndarray":
             shape, dtype, is_fortran, raw = _checked(state, tuple)[-4:]
-            self.stack[-1] = array = _array(raw, dtype, shape, "F" if is_fortran else "C")
-            self.memo.update([(key, array) for key, value in self.memo.items() if value is target])
+            array = _array(raw, dtype, shape, "F" if is_fortran else "C")
+            if not isinstance(array, Placeholder):
+                self.stack[-1] = array
+                self.memo.update([(key, array) for key, value in self.memo.items() if value is target])
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         **pickle._Unpickler.dispatch,
