@@ -8,7 +8,7 @@ from typing import Any
 
 from qreg_yolo.classify.checkpoint import Description
 from qreg_yolo.classify.data import ImageSet
-from qreg_yolo.config.classification_options import DATA, ClassifyOptions
+from qreg_yolo.config.classification import DATA, ClassifyOptions
 from qreg_yolo.datasets.cifar import OFFICIAL, read_cifar
 from qreg_yolo.datasets.classes import ClassesError, rows_by_name
 from qreg_yolo.datasets.demo.patterns import demo_set

@@ -16,8 +16,7 @@ import torch
 
 from qreg_yolo.classify.checkpoint import Description
 from qreg_yolo.classify.data import ImageSet
-from qreg_yolo.config.classification import dump
-from qreg_yolo.config.classification_options import ClassifyConfig
+from qreg_yolo.config.classification import ClassifyConfig, dump
 from qreg_yolo.datasets.cifar import SIZE
 from qreg_yolo.io import files, records, results_csv
 from qreg_yolo.training.environment import environment

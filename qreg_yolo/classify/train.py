@@ -14,7 +14,7 @@ from qreg_yolo.classify.checkpoint import Progress
 from qreg_yolo.classify.data import ImageSet, batch_size, training_batches
 from qreg_yolo.classify.evaluate import evaluate, in_precision
 from qreg_yolo.classify.processes import Processes
-from qreg_yolo.config.classification_options import ClassifyConfig
+from qreg_yolo.config.classification import ClassifyConfig
 from qreg_yolo.quant.convert import quantized_layers
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
 from qreg_yolo.quant.report import level_distance

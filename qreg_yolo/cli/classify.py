@@ -109,7 +109,7 @@ def train(
         "compile": compile_, "log_noise": log_noise, "seed": seed, "threads": threads, "device": device,
         "project": project, "name": name,
     }  # fmt: skip
-    from qreg_yolo.config.classification_options import KINDS
+    from qreg_yolo.config.classification import KINDS
     from qreg_yolo.config.key_values import parse_overrides
 
     options = {key: value for key, value in given.items() if value is not None}

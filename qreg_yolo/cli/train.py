@@ -21,7 +21,8 @@ from qreg_yolo.cli.quantizing import (
     WeightOnly,
     edge,
 )
-from qreg_yolo.config.detection import AMP_CHOICES, RunConfig, resolve
+from qreg_yolo.config.checks import AMP_CHOICES
+from qreg_yolo.config.detection import RunConfig, resolve
 from qreg_yolo.config.key_values import parse_overrides
 from qreg_yolo.config.ultralytics_arguments import KINDS
 from qreg_yolo.errors import did_you_mean

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from qreg_yolo.config.head import HeadConfig
+from qreg_yolo.config.detection import HeadConfig
 from qreg_yolo.errors import InvalidTypeError, InvalidValueError, did_you_mean
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
 
