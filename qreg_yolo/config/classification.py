@@ -47,7 +47,7 @@ class ClassifyOptions:
     verify: bool = True
     """Whether the data files have to be the official ones, by md5."""
     train_images: int | None = None
-    """Training images, as many of each class (`datasets.cifar.balanced`); None: all."""
+    """Training images, as many of each class: the same ones for every `seed`; None: all."""
     weights: str | None = None
     """Checkpoint to start from, float or quantized; None: from scratch."""
     seed: int = 0
