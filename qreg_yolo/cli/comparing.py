@@ -12,7 +12,7 @@ from qreg_yolo.cli.bar import bar
 from qreg_yolo.corrupt.spec import BENCHMARK_NAMES, NAMES
 from qreg_yolo.errors import did_you_mean
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.progress import no_progress
+from qreg_yolo.terminal import no_progress
 
 if TYPE_CHECKING:
     from qreg_yolo.analysis.report import Request

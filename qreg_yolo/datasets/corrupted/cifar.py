@@ -27,7 +27,7 @@ from qreg_yolo.datasets.corrupted.write import Approve, clear
 from qreg_yolo.datasets.sources import select_keys
 from qreg_yolo.io import files, records
 from qreg_yolo.io.locks import FolderInUseError, FolderLock
-from qreg_yolo.progress import Progress, no_progress
+from qreg_yolo.terminal import Progress, no_progress
 
 _CHUNK = 500
 """Images per task."""

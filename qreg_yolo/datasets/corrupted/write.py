@@ -26,7 +26,7 @@ from qreg_yolo.datasets.image_io import look
 from qreg_yolo.datasets.sources import IMAGE_SUFFIXES, ImageSource
 from qreg_yolo.io import files, records, strict_yaml
 from qreg_yolo.io.locks import FolderInUseError, FolderLock
-from qreg_yolo.progress import Progress, no_progress
+from qreg_yolo.terminal import Progress, no_progress
 
 SHOWN = 10
 """How many faults a message lists; the manifest has all."""

@@ -19,7 +19,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from qreg_yolo.datasets.voc.devkit import LISTS, VocError
-from qreg_yolo.progress import Progress, no_progress
+from qreg_yolo.terminal import Progress, no_progress
 
 
 @dataclass(frozen=True)
