@@ -1,9 +1,12 @@
-"""Errors that a user can cause and mend: each text states the fact, the value and the remedy.
+"""Errors that a user can cause and mend: each text states the fact, the value, the remedy and the nearest name.
 
 The command line shows these as they are; any other exception is a fault of the program, and is shown as one.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class UserError(Exception):
@@ -40,3 +43,23 @@ class UnsupportedError(UserError, NotImplementedError):
 
 class CalibrationError(UserError, RuntimeError):
     """A quantizer without a range: no calibration batch, none that reached its layer, or values that are not finite."""
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """Returns a sentence to append, with the candidate nearest to ``name``, or an empty string.
+
+    >>> did_you_mean("epcohs", ["epochs", "imgsz"])
+    " Did you mean 'epochs'?"
+    >>> did_you_mean("zzz", ["epochs"])
+    ''
+    """
+    close = get_close_matches(str(name), list(candidates), n=1, cutoff=0.5)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises `InvalidValueError` unless ``value`` is one of ``choices``; the nearest is named."""
+    if value not in choices:
+        raise InvalidValueError(
+            f"{name}={value!r} is not one of: {', '.join(choices)}.{did_you_mean(str(value), choices)}"
+        )

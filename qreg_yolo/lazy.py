@@ -20,7 +20,7 @@ def lazy_names(package: str, home: Mapping[str, str]) -> tuple[Callable[[str], A
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}. Public names: {', '.join(home)}.")
         value = getattr(import_module(home[name]), name)
-        setattr(sys.modules[package], name, value)  # the next look-up does not come here
+        setattr(sys.modules[package], name, value)  # so that the next look-up does not call this
         return value
 
     def names() -> list[str]:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from qreg_yolo.analysis.measurements import Measurement
+from qreg_yolo.errors import did_you_mean
 from qreg_yolo.io.records import settings_differences
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.metrics.errors import AnalysisError
-from qreg_yolo.suggest import did_you_mean
 
 ALIKE = ("track", "model", "data", "split", "seed", "metric", "preset", "n_images")
 """Columns in which a run and its baseline agree, apart from their evaluation."""

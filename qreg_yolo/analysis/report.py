@@ -28,14 +28,13 @@ from qreg_yolo.analysis.plots.style import check_figure_path, palette_of
 from qreg_yolo.analysis.results_csv import read_curves
 from qreg_yolo.analysis.tables import TABLES, group_name, missing_notes
 from qreg_yolo.corrupt.spec import NAMES, SEVERITIES
-from qreg_yolo.errors import MissingFileError
+from qreg_yolo.errors import MissingFileError, did_you_mean
 from qreg_yolo.io import files
 from qreg_yolo.io.results_csv import EPOCH
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.metrics.conditions import CLEAN, DEFAULT_LAYOUT, read_layout
 from qreg_yolo.metrics.robustness import Number, Values, map_delta, mean_over
 from qreg_yolo.quant.spec import FLOAT_BITS
-from qreg_yolo.suggest import did_you_mean
 from qreg_yolo.terminal import Progress, no_progress
 
 

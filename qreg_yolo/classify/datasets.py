@@ -12,9 +12,8 @@ from qreg_yolo.config.classification import DATA, ClassifyOptions
 from qreg_yolo.datasets.cifar import OFFICIAL, read_cifar
 from qreg_yolo.datasets.classes import ClassesError, rows_by_name
 from qreg_yolo.datasets.demo.patterns import demo_set
-from qreg_yolo.errors import FileAccessError
+from qreg_yolo.errors import FileAccessError, did_you_mean
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.suggest import did_you_mean
 
 
 def splits(data: str) -> tuple[str, str]:

@@ -17,10 +17,10 @@ from qreg_yolo.classify.models import is_import_path
 from qreg_yolo.classify.train import Run, build_optimizer, fit
 from qreg_yolo.errors import FileAccessError
 from qreg_yolo.io import files
-from qreg_yolo.io.folders import what_is_kept
+from qreg_yolo.io.files import what_is_kept
+from qreg_yolo.io.locks import FolderLock, terminable
 from qreg_yolo.quant.report import model_size, plan_summary
 from qreg_yolo.training.finite import NonFiniteError
-from qreg_yolo.training.guard import FolderLock, terminable
 
 LAST = "last.safetensors"
 
@@ -46,7 +46,7 @@ def execute(run: Run, description: Description, folder: Path) -> RunResult:
         OSError: A checkpoint could not be written; the one before is intact.
     """
     last = folder / "weights" / LAST
-    lock, events = FolderLock(), outputs.tensorboard(folder) if run.processes.is_first else None
+    events = outputs.tensorboard(folder) if run.processes.is_first else None
     line = outputs.ProgressLine(run.batch, quiet=not run.processes.is_first)
     optimizer = build_optimizer(run.config, run.model)
     _restore(optimizer, run.progress)
@@ -63,15 +63,13 @@ def execute(run: Run, description: Description, folder: Path) -> RunResult:
         if events is not None:
             events(row)
 
-    if run.processes.is_first:
-        lock.take(folder)
-        print(plan_summary(description.layers, description.skipped), flush=True)
-    try:
+    with FolderLock() as lock:
+        if run.processes.is_first:
+            lock.take(folder)
+            print(plan_summary(description.layers, description.skipped), flush=True)
         with terminable(), _resumable(last, description.model, quiet=not run.processes.is_first):
             fit(run, optimizer, on_epoch=on_epoch, on_step=line)
             return _finish(run, description, folder)
-    finally:
-        lock.release()
 
 
 def _restore(optimizer: torch.optim.Optimizer, progress: Progress) -> None:

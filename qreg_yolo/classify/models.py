@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qreg_yolo.errors import did_you_mean
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.suggest import did_you_mean
 
 Factory = Callable[[int], nn.Module]
 """Takes the number of classes, returns the network."""

@@ -17,7 +17,7 @@ from qreg_yolo.classify.network import edge_layers
 from qreg_yolo.classify.setup import prepare
 from qreg_yolo.datasets.sources import select_keys
 from qreg_yolo.io import records
-from qreg_yolo.io.folders import writable_project
+from qreg_yolo.io.files import writable_project
 from qreg_yolo.noise.jacobian import outputs_of
 from qreg_yolo.noise.perturbation import Task
 from qreg_yolo.noise.study import NoiseRequest, Plan, gradient_layers, report, study

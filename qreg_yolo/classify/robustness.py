@@ -29,7 +29,8 @@ from qreg_yolo.datasets.corrupted.pool import default_workers
 from qreg_yolo.datasets.corrupted.published import Published
 from qreg_yolo.datasets.sources import select_keys
 from qreg_yolo.io import records
-from qreg_yolo.io.folders import writable_project
+from qreg_yolo.io.files import writable_project
+from qreg_yolo.io.locks import FolderLock, terminable
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.metrics.conditions import Cell, cells_of
 from qreg_yolo.metrics.predictions import ACCURACIES, ImageAnswers, accuracy
@@ -38,7 +39,6 @@ from qreg_yolo.robustness.checks import check_corruptions, check_counts
 from qreg_yolo.robustness.journal import Journal
 from qreg_yolo.robustness.results import Values, conclude, finished, known_before, outstanding, summary
 from qreg_yolo.terminal import Progress, no_progress
-from qreg_yolo.training.guard import FolderLock, terminable
 
 PRESET = "cifar32"
 PUBLISHED = "published"
@@ -119,14 +119,9 @@ def measure(request: RobustnessRequest, progress: Progress = no_progress) -> Rob
     sources = {} if published is None else published.check(request.corruptions)
     folder = request.project / (data if request.name is None else request.name)
     out = Path(writable_project(folder, "folder with --out"))
-    lock = FolderLock()
-    lock.take(out)
-    try:
-        with terminable():
-            images = everything.subset(chosen)
-            return _Measurement(request, candidates, images, published, sources, out, device).run(progress)
-    finally:
-        lock.release()
+    with FolderLock().take(out), terminable():
+        images = everything.subset(chosen)
+        return _Measurement(request, candidates, images, published, sources, out, device).run(progress)
 
 
 def _check(request: RobustnessRequest) -> None:

@@ -10,8 +10,8 @@ import typer
 
 from qreg_yolo.cli.bar import bar
 from qreg_yolo.corrupt.spec import BENCHMARK_NAMES, NAMES
+from qreg_yolo.errors import did_you_mean
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.suggest import did_you_mean
 from qreg_yolo.terminal import no_progress
 
 if TYPE_CHECKING:

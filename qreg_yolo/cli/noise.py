@@ -74,7 +74,7 @@ def noise(
         report = _measure(weights, asked, own, {"imgsz": imgsz, "class_map": class_map})
     from qreg_yolo.analysis.gradients import compare_gradients
     from qreg_yolo.analysis.noise import FIGURE, REPORT, publish
-    from qreg_yolo.io.folders import new_folder
+    from qreg_yolo.io.files import new_folder
 
     folder = new_folder(Path(PROJECT).absolute(), "noise") if out is None else out
     text = publish(report, folder)

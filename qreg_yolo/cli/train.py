@@ -26,9 +26,9 @@ from qreg_yolo.config.checks import AMP_CHOICES
 from qreg_yolo.config.detection import RunConfig, resolve
 from qreg_yolo.config.key_values import parse_overrides
 from qreg_yolo.config.ultralytics_arguments import KINDS
+from qreg_yolo.errors import did_you_mean
 from qreg_yolo.io.resources import recipe_path
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.suggest import did_you_mean
 
 EXAMPLES = """\b
 Examples:

@@ -20,11 +20,10 @@ from qreg_yolo.config import sections
 from qreg_yolo.config.checks import AMP_CHOICES, check_bools, check_counts, check_number, check_texts
 from qreg_yolo.config.key_values import Kind, check_folder_name
 from qreg_yolo.config.sections import COMMAND_LINE, QUANT, Section
-from qreg_yolo.errors import InvalidValueError
+from qreg_yolo.errors import InvalidValueError, check_choice
 from qreg_yolo.io import strict_yaml
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.spec import QuantSpec
-from qreg_yolo.suggest import check_choice
 
 DATA: tuple[str, ...] = ("demo", "cifar10", "cifar100")
 AUGMENTATIONS: tuple[str, ...] = ("crop-flip", "none")

@@ -11,11 +11,10 @@ from qreg_yolo.config import sections
 from qreg_yolo.config.checks import check_bools, check_counts, check_number, check_texts
 from qreg_yolo.config.sections import COMMAND_LINE, QUANT, Section
 from qreg_yolo.config.ultralytics_keys import check_train
-from qreg_yolo.errors import InvalidValueError
+from qreg_yolo.errors import InvalidValueError, check_choice
 from qreg_yolo.io import strict_yaml
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.spec import QuantSpec
-from qreg_yolo.suggest import check_choice
 
 HEADS: tuple[str, ...] = ("anchor_free", "anchor")
 ACTIVATIONS: tuple[str, ...] = ("silu", "relu")

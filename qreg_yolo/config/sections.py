@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from qreg_yolo.config.ultralytics_keys import RESERVED, host_defaults, legal_keys
+from qreg_yolo.errors import did_you_mean
 from qreg_yolo.io import strict_yaml
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.spec import QuantSpec, spelled_out
-from qreg_yolo.suggest import did_you_mean
 
 COMMAND_LINE = "command line"
 

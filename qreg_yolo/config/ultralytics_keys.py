@@ -16,9 +16,9 @@ from typing import Any
 
 from qreg_yolo.config.key_values import Kind, describe
 from qreg_yolo.config.ultralytics_arguments import ARGUMENTS, Argument, Command
+from qreg_yolo.errors import did_you_mean
 from qreg_yolo.io import strict_yaml
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.suggest import did_you_mean
 
 _DEPRECATED = {"int8": "use --bits 8", "half": "use --bits for quantization, or amp= for mixed precision"}
 """Arguments that Ultralytics still takes but no longer lists -> what to use."""

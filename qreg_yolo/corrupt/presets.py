@@ -20,8 +20,7 @@ from qreg_yolo.corrupt.spec import (
     Snow,
     Spatter,
 )
-from qreg_yolo.errors import InvalidValueError
-from qreg_yolo.suggest import did_you_mean
+from qreg_yolo.errors import InvalidValueError, did_you_mean
 
 
 def _steps(stop: float, step: float) -> tuple[float, ...]:

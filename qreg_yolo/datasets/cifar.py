@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from qreg_yolo.datasets.sources import select_keys
 from qreg_yolo.errors import DataError, MissingFileError
-from qreg_yolo.io.pickled_values import PickleError
-from qreg_yolo.io.safe_pickle import load_pickle
+from qreg_yolo.io.pickles import PickleError, load_pickle
 
 SIZE = 32
 """Pixels of a side."""

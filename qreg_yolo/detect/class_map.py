@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qreg_yolo.datasets.classes import ClassesError, rows_by_name
+from qreg_yolo.errors import did_you_mean
 from qreg_yolo.io import strict_yaml
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.suggest import did_you_mean
 from qreg_yolo.training.tensor_file import WeightsError
 
 MAPS: dict[str, dict[str, str]] = {

@@ -14,10 +14,9 @@ from qreg_yolo.detect.facade import QuantYOLO
 from qreg_yolo.detect.preflight import check_arguments, check_classes
 from qreg_yolo.detect.quantization_config import head_kind
 from qreg_yolo.detect.validator import QuantDetectionValidator
-from qreg_yolo.errors import MissingFileError
-from qreg_yolo.io.folders import writable_project
+from qreg_yolo.errors import MissingFileError, did_you_mean
+from qreg_yolo.io.files import writable_project
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.suggest import did_you_mean
 from qreg_yolo.training.environment import use_threads
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")

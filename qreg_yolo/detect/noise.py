@@ -22,7 +22,7 @@ from qreg_yolo.detect.robust.images import ImageSet, read_images
 from qreg_yolo.detect.robust.models import Candidate, classes_of, load_candidates
 from qreg_yolo.detect.robust.views import CorruptedBatches, Corrupting, View
 from qreg_yolo.io import records
-from qreg_yolo.io.folders import writable_project
+from qreg_yolo.io.files import writable_project
 from qreg_yolo.metrics.conditions import CLEAN
 from qreg_yolo.noise.jacobian import Outputs, Weights, outputs_of
 from qreg_yolo.noise.perturbation import Task

@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from qreg_yolo.config.detection import HeadConfig
-from qreg_yolo.errors import InvalidTypeError, InvalidValueError
+from qreg_yolo.errors import InvalidTypeError, InvalidValueError, did_you_mean
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
-from qreg_yolo.suggest import did_you_mean
 
 KEY = "qreg"
 """The key in ``model.yaml`` and in the trainer's arguments."""

@@ -27,7 +27,8 @@ from qreg_yolo.detect.robust.models import Candidate, Judge, classes_of, load_ca
 from qreg_yolo.detect.robust.results import MEASURED, conclude
 from qreg_yolo.detect.robust.views import CorruptedBatches, Corrupting, View, ViewKey, load
 from qreg_yolo.io import records
-from qreg_yolo.io.folders import writable_project
+from qreg_yolo.io.files import writable_project
+from qreg_yolo.io.locks import FolderLock, terminable
 from qreg_yolo.metrics.conditions import Cell, cells_of
 from qreg_yolo.robustness import settings
 from qreg_yolo.robustness.checks import check_corruptions, check_counts
@@ -35,7 +36,6 @@ from qreg_yolo.robustness.journal import Journal
 from qreg_yolo.robustness.results import Values, finished, known_before, outstanding, summary
 from qreg_yolo.terminal import Progress, no_progress
 from qreg_yolo.training.environment import use_threads
-from qreg_yolo.training.guard import FolderLock, terminable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +108,8 @@ def measure(request: RobustnessRequest, progress: Progress = no_progress) -> Run
     for warning in (*warnings, *(f"Left out: {fault}" for fault in images.left_out)):
         LOGGER.warning(warning)
     out = Path(writable_project(request.out, "folder with --out"))
-    lock = FolderLock()
-    lock.take(out)
-    try:
-        with terminable():
-            return _Measurement(request, candidates, images, out, device).run(progress)
-    finally:
-        lock.release()
+    with FolderLock().take(out), terminable():
+        return _Measurement(request, candidates, images, out, device).run(progress)
 
 
 def _check(request: RobustnessRequest) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -18,7 +19,6 @@ from qreg_yolo.detect.checkpoint import ClassicWeights, Start, existing, load_st
 from qreg_yolo.detect.data_check import CheckedData, check_data, find_data
 from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.facade import QuantYOLO
-from qreg_yolo.detect.guard import RunLock, how_to_go_on
 from qreg_yolo.detect.precision import amp_hint, resolve_amp
 from qreg_yolo.detect.preflight import (
     check_arguments,
@@ -34,10 +34,10 @@ from qreg_yolo.detect.safetensors_checkpoint import save_safetensors
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from qreg_yolo.errors import FileAccessError
 from qreg_yolo.io import records
-from qreg_yolo.io.folders import writable_project
+from qreg_yolo.io.files import writable_project
+from qreg_yolo.io.locks import FolderLock, refuse_if_locked, terminable
 from qreg_yolo.quant.report import model_size, plan_summary
 from qreg_yolo.training.environment import use_threads
-from qreg_yolo.training.guard import refuse_if_running, terminable
 from qreg_yolo.training.tensor_file import SUFFIX
 
 _DEFAULTS: dict[str, Any] = {"optimizer": "SGD"}
@@ -89,7 +89,7 @@ def train(config: RunConfig) -> outputs.RunResult:
         },
     }
     if arguments.get("exist_ok"):
-        refuse_if_running(Path(project) / str(arguments["name"]))
+        refuse_if_locked(Path(project) / str(arguments["name"]))
     trainer = partial(QuantDetectionTrainer, start=start, scanned=data.labels)
     return _run(facade, trainer, arguments, data, config)
 
@@ -149,7 +149,7 @@ def resume(
     check_resumption(checkpoint, stored, arguments, request)
     check_arguments(arguments)
     folder = checkpoint.absolute().parent.parent  # the host would go on where the run was begun, even if it was moved
-    refuse_if_running(folder)
+    refuse_if_locked(folder)
     trained = stored["train_args"]
     data = check_data(find_data(str(trained["data"])), single_cls=bool(trained.get("single_cls")))
     check_names(facade.model, data, checkpoint)
@@ -167,17 +167,15 @@ def _run(
 ) -> outputs.RunResult:
     check_freeze(model.model, arguments.get("freeze"))
     check_classes(arguments.get("classes"), data.names)
-    lock = RunLock()
-    for event, callback in callbacks(config, lock, data.yaml.stem).items():
-        model.add_callback(event, callback)
-    try:
-        with terminable():
-            model.train(make_trainer, **arguments)
-    except (KeyboardInterrupt, SystemExit):
-        outputs.warn(how_to_go_on(model.trainer))
-        raise
-    finally:
-        lock.release()
+    with FolderLock() as lock:
+        for event, callback in callbacks(config, lock, data.yaml.stem).items():
+            model.add_callback(event, callback)
+        try:
+            with terminable():
+                model.train(make_trainer, **arguments)
+        except (KeyboardInterrupt, SystemExit):
+            outputs.warn(_how_to_resume(model.trainer))
+            raise
     trainer = model.trainer
     last = outputs.last_epoch(trainer.csv)
     best = trainer.metrics or model.ckpt["train_metrics"]  # with several GPUs a child process has the metrics
@@ -191,7 +189,15 @@ def _run(
     return outputs.RunResult(save_dir=trainer.save_dir, table=table)
 
 
-def callbacks(config: RunConfig | None, lock: RunLock, data: str) -> dict[str, Callable[[Any], None]]:
+def _how_to_resume(trainer: QuantDetectionTrainer | None) -> str:
+    """Returns the message after Ctrl-C or SIGTERM."""
+    last = getattr(trainer, "last", None)
+    if last is None or not last.is_file():
+        return "Interrupted before the first checkpoint: start again."
+    return f"Interrupted. Go on with: qreg-yolo train --resume {shlex.quote(str(last))}"
+
+
+def callbacks(config: RunConfig | None, lock: FolderLock, data: str) -> dict[str, Callable[[Any], None]]:
     """Returns what a run does beside training, by Ultralytics' event; with several GPUs a child process does it.
 
     Args:
@@ -200,6 +206,9 @@ def callbacks(config: RunConfig | None, lock: RunLock, data: str) -> dict[str, C
         data: Name of the data set, for the records.
     """
     command = records.provenance()["command"]
+
+    def take(trainer: QuantDetectionTrainer) -> None:
+        lock.take(trainer.save_dir)
 
     def describe(trainer: QuantDetectionTrainer) -> None:
         if RANK not in {-1, 0}:
@@ -225,7 +234,7 @@ def callbacks(config: RunConfig | None, lock: RunLock, data: str) -> dict[str, C
                 command=command,
             )
 
-    return {"on_pretrain_routine_start": lock, "on_pretrain_routine_end": describe, "on_train_end": record}
+    return {"on_pretrain_routine_start": take, "on_pretrain_routine_end": describe, "on_train_end": record}
 
 
 def _write_artefact(model: QuantYOLO) -> None:

@@ -41,7 +41,7 @@ from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, VAL_EVERY, Sect
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.errors import FileAccessError, InvalidValueError
 from qreg_yolo.io import files
-from qreg_yolo.io.folders import what_is_kept
+from qreg_yolo.io.files import what_is_kept
 from qreg_yolo.io.records import settings_text
 from qreg_yolo.quant.calibration import calibrate
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters

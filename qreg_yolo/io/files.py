@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, and what they hash to (standard library only)."""
+"""Atomic writes, hashes, links and folders of results (standard library only)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from qreg_yolo.errors import FileAccessError
+
+DEFAULT_PROJECT = "runs"
 _CHUNK = 1 << 20
 """Bytes read at a time when hashing."""
 
 
 def write_bytes(path: Path, data: bytes, *, scratch: Path | None = None) -> None:
-    """Writes a file atomically: a reader, or a crash at any moment, meets the old file or the whole new one.
+    """Writes a file atomically: a reader sees the old file or the whole new one, even after a crash.
 
     Args:
         path: The file; its folder has to exist.
@@ -41,7 +44,7 @@ def write_bytes(path: Path, data: bytes, *, scratch: Path | None = None) -> None
 
 
 def replace(source: Path, target: Path) -> None:
-    """Lets a finished file take another's place, durably: after a crash the target is the old or the whole new file.
+    """Moves a finished file over another, durably: after a crash the target is the old or the whole new file.
 
     Args:
         source: In the same folder as ``target``; gone afterwards.
@@ -59,7 +62,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> str:
-    """Puts a file in another place by the cheapest way that the file system has, and returns which.
+    """Links a file to another place, or copies it where links fail.
 
     Returns:
         "symbolic link", "hard link" or "copy".
@@ -87,6 +90,45 @@ def sha256(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def writable_project(project: object, option: str = "project=") -> str:
+    """Returns the project folder as an absolute path (Ultralytics would put a relative one elsewhere), made if absent.
+
+    Args:
+        project: As the user gave it; None or empty: `DEFAULT_PROJECT`.
+        option: The option that names another folder, for the error text.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    folder = Path(str(project or DEFAULT_PROJECT)).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise FileAccessError(
+            f"The folder '{folder}' cannot be written: {error.strerror}. Give another {option}."
+        ) from error
+    return str(folder)
+
+
+def new_folder(project: Path, name: str) -> Path:
+    """Makes ``project/name``, or the first of ``name-2``, ``name-3``, ... that does not exist yet; returns it."""
+    folder, number = project / name, 1
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = project / f"{name}-{number}"
+
+
+def what_is_kept(last: Path) -> str:
+    """Returns a sentence on the checkpoint that a stopped run leaves behind."""
+    return f"The last good checkpoint is '{last}'." if last.is_file() else "No epoch was finished."
 
 
 def _mode(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Measured numbers with their provenance: one row per number, in one long table that only grows."""
+"""Records: a table with one measured number per row, and its provenance."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
+from filelock import lock_descriptor
+
 from qreg_yolo import __version__
 from qreg_yolo.errors import FileAccessError, UserError
 
 if TYPE_CHECKING:
     import polars
-if sys.platform != "win32":
-    import fcntl
 
 FILE = "records.csv"
-"""What the table is called in every output folder."""
+"""Name of the table in every output folder."""
 TRACKS: tuple[str, ...] = ("detect", "classify")
 _VERSIONED = ("torch", "ultralytics", "numpy")
 _ADDED = ("evaluation",)
-"""Columns that tables of older versions lack: read as empty."""
+"""Columns that tables of older versions lack; they are read as empty."""
 
 
 class RecordsError(UserError, ValueError):
-    """A file that is no table of records, or a number without its provenance."""
+    """A file that is not a table of records, or a number without its provenance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +68,9 @@ class Record:
     split: str
     """`train` | `val` | `test`."""
     n_images: int
-    """Images the number rests on, counted where they were measured."""
+    """Number of images, counted where they were measured."""
     evaluation: str | None = None
-    """How they were measured, see `settings_text`: numbers compare only where it agrees. None: an older table."""
+    """Settings of the measurement (`settings_text`): only numbers with equal ones compare. None: an older table."""
     preset: str | None = None
     """Constants of the corruptions; None: clean images."""
     corruption: str | None = None
@@ -78,7 +78,7 @@ class Record:
     severity: int | None = None
     """1..5; None: clean images."""
     metric: str
-    """What was measured, for example `map50_95`."""
+    """For example `map50_95`."""
     value: float
     """The number, in `unit`; may be nan where it is undefined."""
     unit: str
@@ -88,9 +88,9 @@ class Record:
     command: str
     """The command line."""
     versions: str
-    """`name=version` of what computed it, separated by spaces."""
+    """`name=version` of the packages that computed it, separated by spaces."""
     time: str
-    """When it was measured: UTC, ISO 8601."""
+    """Time of the measurement: UTC, ISO 8601."""
 
     def __post_init__(self) -> None:
         for name, types in _TYPES.items():
@@ -104,17 +104,12 @@ class Record:
             raise RecordsError(f"track={self.track!r} is not one of: {', '.join(TRACKS)}.")
 
 
-def _plain_types() -> dict[str, tuple[type, ...]]:
-    plain: dict[str, tuple[type, ...]] = {}
-    for name, hint in typing.get_type_hints(Record).items():
-        arguments = typing.get_args(hint) or (hint,)
-        plain[name] = (str,) if typing.get_origin(hint) is Literal else arguments
-    return plain
-
-
 COLUMNS: tuple[str, ...] = tuple(f.name for f in fields(Record))
 """The columns of the table, in order."""
-_TYPES = _plain_types()
+_TYPES: dict[str, tuple[type, ...]] = {
+    name: (str,) if typing.get_origin(hint) is Literal else typing.get_args(hint) or (hint,)
+    for name, hint in typing.get_type_hints(Record).items()
+}
 """Column -> the Python types of its cells."""
 
 
@@ -130,7 +125,7 @@ _HEADER = _csv_lines([COLUMNS])
 def append(path: Path, records: Iterable[Record]) -> None:
     """Appends rows to the table, all or none of them; the first call writes the header.
 
-    Writers on one machine wait for each other. A last line that an earlier crash left torn is dropped first.
+    Writers on one machine wait for each other. A torn last line of an earlier crash is dropped first.
 
     Args:
         path: The CSV file; its folder has to exist.
@@ -143,23 +138,17 @@ def append(path: Path, records: Iterable[Record]) -> None:
     rows = _csv_lines(astuple(record) for record in records)
     if not rows:
         return
-    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-    try:
-        if sys.platform != "win32":
-            fcntl.flock(handle, fcntl.LOCK_EX)  # closing the file releases it
-        with os.fdopen(os.dup(handle), "rb") as file:
-            size, end = os.fstat(handle).st_size, _intact_size(file, path, exact=True)
-        if end < size:
-            os.ftruncate(handle, end)
+    with path.open("ab+", buffering=0) as file:
+        lock_descriptor(file.fileno())  # closing the file releases it
+        end = _intact_size(file, path, exact=True)
+        file.truncate(end)
         data = rows if end else _HEADER + rows
-        if os.write(handle, data) != len(data):
-            os.ftruncate(handle, end)
+        if os.write(file.fileno(), data) != len(data):
+            file.truncate(end)
             raise FileAccessError(
                 f"{path}: the disk took only a part of {len(data)} bytes; nothing was appended. Free space."
             )
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        os.fsync(file.fileno())
 
 
 def read(path: Path) -> polars.DataFrame:
@@ -169,8 +158,8 @@ def read(path: Path) -> polars.DataFrame:
     version's table lacks are null; those that only it has follow the others.
 
     Raises:
-        RecordsError: A column is missing or stands twice, a line has more or fewer cells than the header, or a cell is
-            empty or unreadable that must not be.
+        RecordsError: A column is missing or occurs twice, a line has more or fewer cells than the header, or a required
+            cell is empty or unreadable.
     """
     import polars as pl
 
@@ -184,7 +173,7 @@ def read(path: Path) -> polars.DataFrame:
     try:
         table = pl.read_csv(io.BytesIO(data), schema_overrides=schema)
     except pl.exceptions.PolarsError as error:
-        raise RecordsError(f"{path} has a row that is no record: {error}. Correct or delete that row.") from error
+        raise RecordsError(f"{path} has a row that is not a record: {error}. Correct or delete that row.") from error
     missing = [pl.lit(None, schema[name]).alias(name) for name in _ADDED if name not in table.columns]
     table = table.with_columns(missing)
     table = table.select([*COLUMNS, *(name for name in table.columns if name not in COLUMNS)])
@@ -196,7 +185,7 @@ def read(path: Path) -> polars.DataFrame:
 
 
 def _check_cells(data: bytes, path: Path) -> None:
-    """Raises unless each line has as many cells as the header, whose columns are different ones."""
+    """Raises unless each line has as many cells as the header, and no column occurs twice."""
     lines = csv.reader(io.StringIO(data.decode("utf-8", errors="replace"), newline=""))
     header = next(lines)
     if twice := [name for name in header if header.count(name) > 1]:
@@ -210,7 +199,7 @@ def _check_cells(data: bytes, path: Path) -> None:
 
 
 def check_appendable(path: Path) -> None:
-    """Raises unless rows can be appended to the table, which need not exist yet.
+    """Raises unless rows can be appended to the table; it may be missing.
 
     Raises:
         RecordsError: It has other columns than this version's.
@@ -257,7 +246,7 @@ def settings_differences(one: str | None, other: str | None) -> list[str]:
 
 
 def provenance() -> dict[str, str]:
-    """Returns where a number comes from: the `Record` fields ``commit``, ``command``, ``versions`` and ``time``."""
+    """Returns the `Record` fields ``commit``, ``command``, ``versions`` and ``time``."""
     return {
         "commit": _commit(),
         "command": _command(),
@@ -274,12 +263,12 @@ def _command() -> str:
 
 
 def _intact_size(file: BinaryIO, path: Path, *, exact: bool) -> int:
-    """Returns how many bytes from the start are whole lines, having checked that the first is a header of ours.
+    """Returns the size of the whole lines in bytes, after checking that the first is our header.
 
     Args:
         file: The table, positioned anywhere.
         path: Its name, for the error text.
-        exact: Whether the columns have to be `COLUMNS` (to append), or only include them (to read).
+        exact: Whether the columns have to equal `COLUMNS` (to append), or only include them (to read).
     """
     file.seek(0)
     first = file.readline()
@@ -294,18 +283,13 @@ def _intact_size(file: BinaryIO, path: Path, *, exact: bool) -> int:
         )
     if exact and tuple(columns) != COLUMNS:
         raise RecordsError(f"{path} is a table of another version: it has other columns. Give a new path.")
-    size = end = file.seek(0, os.SEEK_END)
-    file.seek(size - 1)
-    if file.read(1) != b"\n":
-        file.seek(0)
-        end = file.read().rfind(b"\n") + 1
-    return end
+    return len(first) + file.read().rfind(b"\n") + 1
 
 
 def _commit() -> str:
     """Returns the commit of this checkout (``-dirty`` where edited), ``v<version>`` outside one, or ``unknown``."""
-    root = Path(__file__).parent.parent
-    if not (root / ".git").exists():  # installed: a repository further up is not ours
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():  # an installed package: a repository further up is not ours
         return f"v{__version__}"
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:

@@ -1,7 +1,6 @@
-"""The recipes and data descriptions that come with the package.
+"""Recipes and data YAMLs that come with the package.
 
-They stand in the top-level folders ``hyp/`` and ``data/`` of the source tree; the wheel carries them inside the
-package.
+The source tree has them in its top-level folders ``hyp/`` and ``data/``, the wheel inside the package.
 """
 
 from __future__ import annotations
@@ -9,8 +8,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from qreg_yolo.errors import MissingFileError
-from qreg_yolo.suggest import did_you_mean
+from qreg_yolo.errors import MissingFileError, did_you_mean
 
 
 def recipe_path(name: str) -> Path:
@@ -22,50 +20,39 @@ def recipe_path(name: str) -> Path:
     Raises:
         FileNotFoundError: No such recipe (the nearest is named) or file.
     """
-    return _find("hyp", name, "recipe")
+    return _find(name, recipe_names(), "hyp", "recipe")
 
 
 def data_path(name: str) -> Path:
-    """Returns the file that describes a data set.
-
-    Args:
-        name: A description of `data_names`, or the path of a YAML file (it ends in .yaml or .yml).
-
-    Raises:
-        FileNotFoundError: No such description (the nearest is named) or file.
-    """
-    return _find("data", name, "data set")
+    """Returns the data YAML of a data set: one of `data_names`, or the path of a YAML file; errors as `recipe_path`."""
+    return _find(name, data_names(), "data", "data set")
 
 
 def recipe_names() -> list[str]:
     """Returns the names that `recipe_path` knows, sorted."""
-    return _names("hyp")
+    return sorted(path.stem for path in _folder("hyp").glob("*.yaml"))
 
 
 def data_names() -> list[str]:
     """Returns the names that `data_path` knows, sorted."""
-    return _names("data")
+    return sorted(path.stem for path in _folder("data").glob("*.yaml"))
 
 
 def _folder(kind: str) -> Path:
-    """Returns the folder ``hyp`` or ``data``: inside the installed package, else beside it in the source tree."""
+    """Returns the folder ``hyp`` or ``data``: of the installed package, else of the source tree."""
     package = Path(str(files("qreg_yolo")))
     inside = package / "_resources" / kind
     return inside if inside.is_dir() else package.parent / kind
 
 
-def _names(kind: str) -> list[str]:
-    return sorted(path.stem for path in _folder(kind).glob("*.yaml"))
-
-
-def _find(kind: str, name: str, noun: str) -> Path:
-    names = _names(kind)
+def _find(name: str, names: list[str], kind: str, noun: str) -> Path:
     if name in names:
         return _folder(kind) / f"{name}.yaml"
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") and path.is_file():
+    is_yaml = path.suffix in (".yaml", ".yml")
+    if is_yaml and path.is_file():
         return path
     raise MissingFileError(
-        f"There is no {'file' if path.suffix in ('.yaml', '.yml') else noun} '{name}'.{did_you_mean(path.stem, names)} "
+        f"There is no {'file' if is_yaml else noun} '{name}'.{did_you_mean(path.stem, names)} "
         f"Give the path of a YAML file, or one of: {', '.join(names) or 'none'}."
     )

@@ -1,4 +1,4 @@
-"""The table of epochs, ``results.csv``, as Ultralytics, the YOLOv5 repository and ``classify train`` write it."""
+"""Reader of ``results.csv``, the table of epochs of Ultralytics, the YOLOv5 repository and ``classify train``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REMEDY = "Correct or delete that line."
 
 
 class ResultsError(UserError, ValueError):
-    """A file that is no table of epochs, or one whose rows do not fit its headings."""
+    """A file that is not a table of epochs, or one whose rows do not fit its headings."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ResultsTable:
         return [row[index] for row in self.rows]
 
     def last(self) -> dict[str, float]:
-        """Returns the last row (heading -> number), without what it does not record.
+        """Returns the last row (heading -> number) without its missing numbers.
 
         Raises:
             ResultsError: The table has no row.
@@ -55,15 +55,14 @@ class ResultsTable:
 
 
 def read_results(path: Path) -> ResultsTable:
-    """Reads a ``results.csv``; never a number under another heading than its own.
+    """Returns the table of a ``results.csv``, each number under its own heading or an error.
 
     Padding, quotes, blank lines, a byte order mark and any line end are accepted. Empty cells at the end of a line
-    count as missing. A last line without its line end that lacks something belongs to a run that is writing it, and is
-    left out.
+    count as missing. An incomplete last line without a line end is left out: a run is still writing it.
 
     Raises:
         FileNotFoundError: No such file.
-        ResultsError: The file is no such table, a heading stands twice, or a line does not fit the headings.
+        ResultsError: The file is not such a table, a heading occurs twice, or a line does not fit the headings.
     """
     if not path.exists():
         raise MissingFileError(f"{path} does not exist. Give the results.csv of a training run, or its folder.")
@@ -87,7 +86,7 @@ def read_results(path: Path) -> ResultsTable:
 
 
 def _lines(path: Path, text: str) -> list[tuple[int, list[str]]]:
-    """Returns (number of the line, its cells without padding) of each line that holds something."""
+    """Returns (number of the line, its cells without padding) of each line that is not blank."""
     found = []
     reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
     try:
@@ -98,7 +97,9 @@ def _lines(path: Path, text: str) -> list[tuple[int, list[str]]]:
             if cells:
                 found.append((reader.line_num, cells))
     except csv.Error as error:
-        raise ResultsError(f"{path}, line {reader.line_num} is no line of a CSV file ({error}). {_REMEDY}") from error
+        raise ResultsError(
+            f"{path}, line {reader.line_num} is not a line of a CSV file ({error}). {_REMEDY}"
+        ) from error
     return found
 
 
@@ -121,10 +122,10 @@ def _row(path: Path, line: int, headings: tuple[str, ...], cells: list[str]) -> 
         )
     for heading, cell in zip(headings, cells, strict=True):
         if cell and not _NUMBER.fullmatch(cell):
-            raise ResultsError(f"{path}, line {line} is no row of numbers ('{heading}' is {cell[:40]!r}). {_REMEDY}")
+            raise ResultsError(f"{path}, line {line} is not a row of numbers ('{heading}' is {cell[:40]!r}). {_REMEDY}")
     row = tuple(float(cell or "nan") for cell in cells)
     epoch = row[headings.index(EPOCH)]
     if not (epoch >= 0 and epoch.is_integer()):
         given = cells[headings.index(EPOCH)] or "empty"
-        raise ResultsError(f"{path}, line {line} has the epoch {given}, which is no whole number from 0. {_REMEDY}")
+        raise ResultsError(f"{path}, line {line} has the epoch {given}, which is not a whole number from 0. {_REMEDY}")
     return row

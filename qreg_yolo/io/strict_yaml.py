@@ -32,12 +32,12 @@ class ConfigError(UserError, ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe loader with the scalars above that refuses a key given twice."""
+    """Safe loader with the scalars above; a key given twice is an error."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own protocol
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Returns the mapping; raises where a key stands twice."""
+        """Returns the mapping; raises where a key is given twice."""
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -51,7 +51,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _TextLoader(_Loader):
-    """The same, but every scalar is the text that it is written as."""
+    """The same, but every scalar stays text."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
@@ -76,8 +76,8 @@ def loads(text: str, source: str, *, as_text: bool = False) -> Any:
 
     Args:
         text: The YAML text.
-        source: Where it comes from, for the error text.
-        as_text: Whether numbers, true, false and null stay the texts that they are written as.
+        source: Its file or option, for the error text.
+        as_text: Whether numbers, true, false and null stay text.
 
     Raises:
         ConfigError: Not YAML, a key given twice, or a tag that asks for a Python object.
@@ -99,7 +99,7 @@ def load(path: Path, *, as_text: bool = False) -> Any:
     """Returns the plain value of a YAML file; `as_text` as in `loads`.
 
     Raises:
-        ConfigError: Not readable, or whatever `loads` refuses.
+        ConfigError: It cannot be read, or `loads` refuses it.
     """
     try:
         text = path.read_text(encoding="utf-8")

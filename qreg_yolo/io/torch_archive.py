@@ -1,4 +1,4 @@
-"""Reads files of `torch.save` as data: nothing in them is executed, and torch is not needed."""
+"""Files of `torch.save` read as data: nothing in them is executed, and torch is not needed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qreg_yolo.io.pickled_values import PickleError, StoredTensor
-from qreg_yolo.io.safe_pickle import decode
+from qreg_yolo.io.pickles import PickleError, StoredTensor, decode
 
 
 class TorchArchive:
@@ -23,7 +22,7 @@ class TorchArchive:
 
     Raises:
         OSError: The file cannot be read.
-        PickleError: It is not such a file, or it is damaged.
+        PickleError: It is damaged, or not such a file.
     """
 
     content: Any
@@ -31,7 +30,7 @@ class TorchArchive:
     names: frozenset[str]
     """Full names of the classes and functions that the file refers to."""
     called: frozenset[str]
-    """Those that loading it with `torch.load` would call; the other classes would be revived only."""
+    """Those that `torch.load` would call; it would only revive the other classes."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
@@ -47,7 +46,7 @@ class TorchArchive:
             records = self._zip.namelist()
         except Exception as error:  # whatever the bytes make zipfile raise
             raise PickleError(
-                f"'{path}' is no file of torch.save: it is damaged, cut short, of another program, or older than "
+                f"'{path}' is not a file of torch.save: it is damaged, cut short, of another program, or older than "
                 "torch 1.6 (then load and save it once with a newer torch)."
             ) from error
         roots = [name[: -len("data.pkl")] for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -69,7 +68,7 @@ class TorchArchive:
         """Returns a tensor's values; bfloat16, which NumPy lacks, comes as float32.
 
         Raises:
-            PickleError: The values lie outside the file's record, or the record is damaged.
+            PickleError: The record is damaged, or too small for the values.
         """
         storage = tensor.storage
         element = np.dtype("<u2" if storage.dtype == "bfloat16" else storage.dtype)
@@ -80,7 +79,7 @@ class TorchArchive:
             )
         if not _fits(tensor):
             raise PickleError(f"A tensor of shape {list(tensor.shape)} exceeds its record of {storage.size} values.")
-        flat = np.frombuffer(raw, element) if raw else np.empty(0, element)
+        flat = np.frombuffer(raw, element)
         strides = [stride * element.itemsize for stride in tensor.stride]
         view = np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides, writeable=False)
         if storage.dtype != "bfloat16":
@@ -102,7 +101,7 @@ class TorchArchive:
 
 
 def _fits(tensor: StoredTensor) -> bool:
-    """Returns whether every value of a tensor lies in its record, and they are no more than the record holds."""
+    """Returns whether a tensor reads only values of its record, and at most as many as that holds."""
     if len(tensor.shape) != len(tensor.stride) or min((tensor.offset, *tensor.shape, *tensor.stride)) < 0:
         return False
     last = tensor.offset + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride, strict=True))

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from qreg_yolo.corrupt.spec import NAMES, SEVERITIES
-from qreg_yolo.errors import MissingFileError
+from qreg_yolo.errors import MissingFileError, did_you_mean
 from qreg_yolo.io.strict_yaml import ConfigError, load
 from qreg_yolo.metrics.errors import AnalysisError
-from qreg_yolo.suggest import did_you_mean
 
 CLEAN = "clean"
 """The cell of the images as they are; its severity is 0."""

@@ -9,10 +9,9 @@ from fnmatch import fnmatchcase
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from qreg_yolo.errors import InvalidValueError
+from qreg_yolo.errors import InvalidValueError, did_you_mean
 from qreg_yolo.quant.layers import QuantConv2d, QuantLayer, QuantLinear
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
-from qreg_yolo.suggest import did_you_mean
 
 _SWAPS: dict[type[nn.Module], type[QuantConv2d] | type[QuantLinear]] = {
     nn.Conv2d: QuantConv2d,

@@ -14,8 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from qreg_yolo.errors import InvalidTypeError, InvalidValueError
-from qreg_yolo.suggest import did_you_mean
+from qreg_yolo.errors import InvalidTypeError, InvalidValueError, did_you_mean
 
 Method = Literal["lsq", "lsq+", "pact", "dorefa"]
 METHODS: tuple[str, ...] = ("lsq", "lsq+", "pact", "dorefa")

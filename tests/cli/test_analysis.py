@@ -122,7 +122,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     text.write_text("epoch,val/box_loss\n")
     assert_refused(qreg_yolo("plot", "curves", text, "--out", "a.png"), 1, "holds no epoch yet")
     text.write_text("epoch,val/box_loss\nx,y\n1,2\n")
-    assert_refused(qreg_yolo("plot", "curves", text, "--out", "a.png"), 1, "line 2 is no row of numbers")
+    assert_refused(qreg_yolo("plot", "curves", text, "--out", "a.png"), 1, "line 2 is not a row of numbers")
     alone = write(tmp_path / "alone.csv", square(bits=4))
     assert_refused(qreg_yolo("table", alone), 1, "yolov5n-lsq-w4-s0 has no fp32 twin", "seed=0")
     wrong = write(tmp_path / "wrong.csv", [record("fog", 6)])

@@ -227,15 +227,11 @@ def test_two_processes_do_not_train_into_one_folder(cifar: Path, tmp_path: Path)
     patch = at_step(7, "os.kill(os.getpid(), signal.SIGKILL)")
     assert run_elsewhere(cifar, patch, "--project", tmp_path).code == -signal.SIGKILL
     folder = tmp_path / "with_norm-cifar10-lsq-w4a4-s0"
-    from qreg_yolo.training.guard import FolderLock
+    from qreg_yolo.io.locks import FolderLock
 
-    lock = FolderLock()
-    lock.take(folder)
-    try:
+    with FolderLock().take(folder):
         outcome = qreg_yolo("classify", "train", "--resume", folder / "weights" / "last.safetensors", "--model", NORMED)
-        assert_refused(outcome, 1, "Another process is writing into", str(folder))
-    finally:
-        lock.release()
+    assert_refused(outcome, 1, f"Another process ({os.getpid()}) is writing into", str(folder))
 
 
 @pytest.mark.parametrize("script", ["train_classifier.py", "eval_classifier.py"])

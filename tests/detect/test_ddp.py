@@ -14,8 +14,8 @@ from ultralytics.utils.dist import ddp_cleanup, generate_ddp_file
 from qreg_yolo.config.detection import resolve
 from qreg_yolo.detect import QuantDetectionTrainer
 from qreg_yolo.detect.checkpoint import load_weights
-from qreg_yolo.detect.guard import RunLock
 from qreg_yolo.detect.runs import callbacks
+from qreg_yolo.io.locks import FolderLock
 from qreg_yolo.quant import Quantizer, quantized_layers
 from tests.detect.conftest import SETTINGS
 
@@ -28,7 +28,7 @@ def test_the_child_keeps_settings_calibration_and_callbacks(tiny_data: Path, tmp
     settings = {**SETTINGS, "imgsz": 32, "epochs": 1, "project": str(tmp_path), "name": "run", "exist_ok": True}
     overrides = {"model": "yolov5n.yaml", "data": str(tiny_data), "pretrained": False, "qreg": request, **settings}
     trainer = QuantDetectionTrainer(overrides=overrides)
-    for event, callback in callbacks(config, RunLock(), "tiny").items():
+    for event, callback in callbacks(config, FolderLock(), "tiny").items():
         trainer.add_callback(event, callback)
     script = generate_ddp_file(trainer)
     try:

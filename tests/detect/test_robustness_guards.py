@@ -146,7 +146,7 @@ def _read_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("qreg_yolo.io.folders.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("qreg_yolo.io.files.tempfile.TemporaryFile", refuse)
     return folder
 
 

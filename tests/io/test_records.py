@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+import qreg_yolo
 from qreg_yolo.io import records
 from qreg_yolo.io.records import Record, RecordsError
 
@@ -173,7 +174,7 @@ def test_a_line_that_does_not_fit_the_header_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "message"), [(",map50_95,", ",,", "record 2 has no 'metric'"), (",100,", ",many,", "no record")]
+    ("old", "new", "message"), [(",map50_95,", ",,", "record 2 has no 'metric'"), (",100,", ",many,", "not a record")]
 )
 def test_a_damaged_row_is_an_error_that_names_it(tmp_path: Path, old: str, new: str, message: str) -> None:
     path = tmp_path / "r.csv"
@@ -270,17 +271,18 @@ def test_the_commit_is_that_of_the_packages_own_checkout_only(tmp_path: Path, mo
 
     package = tmp_path / "qreg_yolo"
     installed = tmp_path / ".venv" / "site-packages" / "qreg_yolo"
+    own = Path(records.__file__).relative_to(Path(qreg_yolo.__file__).parent)
     for folder in (package, installed):
-        folder.mkdir(parents=True)
-        (folder / "records.py").touch()
-    monkeypatch.setattr(records, "__file__", str(package / "records.py"))
+        (folder / own).parent.mkdir(parents=True)
+        (folder / own).touch()
+    monkeypatch.setattr(records, "__file__", str(package / own))
     git("init")
     assert records.provenance()["commit"] == "unknown"  # no commit yet
     git("add", "qreg_yolo")
     git("commit", "-m", "first")
     head = git("rev-parse", "HEAD")
     assert records.provenance()["commit"] == head
-    (package / "records.py").write_text("edited")
+    (package / own).write_text("edited")
     assert records.provenance()["commit"] == f"{head}-dirty"
-    monkeypatch.setattr(records, "__file__", str(installed / "records.py"))
+    monkeypatch.setattr(records, "__file__", str(installed / own))
     assert records.provenance()["commit"] == f"v{records.__version__}"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from qreg_yolo.io.pickled_values import PickleError, StoredTensor
+from qreg_yolo.io.pickles import PickleError, StoredTensor
 from qreg_yolo.io.torch_archive import TorchArchive
 from tests.test_imports import heavy_modules_loaded_by
 
@@ -78,9 +78,9 @@ def test_the_zip_files_below_are_refused_for_what_was_changed(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("data", "word"),
     [
-        (b"", "no file of torch.save"),
-        (b"hello", "no file of torch.save"),
-        (GOOD[: len(GOOD) // 2], "no file of torch.save"),
+        (b"", "not a file of torch.save"),
+        (b"hello", "not a file of torch.save"),
+        (GOOD[: len(GOOD) // 2], "not a file of torch.save"),
         (saved({"a": 1}, _use_new_zipfile_serialization=False), "newer torch"),
         (rezipped(GOOD, lambda name, data: None if name.endswith("data.pkl") else data), "0 data.pkl"),
         (rezipped(GOOD, lambda name, data: b"big" if name.endswith("byteorder") else data), "big-endian"),
@@ -117,4 +117,4 @@ def test_compressed_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_torch_is_not_needed() -> None:
-    assert heavy_modules_loaded_by("import qreg_yolo.io.safe_pickle, qreg_yolo.io.torch_archive") == ["numpy"]
+    assert heavy_modules_loaded_by("import qreg_yolo.io.torch_archive") == ["numpy"]

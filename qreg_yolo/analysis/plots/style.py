@@ -10,10 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from qreg_yolo.errors import MissingFileError
+from qreg_yolo.errors import MissingFileError, did_you_mean
 from qreg_yolo.io import files
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.suggest import did_you_mean
 
 COLUMN = 3.5
 """Width of one column of a two-column page, inches."""

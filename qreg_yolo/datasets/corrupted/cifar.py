@@ -26,6 +26,7 @@ from qreg_yolo.datasets.corrupted.request import Request, check_apart, settings_
 from qreg_yolo.datasets.corrupted.write import Approve, clear
 from qreg_yolo.datasets.sources import select_keys
 from qreg_yolo.io import files, records
+from qreg_yolo.io.locks import FolderInUseError, FolderLock
 from qreg_yolo.terminal import Progress, no_progress
 
 _CHUNK = 500
@@ -48,6 +49,7 @@ def write_cifar(
     Raises:
         DataError: A file of another content.
         SetsError: Another folder, other severities, or an ``out`` that cannot be used.
+        FolderInUseError: Another process is writing into ``out``.
     """
     if request.severities != SEVERITIES:
         raise SetsError(f"severities={request.severities}: CIFAR's published layout has all five. Leave them out.")
@@ -65,7 +67,7 @@ def write_cifar(
     approve(len(missing) * len(SEVERITIES) * test.images.nbytes)
     try:
         request.out.mkdir(parents=True, exist_ok=True)
-        with manifest.only_writer(request.out):
+        with FolderLock().take(request.out):
             manifest.check_unchanged(request.out, settings, known)
             clear(request.out / SCRATCH)
             manifest.write_settings(request.out, settings, records.provenance())
@@ -77,6 +79,8 @@ def write_cifar(
                     known[name] = Entry(name, source, _write_file(test, name, request, advance))
                     manifest.write_entries(request.out, known)
             clear(request.out / SCRATCH).rmdir()
+    except FolderInUseError:
+        raise
     except OSError as error:
         raise SetsError(
             f"'{request.out}' cannot be written: {error.strerror or error}. Make room or give another folder; the same "

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from qreg_yolo.errors import UserError
 from qreg_yolo.io import files
+from qreg_yolo.io.locks import LOCK, refuse_if_locked
 
-if sys.platform != "win32":
-    import fcntl
-
-MANIFEST, FILES, SCRATCH, LOCK = "manifest.json", "files.jsonl", ".partial", ".lock"
+MANIFEST, FILES, SCRATCH = "manifest.json", "files.jsonl", ".partial"
 LAYOUT = 1
 """Version of the layout."""
 
@@ -113,45 +109,19 @@ def append_entry(journal: BinaryIO, entry: Entry) -> None:
         raise
 
 
-@contextmanager
-def only_writer(out: Path) -> Iterator[None]:
-    """Keeps a second process from writing into the folder, by a lock on the file ``.lock`` in it.
-
-    The system gives the lock back when its process ends in whatever way: a file that a killed one left behind hinders
-    nobody. It holds the process's number, for the message.
-
-    Raises:
-        SetsError: There is one already.
-        OSError: The folder cannot be written.
-    """
-    if sys.platform == "win32":
-        yield
-        return
-    handle = _locked(out)
-    try:
-        os.ftruncate(handle, 0)
-        os.write(handle, b"%d\n" % os.getpid())
-        yield
-    finally:
-        with suppress(OSError):
-            (out / LOCK).unlink()
-        os.close(handle)  # and releases the lock
-
-
 def check_free(out: Path) -> None:
     """Raises where the folder cannot be written, or another process writes into it: before any work is done.
 
     Raises:
-        SetsError: One of the two.
+        SetsError: It cannot be written.
+        FolderInUseError: Another process is writing into it.
     """
     home = next(place for place in (out.absolute(), *out.absolute().parents) if place.exists())
     if not home.is_dir():
         raise SetsError(f"'{out}' cannot be written: '{home}' is a file. Give another folder.")
     if not os.access(home, os.W_OK | os.X_OK):
         raise SetsError(f"'{out}' cannot be written: '{home}' is read-only. Give another folder.")
-    if (out / LOCK).exists():
-        with only_writer(out):
-            pass
+    refuse_if_locked(out)
 
 
 def check_unchanged(out: Path, settings: Mapping[str, Any], known: Mapping[str, Entry]) -> None:
@@ -163,26 +133,6 @@ def check_unchanged(out: Path, settings: Mapping[str, Any], known: Mapping[str, 
     check_settings(out, settings)
     if read_entries(out) != known:
         raise SetsError(f"Another process has written into '{out}' meanwhile. Start the same command again.")
-
-
-def _locked(out: Path) -> int:
-    """Returns the lock file, open and locked."""
-    while True:
-        handle = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.exists(out / LOCK) and os.path.samestat(os.fstat(handle), os.stat(out / LOCK)):
-                return handle
-        except BlockingIOError:
-            number = os.read(handle, 20).decode(errors="replace").strip() or "unknown"
-            os.close(handle)
-            raise SetsError(
-                f"Another process ({number}) is writing into '{out}'. Wait for its end, or give another folder."
-            ) from None
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)  # its owner ended, and removed it, between the two calls
 
 
 def _line(entry: Entry) -> bytes:

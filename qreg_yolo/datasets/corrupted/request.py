@@ -18,8 +18,7 @@ from qreg_yolo.corrupt.presets import constants
 from qreg_yolo.datasets.corrupted.manifest import LAYOUT, SetsError
 from qreg_yolo.datasets.image_io import FORMATS
 from qreg_yolo.datasets.sources import ImageSource, SourceImage, select_images
-from qreg_yolo.errors import InvalidValueError
-from qreg_yolo.suggest import did_you_mean
+from qreg_yolo.errors import InvalidValueError, did_you_mean
 
 DEFAULT_QUALITY = 95
 """Of jpg."""

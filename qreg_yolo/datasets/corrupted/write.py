@@ -25,6 +25,7 @@ from qreg_yolo.datasets.corrupted.request import Request, check_apart, choose_im
 from qreg_yolo.datasets.image_io import look
 from qreg_yolo.datasets.sources import IMAGE_SUFFIXES, ImageSource
 from qreg_yolo.io import files, records, strict_yaml
+from qreg_yolo.io.locks import FolderInUseError, FolderLock
 from qreg_yolo.terminal import Progress, no_progress
 
 SHOWN = 10
@@ -71,6 +72,7 @@ def write_sets(
     Raises:
         SetsError: Images that cannot be used (without ``skip_bad``), a folder that holds something else or sets with
             other settings, or that cannot be written.
+        FolderInUseError: Another process is writing into the folder.
     """
     images = choose_images(source, request)
     check_apart(request.out, source.path, images.values())
@@ -88,12 +90,14 @@ def write_sets(
     approve(_estimate([task for task in tasks if not _is_recorded(task)], pixels))
     try:
         request.out.mkdir(parents=True, exist_ok=True)
-        with manifest.only_writer(request.out):
+        with FolderLock().take(request.out):
             manifest.check_unchanged(request.out, settings, known)
             clear(request.out / SCRATCH)
             manifest.write_settings(request.out, settings, records.provenance())
             entries = _write_images(tasks, request, known | bad, progress)
             yamls = _finish(source, request, {place: entries[place] for place in places})
+    except FolderInUseError:
+        raise
     except OSError as error:
         raise SetsError(
             f"'{request.out}' cannot be written: {error.strerror or error} ({error.filename or 'no file named'}). Make "

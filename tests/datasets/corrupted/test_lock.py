@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from qreg_yolo.datasets.corrupted.manifest import SetsError, only_writer
+from qreg_yolo.datasets.corrupted.manifest import SetsError
 from qreg_yolo.datasets.corrupted.write import write_sets
 from qreg_yolo.datasets.sources import read_source
-from tests import ROOT
+from qreg_yolo.io.locks import FolderInUseError, FolderLock
 from tests.datasets.corrupted.corrupted_helpers import contents, request, write_set
 
 
@@ -22,52 +19,29 @@ def yaml(tmp_path: Path) -> Path:
     return write_set(tmp_path / "set")
 
 
-HOLDER = """
-import sys, time
-from pathlib import Path
-from qreg_yolo.datasets.corrupted.manifest import only_writer
-with only_writer(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(120)
-"""
-
-
-@pytest.fixture
-def holder(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
-    """Yields a folder and another process that writes into it."""
-    pytest.importorskip("fcntl")
+def test_a_second_process_is_refused_before_it_does_anything(
+    yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    arguments = [sys.executable, "-c", HOLDER, str(out)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        yield out, process
-        process.kill()
-
-
-def test_a_second_process_is_refused_before_it_does_anything(
-    holder: tuple[Path, subprocess.Popen[str]], yaml: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, process = holder
-    monkeypatch.setattr("qreg_yolo.datasets.corrupted.write.look", lambda *_: pytest.fail("images were looked at"))
-    with pytest.raises(SetsError, match=rf"Another process \({process.pid}\) is writing into '{out}'\. Wait"):
-        write_sets(read_source(yaml), request(out), approve=lambda size: pytest.fail("asked"))
-    assert os.listdir(out) == [".lock"]
-
-
-def test_the_lock_of_a_killed_process_is_taken_over(
-    holder: tuple[Path, subprocess.Popen[str]], yaml: Path, tmp_path: Path
-) -> None:
-    out, process = holder
-    process.kill()
-    process.wait()
-    assert (out / ".lock").read_text() == f"{process.pid}\n"
+    with FolderLock().take(out):
+        with monkeypatch.context() as patch:
+            patch.setattr("qreg_yolo.datasets.corrupted.write.look", lambda *_: pytest.fail("images were looked at"))
+            with pytest.raises(FolderInUseError, match=rf"is writing into '{out}'\. Wait"):
+                write_sets(read_source(yaml), request(out), approve=lambda size: pytest.fail("asked"))
+        assert os.listdir(out) == [".lock"]
+    (out / ".lock").write_text("of a process that was killed\n")
     write_sets(read_source(yaml), request(out))
     write_sets(read_source(yaml), request(tmp_path / "other"))
     assert contents(out) == contents(tmp_path / "other")
     assert not (out / ".lock").exists()
+
+
+def test_a_process_that_starts_to_write_meanwhile_is_named(yaml: Path, tmp_path: Path) -> None:
+    out, lock = tmp_path / "out", FolderLock()
+    out.mkdir()
+    with lock, pytest.raises(FolderInUseError, match=r"^Another process"):
+        write_sets(read_source(yaml), request(out), approve=lambda size: lock.take(out))
 
 
 def test_what_another_process_wrote_meanwhile_is_noticed(yaml: Path, tmp_path: Path) -> None:
@@ -96,10 +70,3 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(
     with pytest.raises(SetsError, match=rf"cannot be written: '{tmp_path}' is read-only"):
         write_sets(read_source(yaml), request(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
-
-
-def test_only_one_process_writes(tmp_path: Path) -> None:
-    pytest.importorskip("fcntl")
-    with only_writer(tmp_path), pytest.raises(SetsError, match="Another process"), only_writer(tmp_path):
-        pass
-    assert os.listdir(tmp_path) == []

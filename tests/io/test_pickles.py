@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copyreg
 import os
 import pickle
+import tracemalloc
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,8 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qreg_yolo.io.pickled_values import Name, PickleError, Placeholder
-from qreg_yolo.io.safe_pickle import decode, load_pickle
+from qreg_yolo.io.pickles import Name, PickleError, Placeholder, decode, load_pickle
 from tests.io.checkpoint_factories import Evil
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -90,16 +91,7 @@ def test_pickles_of_python_2() -> None:
     assert found.keys() == {b"labels", b"words", b"data"}
     assert (found[b"labels"], found[b"words"]) == ([6, 9], b"\xe4b")
     assert np.array_equal(found[b"data"], np.array([[0, 1, 2], [253, 254, 255]], np.uint8))
-    assert load_pickle(PYTHON_2, encoding="latin1")["words"] == "äb"
-
-
-def test_a_batch_of_images_from_a_file(tmp_path: Path) -> None:
-    batch = {b"data": np.arange(20, dtype=np.uint8).reshape(2, 10), b"labels": [3, 1], b"filenames": [b"a.png", b"b"]}
-    path = tmp_path / "data_batch_1"
-    path.write_bytes(pickle.dumps(batch, protocol=2))
-    found = load_pickle(path)
-    assert np.array_equal(found.pop(b"data"), batch.pop(b"data"))
-    assert found == batch
+    assert decode(PYTHON_2, encoding="latin1").value["words"] == "äb"
 
 
 class Revived:
@@ -119,7 +111,7 @@ def test_nothing_is_executed(kind: Callable[[Path], Any], protocol: int, tmp_pat
     data = pickle.dumps({"here": kind(marker)}, protocol=protocol)
     found = load_pickle(data)["here"]
     assert isinstance(found, Placeholder)
-    assert found.name == ("tests.io.test_safe_pickle.Revived" if kind is Revived else f"{os.mkdir.__module__}.mkdir")
+    assert found.name == ("tests.io.test_pickles.Revived" if kind is Revived else f"{os.mkdir.__module__}.mkdir")
     assert not marker.exists()
     pickle.loads(data)
     assert marker.exists(), "the pickle was harmless: the test shows nothing"
@@ -157,6 +149,37 @@ def test_objects_keep_their_state_and_items() -> None:
     assert (items.name, items.children) == ("m.L", [1, 2])
     assert (pairs.name, pairs.children) == ("m.D", [(1, 2)])
     assert load_pickle(b"cm\nf\n.") == Name("m.f")
+
+
+def test_states_change_only_placeholders() -> None:
+    """Python would set the attributes of whatever object it is told to."""
+    state = b"}X\x04\x00\x00\x00nameX\x01\x00\x00\x00xsb"
+    assert load_pickle(b"cm\nf\n" + state + b".") == Name("m.f")
+    assert decode(b"ccollections\nOrderedDict\n" + state + b")R" + state + b".").called == {"collections.OrderedDict"}
+
+
+def test_extension_codes_are_refused_even_where_python_knows_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(copyreg._extension_cache, 1, os.mkdir)  # type: ignore[attr-defined]
+    path = str(tmp_path / "marker").encode()
+    data = b"\x82\x01X" + len(path).to_bytes(4, "little") + path + b"\x85R."
+    with pytest.raises(PickleError, match="extension code 1"):
+        load_pickle(data)
+    assert not (tmp_path / "marker").exists()
+    pickle.loads(data)
+    assert (tmp_path / "marker").exists(), "the pickle was harmless: the test shows nothing"
+
+
+def test_numbers_reserve_no_memory() -> None:
+    tracemalloc.start()
+    assert load_pickle(b"Nr\xff\xff\xff\xff.") is None  # the last place of the memo
+    for name, size in ((b"\x8e", 8), (b"\x8d", 8), (b"\x96", 8), (b"B", 4), (b"\x8b", 4)):  # bytes, text, a number
+        with pytest.raises(PickleError):
+            load_pickle(name + (2 ** (8 * size - 1) - 1).to_bytes(size, "little") + b"abc.")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_arrays_of_objects_stay_closed() -> None:
