@@ -39,7 +39,7 @@ from qreg_yolo.classify.train import Run, build_optimizer, train_epoch
 from qreg_yolo.config.classification import resolve
 from qreg_yolo.io.records import provenance
 from qreg_yolo.training.cpu import tune_cpu
-from qreg_yolo.training.precision import cpu_has_bf16
+from qreg_yolo.training.environment import cpu_has_bf16
 
 BATCH = 128
 PLAIN = "plain, {} workers"

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from qreg_yolo.detect.precision import in_bf16
 from qreg_yolo.io.records import provenance
-from qreg_yolo.training.precision import cpu_has_bf16
+from qreg_yolo.training.environment import cpu_has_bf16
 
 WAYS = ("fp32", "channels last", "bf16")
 

@@ -13,11 +13,18 @@ from numpy.typing import NDArray
 from qreg_yolo.analysis.measurements import Measurement
 from qreg_yolo.analysis.pairing import Pair
 from qreg_yolo.metrics import image_statistics
-from qreg_yolo.metrics.bootstrap import RESAMPLES, check_same_images, interval, resample_weights
+from qreg_yolo.metrics.bootstrap import (
+    RESAMPLED,
+    RESAMPLES,
+    check_same_images,
+    interval,
+    metric_values,
+    metrics_of,
+    resample_weights,
+)
 from qreg_yolo.metrics.errors import AnalysisError
 from qreg_yolo.metrics.image_statistics import PerImage
 from qreg_yolo.metrics.robustness import Number, Values
-from qreg_yolo.metrics.values import RESAMPLED, metric_values, metrics_of
 from qreg_yolo.terminal import Progress, no_progress
 
 _AGREE = 0.05

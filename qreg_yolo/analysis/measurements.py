@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from qreg_yolo.errors import MissingFileError, did_you_mean
 from qreg_yolo.io import records
 from qreg_yolo.io.strict_yaml import ConfigError
+from qreg_yolo.metrics.bootstrap import DEFAULT_METRICS
 from qreg_yolo.metrics.conditions import CLEAN, check_cell, check_severities
 from qreg_yolo.metrics.errors import AnalysisError
-from qreg_yolo.metrics.values import DEFAULT_METRICS
 
 if TYPE_CHECKING:
     import polars

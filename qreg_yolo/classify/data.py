@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qreg_yolo.datasets.cifar import LabelledImages
-from qreg_yolo.training.randomness import epoch_seed
+from qreg_yolo.training.environment import epoch_seed
 
 PADDING = 4
 """Black pixels around an image before it is cropped back to its size."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qreg_yolo.classify.data import ImageSet, evaluation_batches
-from qreg_yolo.training.precision import BF16
+from qreg_yolo.training.environment import BF16
 
 BATCH = 500
 """Images per forward pass."""

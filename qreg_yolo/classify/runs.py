@@ -15,7 +15,7 @@ from qreg_yolo.classify.checkpoint import Progress, load_classifier
 from qreg_yolo.classify.datasets import class_rows, load_measured, load_training
 from qreg_yolo.classify.evaluate import evaluate
 from qreg_yolo.classify.execute import RunResult, execute
-from qreg_yolo.classify.network import calibrate_network, clipping_warning
+from qreg_yolo.classify.network import PROBE_SIDE, calibrate_network, clipping_warning, probe
 from qreg_yolo.classify.processes import Processes, joined, say
 from qreg_yolo.classify.resumption import resumed_config
 from qreg_yolo.classify.setup import built, check_batch, placed, precision_on, prepare
@@ -23,6 +23,8 @@ from qreg_yolo.classify.train import Run
 from qreg_yolo.config.classification import ClassifyConfig
 from qreg_yolo.io.files import new_folder, writable_project
 from qreg_yolo.io.strict_yaml import ConfigError
+from qreg_yolo.quant.inspection import Inspection, one_thread
+from qreg_yolo.quant.report import count_macs, layer_reports, model_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,3 +163,26 @@ def run_name(config: ClassifyConfig) -> str:
         return config.train.name
     model = config.run.model.rpartition(":")[2]
     return f"{model}-{config.run.data}-{config.quant.label}-s{config.run.seed}"
+
+
+def inspect_classifier(path: Path, model: str | None = None) -> Inspection:
+    """Returns what a classifier's checkpoint is made of; MACs per image of 32 pixels.
+
+    Args:
+        path: A file of `save_classifier`.
+        model: As in `load_classifier`.
+
+    Raises:
+        FileNotFoundError, WeightsError, ConfigError: As `load_classifier`.
+    """
+    with one_thread():
+        network, description, _ = load_classifier(path, model)
+        pair = count_macs(network, lambda: probe(network))
+        macs = {name: count // 2 for name, count in pair.items()}  # `probe` runs two images
+        return Inspection(
+            weights=str(path),
+            label=description.spec.label,
+            imgsz=PROBE_SIDE,
+            layers=layer_reports(network, macs),
+            size=model_size(network),
+        )

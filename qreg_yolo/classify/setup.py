@@ -16,8 +16,7 @@ from qreg_yolo.classify.train import Run
 from qreg_yolo.config.classification import ClassifyConfig
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.training.cpu import tune_cpu
-from qreg_yolo.training.environment import THREADS_VARIABLE, requested_threads, use_threads
-from qreg_yolo.training.precision import BF16, FP32, cpu_has_bf16
+from qreg_yolo.training.environment import BF16, FP32, THREADS_VARIABLE, cpu_has_bf16, requested_threads, use_threads
 from qreg_yolo.training.tensor_file import fill
 
 

@@ -20,8 +20,8 @@ from qreg_yolo.quant.convert import quantized_layers
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
 from qreg_yolo.quant.report import level_distance
 from qreg_yolo.quant.weight_noise import noise_columns
+from qreg_yolo.training.environment import epoch_seed
 from qreg_yolo.training.finite import NonFiniteError, diagnosis, norm_is_finite
-from qreg_yolo.training.randomness import epoch_seed
 
 Step = Callable[[int, int, int], None]
 """Told after each step: epoch (from 1), steps done, steps of the epoch."""

@@ -7,9 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qreg_yolo.cli.offline import prepare_host
-from qreg_yolo.cli.own_code import find_own_code
-from qreg_yolo.cli.quantizing import (
+from qreg_yolo.cli.options import (
     ActBits,
     Amp,
     Bits,
@@ -23,6 +21,7 @@ from qreg_yolo.cli.quantizing import (
     WeightOnly,
     edge,
 )
+from qreg_yolo.cli.process import find_own_code, prepare_host
 from qreg_yolo.io.resources import recipe_path
 from qreg_yolo.io.strict_yaml import ConfigError
 

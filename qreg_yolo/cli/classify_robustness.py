@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
-from qreg_yolo.cli.bar import rate_bar
 from qreg_yolo.cli.classify import Data, DataDir, Device, Download, NoVerify, Threads, fetch
 from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
-from qreg_yolo.cli.offline import prepare_host
-from qreg_yolo.cli.own_code import find_own_code
+from qreg_yolo.cli.process import find_own_code, prepare_host, rate_bar
 from qreg_yolo.cli.robustness import output_folder, parted
 
 EXAMPLES = """\b

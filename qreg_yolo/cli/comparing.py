@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qreg_yolo.cli.bar import bar
+from qreg_yolo.cli.process import bar
 from qreg_yolo.corrupt.spec import BENCHMARK_NAMES, NAMES
 from qreg_yolo.errors import did_you_mean
 from qreg_yolo.io.strict_yaml import ConfigError

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from qreg_yolo.cli.bar import bar
 from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
+from qreg_yolo.cli.process import bar
 from qreg_yolo.io.resources import data_path
 from qreg_yolo.io.strict_yaml import ConfigError
 

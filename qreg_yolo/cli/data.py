@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qreg_yolo.cli.bar import bar
-from qreg_yolo.cli.offline import prepare_host
+from qreg_yolo.cli.process import bar, prepare_host
 
 EXAMPLES = """\b
 Examples:

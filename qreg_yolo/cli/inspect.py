@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qreg_yolo.cli.offline import prepare_host
-from qreg_yolo.cli.own_code import find_own_code
+from qreg_yolo.cli.process import find_own_code, prepare_host
 from qreg_yolo.io.strict_yaml import ConfigError
 
 if TYPE_CHECKING:
@@ -40,12 +39,12 @@ def _report(weights: Path, model: str | None) -> Inspection:
     from qreg_yolo.classify.checkpoint import is_classifier
 
     if is_classifier(weights):
-        from qreg_yolo.classify.inspection import inspect_classifier
+        from qreg_yolo.classify.runs import inspect_classifier
 
         find_own_code(model or "")
         return inspect_classifier(weights, model)
     if model is not None:
         raise ConfigError(f"--model goes with a classifier, and '{weights}' is none. Drop it.")
-    from qreg_yolo.detect.inspection import inspect_weights
+    from qreg_yolo.detect.evaluate import inspect_weights
 
     return inspect_weights(weights)

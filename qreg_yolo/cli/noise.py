@@ -11,11 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from qreg_yolo.cli.bar import bar
 from qreg_yolo.cli.classify import DataDir, Device, NoVerify, Threads
-from qreg_yolo.cli.offline import prepare_host
-from qreg_yolo.cli.own_code import find_own_code
-from qreg_yolo.cli.quantizing import EdgeBits, PerChannel, edge
+from qreg_yolo.cli.options import EdgeBits, PerChannel, edge
+from qreg_yolo.cli.process import bar, find_own_code, prepare_host
 from qreg_yolo.config.sections import COMMAND_LINE, named
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.noise.sweep import Sweep

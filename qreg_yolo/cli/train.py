@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qreg_yolo.cli.offline import prepare_host
-from qreg_yolo.cli.quantizing import (
+from qreg_yolo.cli.options import (
     ActBits,
     Amp,
     Bits,
@@ -22,6 +21,7 @@ from qreg_yolo.cli.quantizing import (
     WeightOnly,
     edge,
 )
+from qreg_yolo.cli.process import prepare_host
 from qreg_yolo.config.checks import AMP_CHOICES
 from qreg_yolo.config.detection import RunConfig, resolve
 from qreg_yolo.config.key_values import parse_overrides

@@ -10,8 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from qreg_yolo.corrupt.draws import Draws, FloatImage, Image
-from qreg_yolo.corrupt.levels import to_uint8
+from qreg_yolo.corrupt.draws import Draws, FloatImage, Image, to_uint8
 from qreg_yolo.corrupt.spec import Defocus, Glass, Motion
 
 Index: TypeAlias = npt.NDArray[np.intp]

@@ -14,8 +14,7 @@ import numpy.typing as npt
 from PIL import Image as PILImage
 
 from qreg_yolo.corrupt.blur import smooth
-from qreg_yolo.corrupt.draws import Draws, FloatImage, Image
-from qreg_yolo.corrupt.levels import to_uint8
+from qreg_yolo.corrupt.draws import Draws, FloatImage, Image, to_uint8
 from qreg_yolo.corrupt.spec import Elastic, Pixelate, Saturate
 
 

@@ -14,9 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from qreg_yolo.corrupt.draws import Draws, Image, draws_for
-from qreg_yolo.corrupt.levels import to_uint8
-from qreg_yolo.corrupt.plasma import plasma
+from qreg_yolo.corrupt.draws import Draws, FloatImage, Image, draws_for, to_uint8
 from qreg_yolo.errors import InvalidValueError, MissingFileError
 
 _DISTRIBUTIONS = ("imagecorruptions-imaug", "imagecorruptions", "torch-uncertainty-assets")
@@ -160,3 +158,39 @@ def _read(path: Path) -> Image:
             f"The frost overlay {path} cannot be decoded: remove it or replace it by a .png or .jpg."
         )
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def plasma(side: int, decay: float, rng: Draws) -> FloatImage:
+    """Returns a fractal field, `(side, side)` float32, scaled to 0..1 over the whole map.
+
+    Each level fills in the midpoints with the mean of four neighbours plus ``a * U(-a, a)``: the amplitude enters twice
+    (as in the original), so it falls by ``decay^2`` per level.
+
+    Args:
+        side: A power of two, px.
+        decay: What ``a``, 100 at first, is divided by from level to level.
+        rng: Three uniform fields per level: squares, then the two sets of diamonds.
+    """
+    field = np.zeros((side, side), np.float32)
+    step, amplitude = side, 100.0
+    while step >= 2:
+        half = step // 2
+        corners = field[::step, ::step]
+        across = corners + np.roll(corners, -1, axis=1)
+        down = corners + np.roll(corners, -1, axis=0)
+        centres = _midpoints(across + np.roll(across, -1, axis=0), amplitude, rng)
+        field[half::step, half::step] = centres
+        field[::step, half::step] = _midpoints(across + centres + np.roll(centres, 1, axis=0), amplitude, rng)
+        field[half::step, ::step] = _midpoints(down + centres + np.roll(centres, 1, axis=1), amplitude, rng)
+        step, amplitude = half, amplitude / decay
+    field -= field.min()
+    field /= field.max()
+    return field
+
+
+def _midpoints(total: FloatImage, amplitude: float, rng: Draws) -> FloatImage:
+    """Returns a quarter of the sum of four neighbours, displaced."""
+    displaced = rng.uniform(-amplitude, amplitude, total.shape)
+    displaced *= np.float32(amplitude)
+    displaced += total * np.float32(0.25)
+    return displaced

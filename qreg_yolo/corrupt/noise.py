@@ -7,8 +7,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from qreg_yolo.corrupt.draws import Draws, Image
-from qreg_yolo.corrupt.levels import to_uint8
+from qreg_yolo.corrupt.draws import Draws, Image, to_uint8
 
 _LEVELS = 1 << 16
 

@@ -6,10 +6,8 @@ import cv2
 import numpy as np
 
 from qreg_yolo.corrupt.blur import blur_along, smooth, zoom_window
-from qreg_yolo.corrupt.draws import Draws, FloatImage, Image
-from qreg_yolo.corrupt.frost import load_overlays
-from qreg_yolo.corrupt.levels import to_uint8
-from qreg_yolo.corrupt.plasma import plasma
+from qreg_yolo.corrupt.draws import Draws, FloatImage, Image, to_uint8
+from qreg_yolo.corrupt.frost import load_overlays, plasma
 from qreg_yolo.corrupt.spec import Fog, Frost, Snow, Spatter
 
 _WATER = (175.0, 238.0, 238.0)

@@ -5,18 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from qreg_yolo.datasets.classes import class_names
 from qreg_yolo.detect import outputs
-from qreg_yolo.detect.checkpoint import existing, quantization_warning
+from qreg_yolo.detect.checkpoint import existing, load_weights, quantization_warning
 from qreg_yolo.detect.class_map import ClassMap, class_map, match_classes
 from qreg_yolo.detect.data_check import CheckedData, check_data, find_data
 from qreg_yolo.detect.facade import QuantYOLO
+from qreg_yolo.detect.policy import spare_layers
 from qreg_yolo.detect.preflight import check_arguments, check_classes
-from qreg_yolo.detect.quantization_config import head_kind
+from qreg_yolo.detect.quantization_config import Section, head_kind
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.errors import MissingFileError, did_you_mean
 from qreg_yolo.io.files import writable_project
 from qreg_yolo.io.strict_yaml import ConfigError
+from qreg_yolo.quant.inspection import Inspection, one_thread
+from qreg_yolo.quant.report import count_macs, layer_reports, model_size
 from qreg_yolo.training.environment import use_threads
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
@@ -127,3 +132,30 @@ def predict(weights: Path, source: str, arguments: dict[str, Any], threads: int 
     except FileNotFoundError as error:  # Ultralytics found nothing, or not what the pattern names
         raise MissingFileError(str(error)) from error
     return outputs.RunResult(save_dir=save_dir, table=f"{boxes} detections on {images} images\nResults: {save_dir}")
+
+
+def inspect_weights(path: Path) -> Inspection:
+    """Returns what a checkpoint is made of; MACs at the image size it was trained at.
+
+    Raises:
+        FileNotFoundError, WeightsError: No readable checkpoint.
+    """
+    with one_thread():
+        return _inspect(path)
+
+
+def _inspect(path: Path) -> Inspection:
+    model, checkpoint = load_weights(path)
+    imgsz = int(checkpoint.get("train_args", {}).get("imgsz") or 640)
+    section = Section.read(model.yaml)
+    image = torch.zeros(1, int(model.yaml.get("channels", 3)), imgsz, imgsz)
+    macs = count_macs(model, lambda: model(image))
+    return Inspection(
+        weights=str(path),
+        label=section.spec.label if section else "fp32",
+        imgsz=imgsz,
+        layers=layer_reports(model, macs),
+        size=model_size(model),
+        spare_layers=spare_layers(model),
+        warning=quantization_warning(model),
+    )

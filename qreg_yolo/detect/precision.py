@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qreg_yolo.detect.quantization_config import KEY
-from qreg_yolo.training.precision import BF16, FP16, FP32, cpu_has_bf16
+from qreg_yolo.training.environment import BF16, FP16, FP32, cpu_has_bf16
 
 
 def on_cpu(device: object) -> bool:

@@ -24,7 +24,7 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils.torch_utils import unwrap_model
 
 from qreg_yolo.io import files
-from qreg_yolo.training.randomness import epoch_seed
+from qreg_yolo.training.environment import epoch_seed
 
 VERSION = 1
 NAME = "last.resume.pt"

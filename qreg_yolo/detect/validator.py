@@ -18,7 +18,7 @@ from qreg_yolo.detect.compat import restore_threads
 from qreg_yolo.detect.dataset import DetectionDataset, Label, build_dataset
 from qreg_yolo.io.records import settings_text
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.training.precision import FP16, FP32
+from qreg_yolo.training.environment import FP16, FP32
 
 _NMS_SECONDS, _NMS_SECONDS_PER_IMAGE = 2.0, 0.05
 """The host's NMS stops when a batch has taken longer than their sum, whatever is left."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qreg_yolo.metrics.image_statistics import THRESHOLDS, ImageStatistics
-from qreg_yolo.metrics.whole_numbers import whole_product
+from qreg_yolo.metrics.predictions import whole_product
 
 METRICS: dict[str, tuple[int, ...]] = {"map50": (0,), "map50_95": tuple(range(THRESHOLDS))}
 """Metric of the records -> the IoU thresholds that it is the mean over."""

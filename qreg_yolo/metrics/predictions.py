@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qreg_yolo.metrics.errors import AnalysisError
-from qreg_yolo.metrics.whole_numbers import whole_product
 
 ACCURACIES: tuple[str, ...] = ("accuracy_top1",)
 """Metrics of the records that these give."""
@@ -59,3 +58,24 @@ def accuracy(
     right = whole_product(answers.correct, weights, int(total.max(initial=0)))
     share: NDArray[np.float64] = right.astype(np.float64) / np.maximum(total, 1)
     return share
+
+
+_EXACT_FLOAT32 = 1 << 24
+"""Whole numbers up to here are exact in float32, whose matrix product takes half the time."""
+
+
+def whole_product(
+    left: NDArray[np.integer[Any] | np.bool_], right: NDArray[np.integer[Any] | np.bool_], largest: int
+) -> NDArray[np.floating[Any]]:
+    """Returns ``left @ right`` for counts, exactly, as float32 or float64.
+
+    Args:
+        left: `(..., inner)`: whole numbers, 0 or more.
+        right: `(inner, columns)`: likewise.
+        largest: A bound of every entry of the product; below 2**24 it is computed in float32.
+    """
+    exact = np.float32 if largest < _EXACT_FLOAT32 else np.float64
+    # Some of OpenBLAS' kernels compute in lanes that they never store, and leave "invalid" raised (numpy issue 24067).
+    with np.errstate(invalid="ignore"):
+        product: NDArray[np.floating[Any]] = left.astype(exact) @ right.astype(exact)
+    return product

@@ -1,14 +1,15 @@
-"""What a run runs on: CPU threads, device, platform, versions."""
+"""Circumstances of a run: CPU threads, arithmetic, seeds of epochs, and the environment that is recorded."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
+import re
 from pathlib import Path
 
 import torch
 
-from qreg_yolo.errors import InvalidValueError
 from qreg_yolo.io import records
 from qreg_yolo.io.strict_yaml import ConfigError
 
@@ -21,7 +22,7 @@ def requested_threads() -> int:
     text = os.environ.get(THREADS_VARIABLE, "")
     if text:
         if not text.isdecimal() or int(text) < 1:
-            raise InvalidValueError(f"{THREADS_VARIABLE}={text!r} is not a whole number of at least 1.")
+            raise ConfigError(f"{THREADS_VARIABLE}={text!r} is not a whole number of at least 1.")
         return int(text)
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -35,10 +36,7 @@ def use_threads(threads: int | None) -> None:
     """
     if threads is not None:
         os.environ[THREADS_VARIABLE] = str(threads)
-    try:
-        requested_threads()
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    requested_threads()
 
 
 def environment(device: torch.device) -> dict[str, object]:
@@ -56,3 +54,23 @@ def _cpu() -> str:
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+
+
+FP32, BF16, FP16 = "fp32", "bf16", "fp16"
+"""Values of a record's ``precision``."""
+_FLAGS = re.compile(r"\b(avx512_bf16|amx_bf16)\b")
+
+
+def cpu_has_bf16() -> bool:
+    """Returns whether this CPU multiplies bfloat16 in hardware (AVX512-BF16, AMX); elsewhere it is emulated, slowly."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        return _FLAGS.search(info.read_text(encoding="utf-8", errors="replace")) is not None
+    asks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(ask is not None and ask() for ask in asks)
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Returns 63 bits; those of neighbouring seeds and epochs have nothing in common."""
+    digest = hashlib.sha256(f"qreg-yolo {seed} {epoch}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

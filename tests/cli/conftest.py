@@ -34,13 +34,13 @@ class Outcome:
 
 def qreg_yolo(*arguments: object) -> Outcome:
     """Runs the command line in this process and puts back what it changes in it."""
-    from qreg_yolo.cli import main, offline
+    from qreg_yolo.cli import main, process
 
     out, err = io.StringIO(), io.StringIO()
     with mock.patch.dict(os.environ), redirect_stdout(out), redirect_stderr(err), host_log() as log:
         with pytest.raises(SystemExit) as end:
             main([str(argument) for argument in arguments])
-        offline._state["refuse"] = False
+        process._state["refuse"] = False
     assert isinstance(end.value.code, int)
     return Outcome(end.value.code, out.getvalue(), err.getvalue(), log.getvalue())
 

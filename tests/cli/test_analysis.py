@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qreg_yolo.cli import comparing
-from qreg_yolo.cli.bar import bar
+from qreg_yolo.cli.process import bar
 from qreg_yolo.terminal import no_progress
 from tests import ROOT
 from tests.analysis.synthetic_records import record, square, write, write_study

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qreg_yolo.cli import data as command
-from qreg_yolo.cli import offline
+from qreg_yolo.cli import process
 from qreg_yolo.datasets.voc import download
 from qreg_yolo.detect.data_check import check_data
 from qreg_yolo.io import files, records
@@ -126,7 +126,7 @@ def test_the_process_stays_off_the_network_without_download(
     options: list[str], kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []
-    original = offline.prepare_host
+    original = process.prepare_host
     monkeypatch.setattr(
         command, "prepare_host", lambda *, online, **more: (asked.append(online), original(online=online, **more))
     )

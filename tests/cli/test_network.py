@@ -12,7 +12,7 @@ from tests import ROOT
 PROGRAM = """
 import socket, sys
 from contextlib import closing
-from qreg_yolo.cli.offline import prepare_host
+from qreg_yolo.cli.process import prepare_host
 
 def outcome(call):
     try:

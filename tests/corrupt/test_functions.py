@@ -10,7 +10,7 @@ import pytest
 
 from qreg_yolo.corrupt import FrostOverlays, blur, constants, draws_for, noise, weather
 from qreg_yolo.corrupt.draws import Draws
-from qreg_yolo.corrupt.plasma import plasma
+from qreg_yolo.corrupt.frost import plasma
 from qreg_yolo.corrupt.spec import Defocus, Fog, Glass, Motion, Snow, Spatter
 from tests.corrupt.synthetic_images import blocks, gradient
 

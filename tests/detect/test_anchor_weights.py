@@ -12,8 +12,7 @@ from torch import Tensor
 
 from qreg_yolo.datasets.voc.convert import convert_voc
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
-from qreg_yolo.detect.checkpoint import load_start, load_weights
-from qreg_yolo.detect.classic_model import classic_detector
+from qreg_yolo.detect.checkpoint import classic_detector, load_start, load_weights
 from qreg_yolo.detect.evaluate import validate
 from qreg_yolo.detect.head_transfer import HeadRows
 from qreg_yolo.detect.quantization_config import head_kind

@@ -14,7 +14,7 @@ from qreg_yolo.detect import QuantDetectionModel, QuantYOLO, precision
 from qreg_yolo.detect.checkpoint import load_weights
 from qreg_yolo.detect.quantization_config import Section
 from qreg_yolo.quant import quantized_layers
-from qreg_yolo.training import precision as hardware
+from qreg_yolo.training import environment as hardware
 from tests.detect.conftest import SETTINGS
 from tests.detect.test_model import calibrated
 

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
 from qreg_yolo.detect.anchor_head import AnchorDetect
-from qreg_yolo.detect.inspection import inspect_weights
+from qreg_yolo.detect.evaluate import inspect_weights
 from qreg_yolo.detect.policy import clipped_layers, clipping_warning, spare_layers
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.quant import QuantSpec, calibrate, quantized_layers

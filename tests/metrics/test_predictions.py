@@ -15,12 +15,19 @@ from qreg_yolo.analysis.measurements import Selection, read_measurements
 from qreg_yolo.analysis.pairing import pair_twins
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.metrics import image_statistics
-from qreg_yolo.metrics.bootstrap import Interval, check_same_images, interval, paired_difference, resample_weights
+from qreg_yolo.metrics.bootstrap import (
+    Interval,
+    check_same_images,
+    interval,
+    metric_values,
+    metrics_of,
+    paired_difference,
+    resample_weights,
+)
 from qreg_yolo.metrics.conditions import CELLS, CLEAN
 from qreg_yolo.metrics.errors import AnalysisError
 from qreg_yolo.metrics.predictions import ImageAnswers, accuracy
 from qreg_yolo.metrics.robustness import map_delta
-from qreg_yolo.metrics.values import metric_values, metrics_of
 from tests.analysis.synthetic_records import record, square, write
 from tests.metrics.synthetic_detections import simulated
 

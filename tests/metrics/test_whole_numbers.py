@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qreg_yolo.metrics.whole_numbers import whole_product
+from qreg_yolo.metrics.predictions import whole_product
 
 
 @pytest.mark.parametrize(("largest", "dtype"), [((1 << 24) - 1, np.float32), (1 << 24, np.float64)])

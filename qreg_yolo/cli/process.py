@@ -1,11 +1,16 @@
-"""Prepares the process for Ultralytics: no network unless it was asked for, nothing executed in checkpoints."""
+"""The process of a command: no network unless asked for, safe loading, the user's own code, progress bars."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import typer
 
 from qreg_yolo.errors import NetworkError
 
@@ -52,3 +57,35 @@ def _is_local(host: str | bytes) -> bool:
         return ipaddress.ip_address(name).is_loopback or name == "0.0.0.0"
     except ValueError:
         return False
+
+
+def find_own_code(model: str) -> None:
+    """Lets ``package.module:factory`` be found from the working folder, as ``python -m`` does."""
+    if ":" in model and (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)
+
+
+@contextmanager
+def bar(label: str, total: int) -> Iterator[Callable[[int], object]]:
+    """Yields the function that moves a progress bar on stderr."""
+    steps = max(1, total // 100)
+    with typer.progressbar(length=total, label=f"{label:12}", file=sys.stderr, update_min_steps=steps) as shown:
+        yield shown.update
+        shown.finish()
+        shown.render_progress()  # 100%, after the last steps too
+
+
+@contextmanager
+def rate_bar(label: str, total: int) -> Iterator[Callable[[int], object]]:
+    """Yields the function that moves a progress bar on stderr, with the images per second and the time left."""
+    start, seen = time.monotonic(), 0
+
+    def advance(count: int) -> None:
+        nonlocal seen
+        seen += count
+        if sys.stderr.isatty():  # elsewhere each new label would be a line
+            shown.label = f"{label}, {seen / max(time.monotonic() - start, 1e-9):.1f} images/s"
+        shown.update(count)
+
+    with typer.progressbar(length=total, label=label, file=sys.stderr, show_pos=True) as shown:
+        yield advance
