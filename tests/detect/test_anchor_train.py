@@ -34,7 +34,7 @@ ANCHOR = {"bits": 4, "method": "lsq", "head": "anchor"}
 @pytest.fixture(scope="module")
 def anchored(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Returns a W4A4 run with the anchor head that has fitted something."""
-    run = train_tiny(tiny_data, tmp_path_factory.mktemp("anchored"), ANCHOR, epochs=24, lr0=0.004)
+    run = train_tiny(tiny_data, tmp_path_factory.mktemp("anchored"), ANCHOR, epochs=24, every=6, lr0=0.004)
     assert run.best_map[0] > 0.02, "the run has learned nothing, so agreement of its numbers would prove nothing"
     return run
 
@@ -49,7 +49,8 @@ def test_results_have_the_objectness_loss(anchored: Trained) -> None:
     losses = [column for column in rows[0] if column.endswith("_loss")]
     assert losses == [f"{split}/{kind}_loss" for split in ("train", "val") for kind in ("box", "obj", "cls")]
     for column in losses:
-        values = [float(row[column]) for row in rows]
+        values = [float(row[column]) for row in rows if column.startswith("train") or row[column] != "nan"]
+        assert len(values) == (len(rows) if column.startswith("train") else len(anchored.epochs))
         assert all(np.isfinite(values))
         assert min(values) > 0
     for column in ("train/box_loss", "train/cls_loss"):  # objectness has no such rule: its target is the rising IoU
@@ -96,9 +97,9 @@ def test_predictions_are_written_as_text(anchored: Trained, tiny_data: Path, tmp
 
 def test_a_killed_and_resumed_run_equals_a_straight_one(tiny_data: Path, tmp_path: Path) -> None:
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
-    more: dict[str, Any] = {"qreg": {"bits": 4, "head": {"kind": "anchor", "autoanchor": True}}}
+    more: dict[str, Any] = {"qreg": {"bits": 4, "head": {"kind": "anchor", "autoanchor": True}}, "epochs": 3}
     _train(straight, tiny_data, **more)
-    _train(resumed, tiny_data, kill_at=5, **more)
+    _train(resumed, tiny_data, kill_at=3, **more)  # in the second epoch
     assert "not bit for bit" not in _resume(resumed, tiny_data)
     _assert_equal(*(torch.load(folder / "state.pt", weights_only=True) for folder in (straight, resumed)))
     assert _epochs(straight) == _epochs(resumed)

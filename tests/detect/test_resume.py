@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import json
 import random
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 
 from qreg_yolo.detect import resume
 from qreg_yolo.io import files
+from tests.process_helpers import run_forked
 
 CHILD = """
 import json, os, signal, sys, torch
@@ -49,16 +49,8 @@ RUN: dict[str, Any] = {
 
 
 def _child(folder: Path, kill_at: int | None, **options: Any) -> subprocess.CompletedProcess[str]:
-    import json
-
     settings = {**options, "kill_at": kill_at, "out": str(folder / "state.pt")}
-    return subprocess.run(
-        [sys.executable, "-c", CHILD, json.dumps(settings)],
-        env={**os.environ, "QREG_YOLO_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    return run_forked(CHILD, json.dumps(settings), env={"QREG_YOLO_THREADS": "1"})
 
 
 def _train(folder: Path, data: Path, kill_at: int | None = None, **more: Any) -> None:
