@@ -6,10 +6,12 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +21,7 @@ from filelock import FileLock
 T = TypeVar("T")
 
 TIMEOUT = 300
+"""Seconds after which a forked process ends, by SIGALRM."""
 _FORKS = multiprocessing.get_context("forkserver")
 
 
@@ -50,26 +53,31 @@ def run_forked(
     The interpreter's own end (atexit, threads that outlive it) is skipped: where that matters, start a process.
     """
     words = [str(argument) for argument in arguments]
-    with tempfile.TemporaryDirectory() as name:
-        out, err = Path(name) / "out", Path(name) / "err"
-        process = _FORKS.Process(
-            target=_run, args=(program, words, out, err, cwd or Path.cwd(), {**os.environ, **(env or {})})
-        )
-        process.start()
-        process.join(TIMEOUT)
-        if process.is_alive():
-            process.kill()
-            process.join()
-            raise TimeoutError(f"{words} took more than {TIMEOUT} s:\n{out.read_text()}\n{err.read_text()}")
-        code = process.exitcode
-        assert code is not None
-        return subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
+    streams = [_FORKS.Pipe(duplex=False) for _ in ("stdout", "stderr")]
+    writers = [writer for _, writer in streams]
+    process = _FORKS.Process(
+        target=_run, args=(program, words, writers, cwd or Path.cwd(), {**os.environ, **(env or {})})
+    )
+    process.start()
+    for writer in writers:
+        writer.close()  # so that the child's end is the end of what it prints
+    with ThreadPoolExecutor(2) as pool:
+        printed = list(pool.map(_everything, [reader for reader, _ in streams]))
+    process.join()
+    assert process.exitcode is not None
+    return subprocess.CompletedProcess(words, process.exitcode, *printed)
 
 
-def _run(program: str, arguments: list[str], out: Path, err: Path, cwd: Path, env: dict[str, str]) -> None:
-    for path, descriptor in ((out, 1), (err, 2)):
-        with path.open("wb") as file:
-            os.dup2(file.fileno(), descriptor)
+def _everything(reader: Connection) -> str:
+    with reader, open(reader.fileno(), encoding="utf-8", closefd=False) as file:
+        return file.read()
+
+
+def _run(program: str, arguments: list[str], writers: list[Connection], cwd: Path, env: dict[str, str]) -> None:
+    for descriptor, writer in enumerate(writers, 1):
+        os.dup2(writer.fileno(), descriptor)
+        writer.close()
+    signal.alarm(TIMEOUT)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)

@@ -159,8 +159,8 @@ def train_tiny(
     handle = nn.modules.module.register_module_forward_hook(found)
     try:
         metrics = model.train(
-            trainer=Watched, data=str(data), qreg={**qreg, "val_every": every}, epochs=epochs, project=str(folder), name="run",
-            **{**SETTINGS, **more},
+            trainer=Watched, data=str(data), qreg={**qreg, "val_every": every}, epochs=epochs, project=str(folder),
+            name="run", **{**SETTINGS, **more},
         )  # fmt: skip
     finally:
         handle.remove()
