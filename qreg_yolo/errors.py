@@ -33,6 +33,10 @@ class DataError(UserError, ValueError):
     """A dataset that exists and cannot be used."""
 
 
+class AnalysisError(UserError, ValueError):
+    """Measurements that cannot be compared or drawn."""
+
+
 class NetworkError(UserError, ConnectionError):
     """A connection that was not asked for, or that failed."""
 

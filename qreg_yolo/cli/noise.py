@@ -61,7 +61,7 @@ def noise(
         "weights": weights, "sweep": sweep, "losses": not no_loss, "data": data, "split": split, "limit": limit,
         "device": device, "threads": threads, "folder": out or Path(PROJECT),
     }  # fmt: skip
-    from qreg_yolo.analysis.gradients import read_report
+    from qreg_yolo.analysis.noise import read_report
 
     twin = None if against is None else read_report(against)
     if twin is not None and no_loss:
@@ -70,8 +70,7 @@ def noise(
     prepare_host(online=False)
     with redirect_stdout(sys.stderr):  # what Ultralytics says on first use is no part of the report
         report = _measure(weights, asked, own, {"imgsz": imgsz, "class_map": class_map})
-    from qreg_yolo.analysis.gradients import compare_gradients
-    from qreg_yolo.analysis.noise import FIGURE, REPORT, publish
+    from qreg_yolo.analysis.noise import FIGURE, REPORT, compare_gradients, publish
     from qreg_yolo.io.files import new_folder
 
     folder = new_folder(Path(PROJECT).absolute(), "noise") if out is None else out

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qreg_yolo.corrupt.spec import SEVERITIES
+from qreg_yolo.errors import AnalysisError
 from qreg_yolo.io import files
 from qreg_yolo.metrics.conditions import CLEAN
-from qreg_yolo.metrics.errors import AnalysisError
 from qreg_yolo.metrics.predictions import ImageAnswers
 
 THRESHOLDS = 10

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qreg_yolo.metrics.errors import AnalysisError
+from qreg_yolo.errors import AnalysisError
 
 ACCURACIES: tuple[str, ...] = ("accuracy_top1",)
 """Metrics of the records that these give."""

@@ -21,10 +21,10 @@ from qreg_yolo.detect.robust import models
 from qreg_yolo.detect.robust.coco import coco_map
 from qreg_yolo.detect.robust.images import read_images
 from qreg_yolo.detect.robustness import measure
+from qreg_yolo.errors import AnalysisError
 from qreg_yolo.io import records
 from qreg_yolo.metrics import image_statistics
 from qreg_yolo.metrics.average_precision import mean_average_precision
-from qreg_yolo.metrics.errors import AnalysisError
 from tests import ROOT
 from tests.detect.conftest import Trained, train_tiny
 from tests.detect.robustness_helpers import BATCH, CELLS, listing, request
