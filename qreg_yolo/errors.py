@@ -5,6 +5,8 @@ The command line shows these as they are; any other exception is a fault of the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """Base class of every error that a user can cause."""
@@ -40,3 +42,21 @@ class UnsupportedError(UserError, NotImplementedError):
 
 class CalibrationError(UserError, RuntimeError):
     """A quantizer without a range: no calibration batch, none that reached its layer, or values that are not finite."""
+
+
+class WeightsError(UserError, ValueError):
+    """A file that is no usable checkpoint."""
+
+
+SHOWN_FAULTS = 10
+"""Most faults that an error lists."""
+
+
+def fault_list(faults: Sequence[object], indent: str = "  ") -> str:
+    r"""Returns the first few faults, each on a new line, and the number of the others.
+
+    >>> fault_list(["a", "b"])
+    '\n  a\n  b'
+    """
+    more = [f"... and {len(faults) - SHOWN_FAULTS} more"] if len(faults) > SHOWN_FAULTS else []
+    return "".join(f"\n{indent}{line}" for line in [*faults[:SHOWN_FAULTS], *more])

@@ -9,8 +9,9 @@ from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.quantization_config import Section
 from qreg_yolo.detect.yolov5_weights import ClassicWeights
+from qreg_yolo.errors import WeightsError
 from qreg_yolo.quant.spec import FLOAT_BITS, QuantSpec
-from qreg_yolo.training.tensor_file import WeightsError, fill
+from qreg_yolo.training.tensor_file import fill
 
 _STEM = "model.0.conv.weight"
 _SIZES = {16: "n", 32: "s", 48: "m", 64: "l", 80: "x"}

@@ -13,11 +13,9 @@ import pytest
 
 from qreg_yolo.classify.robustness import measure
 from qreg_yolo.datasets.corrupted import cifar
-from qreg_yolo.datasets.corrupted.manifest import SetsError
 from qreg_yolo.datasets.corrupted.request import Request
-from qreg_yolo.errors import DataError
+from qreg_yolo.errors import DataError, WeightsError
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.training.tensor_file import WeightsError
 from tests.classify.classify_helpers import train
 from tests.classify.robustness_helpers import request
 from tests.datasets.synthetic_cifar import dump, write_cifar
@@ -142,7 +140,7 @@ def test_published_files_that_cannot_be_used_are_named(
 ) -> None:
     asked = request(trained, tmp_path / "out", corruptions=("contrast",), published=published)
     spoil(published)
-    with pytest.raises(SetsError, match=words):
+    with pytest.raises(DataError, match=words):
         measure(asked)
     assert not (tmp_path / "out").exists()
 

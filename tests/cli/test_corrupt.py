@@ -158,7 +158,7 @@ def test_stopped_and_started_again_it_completes_the_same(how: signal.Signals, tm
     printed, said = process.communicate(timeout=60)
     assert process.returncode == (130 if how == signal.SIGINT else -how), said
     if how == signal.SIGINT:
-        assert "The same command goes on from here" in said
+        assert "The same command resumes" in said
         assert "Interrupted." in said
         assert "Traceback" not in said + printed
     finished = (out / "files.jsonl").read_bytes().splitlines()

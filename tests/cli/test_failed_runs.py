@@ -35,7 +35,7 @@ def replace(path: Path, old: str, new: str) -> None:
 def test_the_copy_is_sound(own_data: Path) -> None:
     from qreg_yolo.detect.data_check import check_data
 
-    assert check_data(own_data).n_images == {"train": 8, "val": 4}
+    assert [len(check_data(own_data, split).images) for split in ("train", "val")] == [8, 4]
 
 
 @pytest.mark.parametrize(

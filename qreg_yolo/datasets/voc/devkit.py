@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qreg_yolo.datasets.voc.annotations import Fault, read_annotation
-from qreg_yolo.errors import UserError
+from qreg_yolo.errors import DataError
 from qreg_yolo.progress import Progress, no_progress
 
 MISSING_IMAGE = "missing image"
@@ -19,10 +19,6 @@ TWICE = "image listed twice"
 _STEM = re.compile(r"\w[\w.-]*")
 """What names an image in a list: no folder, no hidden file."""
 LISTS = "ImageSets/Main"
-
-
-class VocError(UserError, ValueError):
-    """A devkit, an archive or a folder for the result that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +74,12 @@ def read_devkit(
         progress: Shows how far it is.
 
     Raises:
-        VocError: None of the wanted lists is there.
+        DataError: None of the wanted lists is there.
     """
     devkit = Devkit()
     present = _present(folder, wanted, devkit.notes)
     if not present:
-        raise VocError(_nothing_there(folder))
+        raise DataError(_nothing_there(folder))
     reader = _Reader(folder, class_ids, keep_difficult, devkit.problems)
     devkit.splits += [reader.split(name, year, progress) for name, year in present]
     return devkit

@@ -18,7 +18,8 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from qreg_yolo.datasets.voc.devkit import LISTS, VocError
+from qreg_yolo.datasets.voc.devkit import LISTS
+from qreg_yolo.errors import DataError
 from qreg_yolo.progress import Progress, no_progress
 
 
@@ -82,7 +83,7 @@ def fetch_devkit(
         progress: Shows how far it is, in bytes.
 
     Raises:
-        VocError: The server cannot be reached, or sent something else than the archive.
+        DataError: The server cannot be reached, or sent something else than the archive.
         OSError: ``devkit`` cannot be written, or the disk is full.
     """
     fetched = []
@@ -111,13 +112,13 @@ def _download(url: str, target: Path, md5: str, progress: Progress) -> None:
     except HTTPError as error:
         error.close()
         if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not present:  # else: it was all there
-            raise VocError(f"{url}: the server answers {error.code} {error.reason}. Try again later.") from error
+            raise DataError(f"{url}: the server answers {error.code} {error.reason}. Try again later.") from error
     except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
-        raise VocError(f"{url}: {getattr(error, 'reason', None) or error!r}. {_GO_ON}") from error
+        raise DataError(f"{url}: {getattr(error, 'reason', None) or error!r}. {_GO_ON}") from error
     found = _md5(part)
     if found != md5:
         part.unlink()
-        raise VocError(f"{url}: its MD5 is {found}, not {md5}; it was deleted. Run the command again.")
+        raise DataError(f"{url}: its MD5 is {found}, not {md5}; it was deleted. Run the command again.")
     part.replace(target)
 
 
@@ -126,7 +127,7 @@ def _receive(response: HTTPResponse, url: str, part: Path, present: int, progres
     if response.status != HTTPStatus.PARTIAL_CONTENT:
         present = 0
     elif not (response.headers["Content-Range"] or "").startswith(f"bytes {present}-"):
-        raise VocError(f"{url}: the server sends {response.headers['Content-Range']!r}, not from byte {present} on.")
+        raise DataError(f"{url}: the server sends {response.headers['Content-Range']!r}, not from byte {present} on.")
     total = present + int(response.headers["Content-Length"] or 0)
     with part.open("ab" if present else "wb") as file, progress(f"Fetching {part.stem}", total) as advance:
         advance(present)
@@ -134,7 +135,7 @@ def _receive(response: HTTPResponse, url: str, part: Path, present: int, progres
             file.write(chunk)
             advance(len(chunk))
     if part.stat().st_size < total:
-        raise VocError(f"{url}: the connection ended after {part.stat().st_size} of {total} bytes. {_GO_ON}")
+        raise DataError(f"{url}: the connection ended after {part.stat().st_size} of {total} bytes. {_GO_ON}")
 
 
 def _unpack(tar: Path, devkit: Path, progress: Progress) -> None:
@@ -153,7 +154,7 @@ def _unpack(tar: Path, devkit: Path, progress: Progress) -> None:
                     with place.open("wb") as file:
                         shutil.copyfileobj(source, file)
     except tarfile.TarError as error:
-        raise VocError(f"'{tar}' cannot be unpacked: {error}. Delete it and run the command again.") from error
+        raise DataError(f"'{tar}' cannot be unpacked: {error}. Delete it and run the command again.") from error
 
 
 def _md5(path: Path) -> str:

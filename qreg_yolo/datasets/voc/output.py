@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qreg_yolo.datasets.voc.devkit import Split, VocError
+from qreg_yolo.datasets.voc.devkit import Split
+from qreg_yolo.errors import DataError
 from qreg_yolo.io import files, strict_yaml
 from qreg_yolo.progress import Progress, no_progress
 
@@ -49,27 +50,27 @@ def find_output(out: Path, settings: Mapping[str, Any]) -> bool:
     """Returns whether ``out`` is a finished conversion with these settings; False where it can still be written.
 
     Raises:
-        VocError: Something else lies there, or a conversion with other settings.
+        DataError: Something else lies there, or a conversion with other settings.
     """
     if not out.exists():
         return False
     if not out.is_dir():
-        raise VocError(f"--out '{out}' is a file. Give a folder.")
+        raise DataError(f"--out '{out}' is a file. Give a folder.")
     if not (out / MANIFEST).is_file():
         if out == Path.cwd() or out.is_mount():  # it would be replaced
-            raise VocError(f"--out '{out}' is the current folder or a mounted one. Give a folder inside it.")
+            raise DataError(f"--out '{out}' is the current folder or a mounted one. Give a folder inside it.")
         foreign = sorted(name for name in os.listdir(out) if PROBLEMS not in name)
         if foreign:
-            raise VocError(f"--out '{out}' holds '{foreign[0]}', but no finished conversion. Give a new folder.")
+            raise DataError(f"--out '{out}' holds '{foreign[0]}', but no finished conversion. Give a new folder.")
         return False
     try:
         found = json.loads((out / MANIFEST).read_text(encoding="utf-8"))["settings"]
         before = {key: found.get(key) for key in settings}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise VocError(f"'{out / MANIFEST}' is not as this command writes it. Give a new folder as --out.") from None
+        raise DataError(f"'{out / MANIFEST}' is not as this command writes it. Give a new folder as --out.") from None
     changed = [f"{key} was {before[key]!r}, is {value!r}" for key, value in settings.items() if before[key] != value]
     if changed:
-        raise VocError(
+        raise DataError(
             f"--out '{out}' was converted with other settings: {'; '.join(changed)}. Give another --out, or delete "
             "that folder and run the command again."
         )
@@ -102,7 +103,7 @@ def write_output(out: Path, output: Output, progress: Progress = no_progress) ->
     """Writes the folder and returns how its images were placed ("symbolic link", "hard link", "copy") and how often.
 
     Raises:
-        VocError: Another run has written the folder meanwhile.
+        DataError: Another run has written the folder meanwhile.
         OSError: The place cannot be written, or the disk is full; nothing is left behind then.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +113,7 @@ def write_output(out: Path, output: Output, progress: Progress = no_progress) ->
         built = scratch / out.name
         placed = _build(built, output, progress)
         if (out / MANIFEST).exists():
-            raise VocError(f"Another run has written '{out}' meanwhile. Run the command again to check it.")
+            raise DataError(f"Another run has written '{out}' meanwhile. Run the command again to check it.")
         if out.exists():
             for path in out.glob(f"*{PROBLEMS}*"):  # of a run that found problems; nothing else lies there
                 path.unlink()

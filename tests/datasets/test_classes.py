@@ -1,4 +1,4 @@
-"""Class maps: which outputs of a model are the classes of the data."""
+"""Class names, matched by name, by number or with a map."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from qreg_yolo.datasets.classes import class_names
-from qreg_yolo.detect.class_map import class_map, match_classes
+from qreg_yolo.datasets.classes import class_map, class_names, match_classes
+from qreg_yolo.errors import WeightsError
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.training.tensor_file import WeightsError
 
 
 def test_the_map_from_coco_to_voc() -> None:
