@@ -54,10 +54,6 @@ class StraightThrough(nn.Module):
             value, inside = self.quantizer(x.detach()), ~self.quantizer.clipped(x.detach())
         return torch.add(value, inside.to(x.dtype) * (x - x.detach()))
 
-    def ranges(self) -> tuple[nn.Parameter, ...]:
-        """Returns none: no gradient to a range is asked for."""
-        return ()
-
 
 @contextmanager
 def weights_exposed(model: nn.Module) -> Iterator[None]:

@@ -73,20 +73,6 @@ class Quantizer(nn.Module, ABC):
     def finish_calibration(self) -> None:
         """Ends a calibration: what it decided goes into `spec`, its running sums are dropped."""
 
-    def ranges(self) -> tuple[nn.Parameter, ...]:
-        """Returns the learned parameters of the range that `slopes` knows; none where it does not."""
-        return ()
-
-    def grad_scale(self, x: Tensor) -> float:
-        """Returns the factor of the gradients to `ranges`."""
-        del x
-        return 1.0
-
-    def slopes(self, x: Tensor, *ranges: Tensor) -> tuple[Tensor, ...]:
-        """Returns the output's gradient to each of ``ranges`` (as `ranges`), value by value, before `grad_scale`."""
-        del x, ranges
-        return ()
-
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Returns ``x`` on the quantization grid, same shape and dtype."""

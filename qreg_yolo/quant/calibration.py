@@ -140,10 +140,6 @@ class _Watcher(nn.Module):
             self.fed = True
         return x
 
-    def ranges(self) -> tuple[nn.Parameter, ...]:
-        """Returns nothing: no range gets a gradient in calibration."""
-        return ()
-
 
 def _watch_inputs(
     model: nn.Module,

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qreg_yolo.quant.base import Quantizer
 from qreg_yolo.quant.dorefa import DoReFaInputQuantizer, DoReFaWeightQuantizer
-from qreg_yolo.quant.functional.common import with_signature
 from qreg_yolo.quant.lsq import LSQInputQuantizer, LSQWeightQuantizer
 from qreg_yolo.quant.lsq_plus import LSQPlusInputQuantizer
 from qreg_yolo.quant.pact import PACTInputQuantizer
+from qreg_yolo.quant.range_gradient import convolve
 from qreg_yolo.quant.spec import LayerPlan, QuantizerSpec
 
 WEIGHT_QUANTIZERS: dict[str, type[Quantizer]] = {
@@ -60,46 +58,6 @@ def _plan_of(layer: QuantConv2d | QuantLinear) -> LayerPlan:
     return LayerPlan(weight=weight.spec if weight else None, input=act.spec if act else None)
 
 
-@with_signature
-class _RangeGradient(torch.autograd.Function):
-    """Identity on a convolution's output that gives the range of the convolution's input its gradient.
-
-    Where the input itself needs none (the image), the gradient to the quantized input would be computed for the
-    range's sake alone. That is ``sum(slope * conv_transpose(g, w))``, and equal to ``sum(conv(slope, w) * g)``: a
-    forward convolution, which costs a fraction of the transposed one (a sixth for YOLOv5's first layer on a CPU).
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        output: Tensor,
-        input: Tensor,
-        weight: Tensor,
-        slopes: Callable[..., tuple[Tensor, ...]],
-        convolve: Callable[[Tensor, Tensor, None], Tensor],
-        grad_scale: float,
-        *ranges: Tensor,
-    ) -> Tensor:
-        return output.view_as(output)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, x, weight, ctx.slopes, ctx.convolve, ctx.grad_scale, *ranges = inputs
-        ctx.save_for_backward(x, weight, *ranges)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        x, weight, *ranges = ctx.saved_tensors
-        grad = grad_outputs[0]
-        slopes = ctx.slopes(x, *ranges)
-        responses = [ctx.convolve(slope.to(weight.dtype), weight, None) for slope in slopes]
-        grads = [
-            (response * grad).sum().to(r.dtype) * ctx.grad_scale for response, r in zip(responses, ranges, strict=True)
-        ]
-        return grad, None, None, None, None, None, *grads
-
-
 class QuantConv2d(nn.Conv2d):
     """A `torch.nn.Conv2d` on fake-quantized weights and inputs.
 
@@ -129,15 +87,7 @@ class QuantConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         weight = self.weight if self.weight_fake_quant is None else self.weight_fake_quant(self.weight)
-        quantizer = self.input_fake_quant
-        quantized = input if quantizer is None else quantizer(input)
-        if quantizer is None or input.requires_grad or not torch.is_grad_enabled() or not quantizer.ranges():
-            output: Tensor = self._conv_forward(quantized, weight, self.bias)
-            return output
-        output = self._conv_forward(quantized.detach(), weight, self.bias)
-        ways = quantizer.slopes, self._conv_forward, quantizer.grad_scale(input)
-        result: Tensor = _RangeGradient.apply(output, input, weight, *ways, *quantizer.ranges())
-        return result
+        return convolve(self, self.input_fake_quant, input, weight)
 
 
 class QuantLinear(nn.Linear):

@@ -20,7 +20,6 @@ from qreg_yolo.quant.functional import (
     lsq_grad_scale,
     lsq_initial_step,
     lsq_plus_initial_step,
-    lsq_slope,
     positive,
 )
 from qreg_yolo.quant.spec import QuantizerSpec
@@ -134,7 +133,7 @@ class LSQInputQuantizer(Quantizer):
     def _set_range(self, spec: QuantizerSpec) -> None:
         self.spec = spec
         self.quant_min, self.quant_max = grid_bounds(spec.bits, signed=bool(spec.signed))
-        self._binary = spec.bits == 1 and bool(spec.signed)
+        self.binary = spec.bits == 1 and bool(spec.signed)
         self.is_signed.fill_(bool(spec.signed))
 
     @property
@@ -186,24 +185,18 @@ class LSQInputQuantizer(Quantizer):
             quant_min=self.quant_min,
             quant_max=self.quant_max,
             grad_scale=self.grad_scale(x),
-            binary=self._binary,
+            binary=self.binary,
         )
 
-    def ranges(self) -> tuple[nn.Parameter, ...]:
-        return (self.step_size,)
-
-    def slopes(self, x: Tensor, *ranges: Tensor) -> tuple[Tensor, ...]:
-        (step,) = ranges
-        return (lsq_slope(x, step, quant_min=self.quant_min, quant_max=self.quant_max, binary=self._binary),)
-
     def grad_scale(self, x: Tensor) -> float:
+        """Returns ``g``, the factor of the gradients to the range."""
         per_sample = self.spec.grad_scale == "sample" and x.ndim > 1
         return lsq_grad_scale(x.shape[1:].numel() if per_sample else x.numel(), self.quant_max)
 
     def to_int(self, x: Tensor) -> Tensor:
         self.require_initialized()
         codes = lsq_codes(
-            x.detach(), self.step_size, quant_min=self.quant_min, quant_max=self.quant_max, binary=self._binary
+            x.detach(), self.step_size, quant_min=self.quant_min, quant_max=self.quant_max, binary=self.binary
         )
         return codes.detach().to(torch.int32)
 
@@ -212,7 +205,7 @@ class LSQInputQuantizer(Quantizer):
 
     def spacing(self, x: Tensor) -> Tensor:
         step = positive(self.step_size.detach(), x)
-        return 2.0 * step if self._binary else step
+        return 2.0 * step if self.binary else step
 
     def clipped(self, x: Tensor) -> Tensor:
         return lsq_clipped(x.detach(), self.step_size.detach(), quant_min=self.quant_min, quant_max=self.quant_max)

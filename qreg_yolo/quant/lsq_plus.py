@@ -18,7 +18,6 @@ from qreg_yolo.quant.functional import (
     lsq_plus_codes,
     lsq_plus_fake_quantize,
     lsq_plus_initial_range,
-    lsq_plus_slopes,
     positive,
 )
 from qreg_yolo.quant.spec import QuantizerSpec
@@ -88,14 +87,8 @@ class LSQPlusInputQuantizer(Quantizer):
             grad_scale=self.grad_scale(x),
         )
 
-    def ranges(self) -> tuple[nn.Parameter, ...]:
-        return self.step_size, self.offset
-
-    def slopes(self, x: Tensor, *ranges: Tensor) -> tuple[Tensor, ...]:
-        step, offset = ranges
-        return lsq_plus_slopes(x, step, offset, quant_min=self.quant_min, quant_max=self.quant_max)
-
     def grad_scale(self, x: Tensor) -> float:
+        """Returns ``g``, the factor of the gradients to the range."""
         per_sample = self.spec.grad_scale == "sample" and x.ndim > 1
         return lsq_grad_scale(x.shape[1:].numel() if per_sample else x.numel(), self.quant_max)
 

@@ -1,7 +1,4 @@
-"""What Inductor is told before a network is compiled on the CPU: to compute again rather than to write and read.
-
-And to compute in integers what the quantizers made so (`integer_forward`).
-"""
+"""Settings of torch's compiler on the CPU: cheap values are computed again instead of being written and read."""
 
 from __future__ import annotations
 
@@ -10,12 +7,10 @@ from torch import fx
 from torch._inductor import config
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 
-from qreg_yolo.training import integer_forward
-
 aten = torch.ops.aten
 
 REALIZE_READS = 8
-"""How many tensors a value may be computed from, anew by each of its readers, before it gets memory of its own.
+"""Values that read more tensors than this are materialised instead of recomputed by each of their readers.
 
 With Inductor's own 4, what BatchNorm gives (of input, mean, deviation, weight and bias) is written once and read three
 times in the backward. So is the gradient that a quantizer passes on; and its memory format is then fixed while Inductor
@@ -26,25 +21,18 @@ still takes its inputs for channels first: it was seen to be written and summed 
 def tune_compiler() -> None:
     """Sets Inductor's options for this process; a pass over the joint graph that is already there stays."""
     config.realize_reads_threshold = max(config.realize_reads_threshold, REALIZE_READS)
-    integers = integer_forward.use_integer_convolutions()
     if config.joint_custom_pre_pass is None:
-        config.joint_custom_pre_pass = _ShareSigmoids(integers)
+        config.joint_custom_pre_pass = _ShareSigmoids()
 
 
 class _ShareSigmoids(CustomGraphPass):
-    """Rewrites the graph of forward and backward before it is divided into the two.
-
-    Inductor keeps what it compiled under its options and this pass: so it has to say whether integers are used.
-    """
-
-    def __init__(self, integers: bool) -> None:
-        self.integers = integers
+    """Rewrites the graph of forward and backward before it is divided into the two."""
 
     def __call__(self, graph: fx.Graph) -> None:
         share_sigmoids(graph)
 
     def uuid(self) -> object:
-        return get_hash_for_files((__file__, integer_forward.__file__), extra=str(self.integers))
+        return get_hash_for_files((__file__,))
 
 
 def share_sigmoids(graph: fx.Graph) -> None:

@@ -21,7 +21,7 @@ from qreg_yolo.quant.functional.lsq import (
     lsq_fake_quantize,
     lsq_grad_scale,
     lsq_initial_step,
-    lsq_slope,
+    lsq_local_gradient,
 )
 from qreg_yolo.quant.functional.lsq_plus import (
     lsq_plus_clipped,
@@ -29,7 +29,7 @@ from qreg_yolo.quant.functional.lsq_plus import (
     lsq_plus_fake_quantize,
     lsq_plus_initial_range,
     lsq_plus_initial_step,
-    lsq_plus_slopes,
+    lsq_plus_local_gradients,
 )
 from qreg_yolo.quant.functional.pact import pact_codes, pact_fake_quantize
 
@@ -48,13 +48,13 @@ __all__ = [
     "lsq_fake_quantize",
     "lsq_grad_scale",
     "lsq_initial_step",
+    "lsq_local_gradient",
     "lsq_plus_clipped",
     "lsq_plus_codes",
     "lsq_plus_fake_quantize",
     "lsq_plus_initial_range",
     "lsq_plus_initial_step",
-    "lsq_plus_slopes",
-    "lsq_slope",
+    "lsq_plus_local_gradients",
     "pact_codes",
     "pact_fake_quantize",
     "positive",

@@ -52,7 +52,7 @@ def lsq_clipped(v: Tensor, step_size: Tensor, *, quant_min: int, quant_max: int)
     return (scaled < quant_min) | (scaled > quant_max)
 
 
-def _slope(scaled: Tensor, quant_min: int, quant_max: int, binary: bool) -> Tensor:
+def _local_gradient(scaled: Tensor, quant_min: int, quant_max: int, binary: bool) -> Tensor:
     """Returns the quantizer's derivative to the step at ``scaled = v / s``, which it may overwrite.
 
     Inside: round(v/s) - v/s. Outside: -Q_N or Q_P, which is what clipping and rounding leave there.
@@ -62,15 +62,15 @@ def _slope(scaled: Tensor, quant_min: int, quant_max: int, binary: bool) -> Tens
     return _round_codes(clip(scaled, quant_min, quant_max), binary).sub_(inside)
 
 
-def lsq_slope(v: Tensor, step_size: Tensor, *, quant_min: int, quant_max: int, binary: bool = False) -> Tensor:
+def lsq_local_gradient(v: Tensor, step_size: Tensor, *, quant_min: int, quant_max: int, binary: bool = False) -> Tensor:
     """Returns `lsq_fake_quantize`'s gradient to the step value by value, in the shape of ``v`` and `compute_dtype`.
 
     Its product with the gradient to the quantized tensor, summed, is the step's gradient (arXiv 1902.08153, eq. 3)
     before the gradient scale. The arguments are those of `lsq_fake_quantize`.
     """
     step = positive(step_size, v)
-    slope = _slope(v.to(step.dtype) / step, quant_min, quant_max, binary)
-    return slope * torch.where(step_size < 0, -1.0, 1.0)
+    local = _local_gradient(v.to(step.dtype) / step, quant_min, quant_max, binary)
+    return local * torch.where(step_size < 0, -1.0, 1.0)
 
 
 @with_signature
@@ -101,10 +101,10 @@ class _LSQ(torch.autograd.Function):
         grad_v = None
         if ctx.needs_input_grad[0]:
             grad_v = keep_inside(grad, scaled, ctx.quant_min, ctx.quant_max).to(v.dtype)
-        slope = _slope(scaled, ctx.quant_min, ctx.quant_max, ctx.binary)
+        local = _local_gradient(scaled, ctx.quant_min, ctx.quant_max, ctx.binary)
         # In place, but not where gradients are recorded: torch.func may batch ``grad`` alone.
-        slope = slope * grad if torch.is_grad_enabled() else slope.mul_(grad)
-        grad_step = sum_to(slope, step) * ctx.grad_scale
+        local = local * grad if torch.is_grad_enabled() else local.mul_(grad)
+        grad_step = sum_to(local, step) * ctx.grad_scale
         grad_step = torch.where(step_size < 0, -grad_step, grad_step).to(step_size.dtype)
         return grad_v, grad_step, None, None, None, None
 

@@ -84,9 +84,9 @@ class _LSQPlus(torch.autograd.Function):
         inside = keep_inside(scaled, scaled, ctx.quant_min, ctx.quant_max)
         grad_x = keep_inside(grad, scaled, ctx.quant_min, ctx.quant_max)
         # Inside: round(v) - v of v = (x - beta) / s. Outside: n or p, which is what clipping and rounding left there.
-        slope = (F.hardtanh if recorded else clip_)(scaled, ctx.quant_min, ctx.quant_max).round_().sub_(inside)
-        slope = slope * grad if recorded else slope.mul_(grad)
-        grad_step = sum_to(slope, step_size) * ctx.grad_scale
+        local = (F.hardtanh if recorded else clip_)(scaled, ctx.quant_min, ctx.quant_max).round_().sub_(inside)
+        local = local * grad if recorded else local.mul_(grad)
+        grad_step = sum_to(local, step_size) * ctx.grad_scale
         grad_step = torch.where(step_size < 0, -grad_step, grad_step).to(step_size.dtype)
         # The output moves with the offset where it does not move with the input.
         outside = grad - grad_x if recorded else inside.copy_(grad).sub_(grad_x)
@@ -123,12 +123,12 @@ def lsq_plus_fake_quantize(
     return result
 
 
-def lsq_plus_slopes(
+def lsq_plus_local_gradients(
     x: Tensor, step_size: Tensor, offset: Tensor, *, quant_min: int, quant_max: int
 ) -> tuple[Tensor, Tensor]:
     """Returns `lsq_plus_fake_quantize`'s gradients to the step and to the offset, value by value, shaped as ``x``.
 
-    Before the gradient scale, as `lsq_slope`.
+    Before the gradient scale, as `lsq_local_gradient`.
     """
     step, shift = _range_of(x, step_size, offset)
     scaled = (x.to(step.dtype) - shift) / step

@@ -89,7 +89,7 @@ def test_what_is_wrong_is_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="seed was 3, is 5"):
         cifar.write_cifar(folder, asked(tmp_path / "out", seed=5))
     next(folder.iterdir()).write_bytes(pickle.dumps({b"data": Path("x")}, protocol=2))
-    with pytest.raises(DataError, match="no file of the official format"):
+    with pytest.raises(DataError, match="Give a file of the official format"):
         cifar.write_cifar(folder, asked(tmp_path / "other"))
     with pytest.raises(DataError, match="has no CIFAR test images"):
         cifar.write_cifar(tmp_path, asked(tmp_path / "other"))

@@ -151,11 +151,11 @@ def test_what_is_not_ours_is_not_touched(kit: Path, out: Path, monkeypatch: pyte
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from qreg_yolo import files
-from qreg_yolo.detect import voc, voc_annotations, voc_output
+from qreg_yolo.datasets.voc import annotations, convert, output
+from qreg_yolo.io import files
 
 name, number = sys.argv[3].split(":")
-homes = {"link_or_copy": files, "write_text": files, "_parse": voc_annotations, "rmtree": voc_output.shutil}
+homes = {"link_or_copy": files, "write_text": files, "_parse": annotations, "rmtree": output.shutil}
 home = homes[name]
 original, calls = getattr(home, name), []
 
@@ -166,7 +166,7 @@ def call(*arguments, **options):
     return original(*arguments, **options)
 
 setattr(home, name, call)
-voc.convert_voc(Path(sys.argv[1]), Path(sys.argv[2]))
+convert.convert_voc(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
