@@ -152,6 +152,35 @@ def test_names_that_differ_in_their_suffix_alone_stay_apart(tmp_path: Path) -> N
     assert names == ["000.jpeg.png", "000.jpeg.txt", "000.jpg.png", "000.jpg.txt", "data.yaml"]
 
 
+def test_names_that_would_be_equal_with_a_suffix_stay_apart(tmp_path: Path) -> None:
+    yaml = write_set(tmp_path / "set", 1)
+    folder = yaml.parent / "images/test"
+    for name in ("000.png", "000.jpg.jpg"):
+        shutil.copy(folder / "000.jpg", folder / name)
+    assert write_sets(read_source(yaml), request(tmp_path / "out")).n_images == 3
+    names = sorted(path.name for path in (tmp_path / "out/snow/1/images").iterdir())
+    assert names == ["000.jpg.jpg.png", "000.jpg.png", "000.png.png"]
+
+
+def test_an_image_that_is_listed_twice_is_written_twice(tmp_path: Path) -> None:
+    yaml = write_set(tmp_path / "set", 1)
+    yaml.write_text(yaml.read_text().replace("val: images/test", "val: [images/test, images/test]"))
+    assert write_sets(read_source(yaml), request(tmp_path / "out")).n_images == 2
+    first, second = sorted((tmp_path / "out/snow/1/images").iterdir())
+    assert (first.name, second.name) == ("000.png", "000~2.png")
+    assert first.read_bytes() == second.read_bytes()
+    assert (tmp_path / "out/snow/1/labels/000~2.txt").is_file()
+
+
+def test_a_copy_has_the_names_and_the_number_of_classes_of_its_source(yaml: Path, tmp_path: Path) -> None:
+    yaml.write_text(yaml.read_text().replace("[cat, dog]", "['no', '010']"))
+    written = write_sets(read_source(yaml), request(tmp_path / "out"))
+    assert read_source(written.yamls[0]).names == {0: "no", 1: "010"}
+    (yaml.parent / "labels/test/000.txt").write_text("\ufeff2\t0.5\t0.5\t0.4\t0.4\n", encoding="utf-8")
+    written = write_sets(read_source(yaml.parent / "images"), request(tmp_path / "plain"))
+    assert read_source(written.yamls[0]).names == {0: "class_0", 1: "class_1", 2: "class_2"}
+
+
 def test_a_plain_folder_with_and_without_labels(yaml: Path, tmp_path: Path) -> None:
     written = write_sets(read_source(yaml.parent / "images"), request(tmp_path / "out"))
     assert strict_yaml.load(written.yamls[0])["nc"] == 2
