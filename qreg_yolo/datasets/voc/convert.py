@@ -1,4 +1,4 @@
-"""Brings an official PASCAL VOCdevkit into the layout that ``data/voc.yaml`` describes."""
+"""Conversion of an official PASCAL VOCdevkit to the layout of ``data/voc.yaml``."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Conversion:
     """Its data YAML."""
     splits: tuple[Split, ...]
     notes: tuple[str, ...]
-    """What is not there, and what stands in for it."""
+    """Missing image sets, and those that replace them."""
     problems: tuple[Problem, ...]
-    """What was left out."""
+    """Problems that were left out."""
     placed: Counter[str]
-    """How the images were placed and how often; empty where the folder was complete already."""
+    """The ways in which images were placed, and how often; empty if the folder was complete already."""
 
     @property
     def table(self) -> str:
-        """What a user reads at the end."""
+        """Text for the user."""
         lines = [f"{'split':14}{'images':>8}{'objects':>9}{'difficult, left out':>21}"]
         lines += [f"{s.name:14}{len(s.labels):8}{s.n_objects:9}{s.n_difficult:21}" for s in self.splits]
         lines += self.notes
@@ -56,7 +56,7 @@ def convert_voc(
     skip_bad: bool = False,
     progress: Progress = no_progress,
 ) -> Conversion:
-    """Returns what was converted from ``devkit`` to ``out``; a second call checks the folder and changes nothing.
+    """Converts ``devkit`` to ``out`` and returns the result; a second call checks the folder and changes nothing.
 
     Without test images the val lists become the validation set, and are not trained on.
 
@@ -64,8 +64,8 @@ def convert_voc(
         devkit: The folder that holds ``VOC2007``, ``VOC2012`` or both.
         out: Folder to make.
         keep_difficult: Keep the objects marked difficult, which YOLOv5 drops.
-        skip_bad: Leave out what cannot be used, instead of refusing the devkit.
-        progress: Shows how far it is.
+        skip_bad: Leave out files that cannot be used, instead of refusing the devkit.
+        progress: Reports progress.
 
     Raises:
         FileNotFoundError: No such devkit.

@@ -1,6 +1,6 @@
-"""Fetches the official PASCAL VOC archives into a VOCdevkit: resumed where interrupted, checked, unpacked file by file.
+"""Download of the official PASCAL VOC archives into a VOCdevkit: resumed, checked, unpacked file by file.
 
-An archive lies in ``.download/`` of the devkit until all of it is unpacked, so that an interrupted run goes on.
+An archive stays in ``.download/`` of the devkit until all of it is unpacked, so that an interrupted run can resume.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Archive:
     """Below the base URL."""
     md5: str
     lists: tuple[str, ...]
-    """Files of the devkit that only this archive brings; where one is, it was unpacked."""
+    """Files of the devkit that only this archive brings: if one exists, it was unpacked."""
 
     @property
     def name(self) -> str:
@@ -61,10 +61,10 @@ ARCHIVES = tuple(
 )
 FOLDER = ".download"
 _MEMBER = re.compile(rf"VOCdevkit/(VOC\d{{4}}/(?:Annotations|JPEGImages|{LISTS})/\w[\w.-]*)")
-"""What is unpacked; nothing else of an archive is needed, and nothing of this form leaves the devkit."""
+"""The members that are unpacked; nothing else is needed, and nothing of this form leaves the devkit."""
 _TIMEOUT_S = 60
 _CHUNK = 1 << 20
-_GO_ON = "Check the network and run the command again: it goes on from there."
+_GO_ON = "Check the network and run the command again: it resumes."
 
 
 def fetch_devkit(
@@ -74,13 +74,13 @@ def fetch_devkit(
     base_url: str = BASE_URL,
     progress: Progress = no_progress,
 ) -> list[str]:
-    """Returns the names of the archives that were unpacked into ``devkit``; those that it has already are not fetched.
+    """Fetches the archives that ``devkit`` lacks, unpacks them, and returns their names.
 
     Args:
-        devkit: Folder that holds ``VOC2007`` and the like; made where absent.
-        archives: What a whole devkit consists of.
-        base_url: Where they lie.
-        progress: Shows how far it is, in bytes.
+        devkit: Folder that holds ``VOC2007`` and the like; made if absent.
+        archives: The archives of a whole devkit.
+        base_url: Their address.
+        progress: Reports progress in bytes.
 
     Raises:
         DataError: The server cannot be reached, or sent something else than the archive.
@@ -103,7 +103,7 @@ def fetch_devkit(
 
 
 def _download(url: str, target: Path, md5: str, progress: Progress) -> None:
-    """Writes ``target``, whole and with this hash; what has come so far lies beside it."""
+    """Writes ``target``, whole and with this hash; the part received so far is beside it."""
     part = target.with_name(f"{target.name}.part")
     present = part.stat().st_size if part.is_file() else 0
     try:

@@ -1,10 +1,10 @@
-"""The folder that a VOCdevkit is converted to: written whole or not at all, and checked when it is already there.
+"""The output folder of a VOC conversion: written whole or not at all, checked if it exists.
 
 It is built in a scratch folder beside its place and moved there in one step. It has Ultralytics' layout::
 
     voc.yaml  manifest.json  images/<split>/*.jpg  labels/<split>/*.txt
 
-and ``problems.txt`` where something was left out.
+and ``problems.txt`` if something was left out.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from qreg_yolo.progress import Progress, no_progress
 
 YAML, MANIFEST, PROBLEMS = "voc.yaml", "manifest.json", "problems.txt"
 VERSION = 1
-"""Of the layout; another one is another folder."""
+"""Version of the layout; another version needs another folder."""
 _DEAD_AFTER_S = 3600
 """Age of a scratch folder that no run can be writing to: it takes seconds."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """What the folder holds."""
+    """The content of the folder."""
 
     splits: tuple[Split, ...]
     description: dict[str, Any]
     """Content of the data YAML."""
     settings: dict[str, Any]
-    """What was converted, and how."""
+    """The devkit and the options of the conversion."""
     problems: str
-    """Text of `PROBLEMS`; empty where nothing was left out."""
+    """Text of `PROBLEMS`; empty if nothing was left out."""
 
 
 def find_output(out: Path, settings: Mapping[str, Any]) -> bool:
-    """Returns whether ``out`` is a finished conversion with these settings; False where it can still be written.
+    """Returns whether ``out`` is a finished conversion with these settings; False if it can be written.
 
     Raises:
-        DataError: Something else lies there, or a conversion with other settings.
+        DataError: It holds something else, or a conversion with other settings.
     """
     if not out.exists():
         return False
@@ -67,7 +67,7 @@ def find_output(out: Path, settings: Mapping[str, Any]) -> bool:
         found = json.loads((out / MANIFEST).read_text(encoding="utf-8"))["settings"]
         before = {key: found.get(key) for key in settings}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"'{out / MANIFEST}' is not as this command writes it. Give a new folder as --out.") from None
+        raise DataError(f"'{out / MANIFEST}' is not a manifest of this command. Give a new folder as --out.") from None
     changed = [f"{key} was {before[key]!r}, is {value!r}" for key, value in settings.items() if before[key] != value]
     if changed:
         raise DataError(
@@ -78,7 +78,7 @@ def find_output(out: Path, settings: Mapping[str, Any]) -> bool:
 
 
 def find_differences(out: Path, output: Output) -> list[str]:
-    """Returns the files of ``out``, relative, that are not what would be written; linked images are not read.
+    """Returns the files of ``out``, relative, that differ from what would be written; linked images are not read.
 
     An image or label file that does not belong to the conversion counts; other files (caches) do not.
     """
@@ -115,7 +115,7 @@ def write_output(out: Path, output: Output, progress: Progress = no_progress) ->
         if (out / MANIFEST).exists():
             raise DataError(f"Another run has written '{out}' meanwhile. Run the command again to check it.")
         if out.exists():
-            for path in out.glob(f"*{PROBLEMS}*"):  # of a run that found problems; nothing else lies there
+            for path in out.glob(f"*{PROBLEMS}*"):  # of a run that found problems; there is nothing else
                 path.unlink()
             out.rmdir()
         built.rename(out)
