@@ -39,8 +39,9 @@ def equal_fit(training: Curve, validation: Curve, other_training: Curve, other_v
         other_training: The other run's training loss, `(epochs of that run,)`.
         other_validation: Its validation loss of the same epochs.
     """
-    target = float(np.mean(training.values[-EPOCHS:]))
-    at = float(np.mean(validation.values[-EPOCHS:]))
+    validated = ~np.isnan(validation.values)
+    target = float(np.mean(training.values[np.isin(training.epochs, validation.epochs[validated])][-EPOCHS:]))
+    at = float(np.mean(validation.values[validated][-EPOCHS:]))
     usable = np.isfinite(other_training.values) & np.isfinite(other_validation.values)
     losses, values = other_training.values[usable], other_validation.values[usable]
     nearest = np.argsort(abs(losses - target), kind="stable")[:EPOCHS]

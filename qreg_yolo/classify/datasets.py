@@ -8,7 +8,7 @@ from typing import Any
 
 from qreg_yolo.classify.checkpoint import Description
 from qreg_yolo.classify.data import ImageSet
-from qreg_yolo.config.classification_options import DATA, ClassifyOptions
+from qreg_yolo.config.classification import DATA, ClassifyOptions
 from qreg_yolo.datasets.cifar import OFFICIAL, read_cifar
 from qreg_yolo.datasets.classes import ClassesError, rows_by_name
 from qreg_yolo.datasets.demo.patterns import demo_set
@@ -22,7 +22,7 @@ def splits(data: str) -> tuple[str, str]:
     return ("train", "val") if data == "demo" else ("train", "test")
 
 
-def load_split(data: str, split: str, data_dir: str | None, *, verify: bool) -> ImageSet:
+def load_split(data: str, split: str, data_dir: str | None, *, verify: bool, count: int | None = None) -> ImageSet:
     """Returns one split of a data set.
 
     Args:
@@ -30,6 +30,7 @@ def load_split(data: str, split: str, data_dir: str | None, *, verify: bool) -> 
         split: One of `splits`.
         data_dir: Where CIFAR's folder is; of no use for `demo`.
         verify: Whether the files have to be the official ones.
+        count: Images of a class-balanced subset; None: all.
 
     Raises:
         ConfigError: No such data set or split, or CIFAR without a folder.
@@ -40,17 +41,19 @@ def load_split(data: str, split: str, data_dir: str | None, *, verify: bool) -> 
         if value not in known:
             raise ConfigError(f"{name}={value!r} is not one of: {', '.join(known)}.{did_you_mean(value, known)}")
     if data == "demo":
-        return ImageSet.of(demo_set(split))
-    if data_dir is None:
+        found = demo_set(split)
+    elif data_dir is None:
         raise ConfigError(f"--data {data} needs --data-dir DIR, the folder that holds its official files.")
-    return ImageSet.of(read_cifar(data, Path(data_dir), split, verify=verify))
+    else:
+        found = read_cifar(data, Path(data_dir), split, verify=verify)
+    return ImageSet.of(found if count is None else found.balanced(count))
 
 
 def load_training(run: ClassifyOptions) -> tuple[ImageSet, ImageSet]:
     """Returns what a run is trained and validated on; errors as `load_split`."""
     train, held_out = splits(run.data)
     return (
-        load_split(run.data, train, run.data_dir, verify=run.verify),
+        load_split(run.data, train, run.data_dir, verify=run.verify, count=run.train_images),
         load_split(run.data, held_out, run.data_dir, verify=run.verify),
     )
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qreg_yolo.classify.data import ImageSet, training_batches
-from qreg_yolo.config.classification_options import ClassifyConfig
+from qreg_yolo.config.classification import ClassifyConfig
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.calibration import CalibrationReport, batch_statistics, calibrate, quantizers_off
 from qreg_yolo.quant.convert import ConversionReport, candidate_layers, quantize_model, quantized_layers

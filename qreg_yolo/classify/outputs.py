@@ -16,8 +16,7 @@ import torch
 
 from qreg_yolo.classify.checkpoint import Description
 from qreg_yolo.classify.data import ImageSet
-from qreg_yolo.config.classification import dump
-from qreg_yolo.config.classification_options import ClassifyConfig
+from qreg_yolo.config.classification import ClassifyConfig, dump
 from qreg_yolo.datasets.cifar import SIZE
 from qreg_yolo.io import files, records, results_csv
 from qreg_yolo.training.environment import environment
@@ -100,7 +99,8 @@ def identity(weights: Path, name: str, description: Description, data: str) -> d
         description: What it is.
         data: The data set that it is measured on.
     """
-    seed, spec = description.config["run"]["seed"], description.spec
+    run, spec = description.config["run"], description.spec
+    seed, subset = run["seed"], run.get("train_images")
     digest = files.sha256(weights)
     model = description.model.rpartition(":")[2]
     return {
@@ -113,7 +113,13 @@ def identity(weights: Path, name: str, description: Description, data: str) -> d
         "precision": description.precision,
         "seed": seed,
         "weights_sha256": digest,
-        "evaluation": records.settings_text({"imgsz": SIZE, "classes": len(description.classes)}),
+        "evaluation": records.settings_text(
+            {
+                "imgsz": SIZE,
+                "classes": len(description.classes),
+                **({} if subset is None else {"train_images": subset}),
+            }
+        ),
     }
 
 
@@ -128,21 +134,27 @@ def measured_in(row: Mapping[str, float], train: ImageSet, val: ImageSet) -> Mea
 
 def epoch_line(row: Mapping[str, float], epochs: int, images_per_s: float) -> str:
     """Returns an epoch in one line, for a terminal."""
+    validated = f"val loss {row['val/loss']:.4f}  top-1 {row['metrics/accuracy_top1']:.4f}  |  "
     return (
         f"epoch {int(row['epoch']):>3}/{epochs}  train loss {row['train/loss']:.4f}  "
-        f"top-1 {row['train/accuracy_top1']:.4f}  |  val loss {row['val/loss']:.4f}  "
-        f"top-1 {row['metrics/accuracy_top1']:.4f}  |  lr {row['lr/pg0']:.3g}  {images_per_s:,.0f} img/s"
+        f"top-1 {row['train/accuracy_top1']:.4f}  |  {'' if math.isnan(row['val/loss']) else validated}"
+        f"lr {row['lr/pg0']:.3g}  {images_per_s:,.0f} img/s"
     )
 
 
 def final_table(rows: Sequence[Mapping[str, float]], folder: Path) -> str:
     """Returns what a run reached, for a terminal."""
-    last, best = rows[-1], max(rows, key=lambda row: row["metrics/accuracy_top1"])
+    last, best = rows[-1], max(rows, key=lambda row: _accuracy(row))
     lines = [f"{'':28}{'top-1':>8}{'val loss':>12}{'train loss':>12}"]
     for label, row in (("last epoch (reported)", last), (f"best epoch ({int(best['epoch'])})", best)):
         cells = f"{row['metrics/accuracy_top1']:>8.4f}{row['val/loss']:>12.4f}{row['train/loss']:>12.4f}"
         lines.append(f"{label:28}{cells}")
     return "\n".join([*lines, f"Results: {folder} (weights/last.safetensors, {RESULTS}, {RECORDS}, config.yaml)"])
+
+
+def _accuracy(row: Mapping[str, float]) -> float:
+    """Returns an epoch's accuracy, -1 where it was not validated."""
+    return -1.0 if math.isnan(row["metrics/accuracy_top1"]) else row["metrics/accuracy_top1"]
 
 
 def seeds_table(accuracies: Mapping[int, float]) -> str:

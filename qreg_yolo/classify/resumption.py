@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qreg_yolo.classify.checkpoint import Description, Progress
-from qreg_yolo.config.classification import from_mapping
-from qreg_yolo.config.classification_options import ClassifyConfig, as_milestones
+from qreg_yolo.config.classification import ClassifyConfig, as_milestones, from_mapping
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.spec import FLOAT_BITS, QuantSpec
 

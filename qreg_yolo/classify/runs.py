@@ -20,7 +20,7 @@ from qreg_yolo.classify.processes import Processes, joined, say
 from qreg_yolo.classify.resumption import resumed_config
 from qreg_yolo.classify.setup import built, check_batch, placed, precision_on, prepare
 from qreg_yolo.classify.train import Run
-from qreg_yolo.config.classification_options import ClassifyConfig
+from qreg_yolo.config.classification import ClassifyConfig
 from qreg_yolo.io.folders import new_folder, writable_project
 from qreg_yolo.io.strict_yaml import ConfigError
 

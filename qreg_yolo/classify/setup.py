@@ -13,7 +13,7 @@ from qreg_yolo.classify.models import build_model
 from qreg_yolo.classify.network import check_output, quantize_network
 from qreg_yolo.classify.processes import device_of
 from qreg_yolo.classify.train import Run
-from qreg_yolo.config.classification_options import ClassifyConfig
+from qreg_yolo.config.classification import ClassifyConfig
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.training.cpu import tune_cpu
 from qreg_yolo.training.environment import THREADS_VARIABLE, requested_threads, use_threads

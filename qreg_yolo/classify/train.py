@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from qreg_yolo.classify.checkpoint import Progress
 from qreg_yolo.classify.data import ImageSet, batch_size, training_batches
 from qreg_yolo.classify.evaluate import evaluate, in_precision
 from qreg_yolo.classify.processes import Processes
-from qreg_yolo.config.classification_options import ClassifyConfig
+from qreg_yolo.config.classification import ClassifyConfig
 from qreg_yolo.quant.convert import quantized_layers
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
 from qreg_yolo.quant.report import level_distance
@@ -83,14 +84,15 @@ def fit(run: Run, optimizer: torch.optim.SGD, *, on_epoch: Callable[[dict[str, f
         run.processes.average_statistics(run.model)
         run.progress.epoch = epoch + 1
         if run.processes.is_first:
-            reached = evaluate(run.model, run.val, precision=run.precision)
+            due = (epoch + 1) % options.val_every == 0 or epoch + 1 == options.epochs
+            reached = evaluate(run.model, run.val, precision=run.precision) if due else None
             row = {
                 "epoch": epoch + 1,
                 "time": before + time.perf_counter() - start,
                 "train/loss": loss,
                 "train/accuracy_top1": accuracy,
-                "val/loss": reached.loss,
-                "metrics/accuracy_top1": reached.accuracy,
+                "val/loss": reached.loss if reached else math.nan,
+                "metrics/accuracy_top1": reached.accuracy if reached else math.nan,
                 "lr/pg0": options.learning_rate(epoch),
                 **layer_columns(run.model, log_noise=options.log_noise),
             }

@@ -18,6 +18,7 @@ from qreg_yolo.cli.quantizing import (
     Method,
     PerChannel,
     Signed,
+    ValEvery,
     WeightBits,
     WeightOnly,
     edge,
@@ -79,7 +80,11 @@ def train(
     signed: Signed = None,
     weights: Annotated[str | None, typer.Option(help="Checkpoint to start from. [default: from scratch]")] = None,
     hyp: Annotated[str | None, typer.Option(help="Recipe: a name or a YAML file. [default: by data]")] = None,
+    train_images: Annotated[
+        int | None, typer.Option(help="Train on so many images, as many of each class. [default: all]")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the set; the milestones scale with it.")] = None,
+    val_every: ValEvery = None,
     milestones: Annotated[str | None, typer.Option(help="Epochs where the rate falls, such as 50,90,130,180.")] = None,
     gamma: Annotated[float | None, typer.Option(help="Factor of the rate at a milestone.")] = None,
     lr0: Annotated[float | None, typer.Option(help="Learning rate at the start.")] = None,
@@ -104,12 +109,12 @@ def train(
         "model": model, "data": data, "data_dir": data_dir, "verify": False if no_verify else None, "bits": bits,
         "weight_bits": weight_bits, "act_bits": act_bits, "method": method, "weight_only": weight_only,
         "per_channel": per_channel, "edge_bits": edge(edge_bits), "signed": signed, "weights": weights,
-        "epochs": epochs, "milestones": milestones, "gamma": gamma, "lr0": lr0, "momentum": momentum,
-        "nesterov": nesterov, "weight_decay": weight_decay, "batch": batch, "aug": aug, "amp": amp,
-        "compile": compile_, "log_noise": log_noise, "seed": seed, "threads": threads, "device": device,
-        "project": project, "name": name,
+        "train_images": train_images, "epochs": epochs, "val_every": val_every, "milestones": milestones,
+        "gamma": gamma, "lr0": lr0, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay,
+        "batch": batch, "aug": aug, "amp": amp, "compile": compile_, "log_noise": log_noise, "seed": seed,
+        "threads": threads, "device": device, "project": project, "name": name,
     }  # fmt: skip
-    from qreg_yolo.config.classification_options import KINDS
+    from qreg_yolo.config.classification import KINDS
     from qreg_yolo.config.key_values import parse_overrides
 
     options = {key: value for key, value in given.items() if value is not None}

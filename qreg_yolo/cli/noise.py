@@ -16,7 +16,7 @@ from qreg_yolo.cli.classify import DataDir, Device, NoVerify, Threads
 from qreg_yolo.cli.offline import prepare_host
 from qreg_yolo.cli.own_code import find_own_code
 from qreg_yolo.cli.quantizing import EdgeBits, PerChannel, edge
-from qreg_yolo.config.detection import COMMAND_LINE, named
+from qreg_yolo.config.sections import COMMAND_LINE, named
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.noise.sweep import Sweep
 

@@ -11,8 +11,8 @@ from qreg_yolo.cli import comparing
 
 HEATMAP_EXAMPLES = """\b
 Examples:
-  qreg-yolo plot heatmap records.csv --out squares.pdf
-  qreg-yolo plot heatmap records.csv --severities 3 --palette orange-blue --out squares.png"""
+  qreg-yolo plot heatmap records.csv --out heatmap.pdf
+  qreg-yolo plot heatmap records.csv --severities 3 --palette orange-blue --out heatmap.png"""
 SEVERITY_EXAMPLES = """\b
 Examples:
   qreg-yolo plot severity records.csv --out severity.pdf

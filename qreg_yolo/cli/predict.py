@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from qreg_yolo.cli.offline import prepare_host
-from qreg_yolo.config.detection import COMMAND_LINE
 from qreg_yolo.config.key_values import parse_overrides
+from qreg_yolo.config.sections import COMMAND_LINE
 from qreg_yolo.config.ultralytics_arguments import KINDS
 from qreg_yolo.config.ultralytics_keys import check_values
 

@@ -1,4 +1,4 @@
-"""The options of quantization that both tracks' training takes."""
+"""Options of training that both tracks have."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ Signed = Annotated[str | None, typer.Option(help="LSQ inputs: auto | signed | un
 LogNoise = Annotated[
     bool | None, typer.Option("--log-noise", help="Log each layer's weight noise per epoch in results.csv.")
 ]
+ValEvery = Annotated[int | None, typer.Option(help="Epochs from one validation to the next. [default: 1]")]
 Amp = Annotated[str | None, typer.Option(help="Mixed precision: off | bf16 | auto. [default: off]")]
 
 

@@ -17,11 +17,13 @@ from qreg_yolo.cli.quantizing import (
     Method,
     PerChannel,
     Signed,
+    ValEvery,
     WeightBits,
     WeightOnly,
     edge,
 )
-from qreg_yolo.config.detection import AMP_CHOICES, RunConfig, resolve
+from qreg_yolo.config.checks import AMP_CHOICES
+from qreg_yolo.config.detection import RunConfig, resolve
 from qreg_yolo.config.key_values import parse_overrides
 from qreg_yolo.config.ultralytics_arguments import KINDS
 from qreg_yolo.io.resources import recipe_path
@@ -37,7 +39,7 @@ Examples:
   qreg-yolo train --bits 4 --head anchor --weights yolov5n.pt
   qreg-yolo train --resume runs/yolov5n-lsq-w4a4-s0/weights/last.pt"""
 
-_NEW_RUN = ("model", "data", "weights", "hyp", "seed", "head", "autoanchor", "log_noise")
+_NEW_RUN = ("model", "data", "weights", "hyp", "seed", "head", "autoanchor", "log_noise", "val_every")
 """Options that begin a run: a resumed one has its own."""
 _RECIPES = {"demo": "demo", "voc": "voc_scratch"}
 
@@ -67,6 +69,7 @@ def train(
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
     amp: Amp = None,
     log_noise: LogNoise = None,
+    val_every: ValEvery = None,
     resume: Annotated[Path | None, typer.Option(help="Continue an interrupted run from its last.pt.")] = None,
     online: Annotated[bool | None, typer.Option("--online", help="Let Ultralytics use the network.")] = None,
 ) -> None:
@@ -75,7 +78,7 @@ def train(
         "bits": bits, "weight_bits": weight_bits, "act_bits": act_bits, "method": method, "weight_only": weight_only,
         "per_channel": per_channel, "edge_bits": edge(edge_bits), "signed": signed, "activation": activation,
         "head": head, "autoanchor": autoanchor, "model": model, "data": data, "weights": weights, "seed": seed,
-        "threads": threads, "online": online, "log_noise": log_noise,
+        "threads": threads, "online": online, "log_noise": log_noise, "val_every": val_every,
     }  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
     arguments = _with_amp(amp, parse_overrides(overrides or [], KINDS))

@@ -1,36 +1,156 @@
-"""What one classification run is: three validated sections, read from YAML and the command line.
+"""The configuration of a classifier's training: three sections, read from YAML and the command line, written back.
 
-Order of precedence: the defaults below, then a recipe (``hyp/*.yaml``), then the command line. Milestones belong to the
-number of epochs they were given with: where only the epochs change afterwards, they are scaled.
+Milestones belong to the number of epochs they were given with: where only the epochs change afterwards, they are
+scaled.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
+import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from qreg_yolo.config.classification_options import (
-    ClassifyConfig,
-    ClassifyOptions,
-    TrainOptions,
-    as_milestones,
-)
-from qreg_yolo.config.detection import COMMAND_LINE, merge_quant, named
-from qreg_yolo.config.sections import check_sections, read_sections
+from qreg_yolo.config import sections
+from qreg_yolo.config.checks import AMP_CHOICES, check_bools, check_counts, check_number, check_texts
+from qreg_yolo.config.key_values import Kind, check_folder_name
+from qreg_yolo.config.sections import COMMAND_LINE, QUANT, Section
+from qreg_yolo.errors import InvalidValueError
 from qreg_yolo.io import strict_yaml
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.spec import QuantSpec
-from qreg_yolo.suggest import did_you_mean
+from qreg_yolo.suggest import check_choice
 
-_SECTIONS: dict[str, list[str]] = {
-    "run": [f.name for f in fields(ClassifyOptions)],
-    "quant": ["bits", "weight_only", *(f.name for f in fields(QuantSpec))],
-    "train": [f.name for f in fields(TrainOptions)],
-}
-"""Section -> the keys it takes."""
+DATA: tuple[str, ...] = ("demo", "cifar10", "cifar100")
+AUGMENTATIONS: tuple[str, ...] = ("crop-flip", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyOptions:
+    """Section ``run``: the network, the dataset and the start.
+
+    Raises:
+        ValueError: A value outside its range or choices.
+        TypeError: A value of the wrong type.
+    """
+
+    model: str = "resnet20"
+    """`resnet20` | `resnet18` | `resnet50` | `mobilenetv1`, or a factory as `package.module:factory`."""
+    data: str = "demo"
+    """`demo` (built in) | `cifar10` | `cifar100`."""
+    data_dir: str | None = None
+    """Folder that holds `cifar-10-batches-py` or `cifar-100-python`."""
+    verify: bool = True
+    """Whether the data files have to be the official ones, by md5."""
+    train_images: int | None = None
+    """Training images, as many of each class: the same ones for every `seed`; None: all."""
+    weights: str | None = None
+    """Checkpoint to start from, float or quantized; None: from scratch."""
+    seed: int = 0
+    """0 or more."""
+    threads: int | None = None
+    """CPU threads of torch, 1 or more; None: all cores."""
+    device: str | None = None
+    """`cpu`, `cuda` or `cuda:1`; None: a GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        check_texts(self, "model", unset=("data_dir", "weights", "device"))
+        check_choice("data", self.data, DATA)
+        check_bools(self, "verify")
+        check_counts(self, 0, "seed")
+        check_counts(self, 1, unset=("threads", "train_images"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Section ``train``: the recipe; the defaults are QReg's (arXiv 2206.12372, section 4).
+
+    Raises:
+        ValueError: A value outside its range or choices.
+        TypeError: A value of the wrong type.
+    """
+
+    epochs: int = 200
+    """Passes over the training set."""
+    milestones: tuple[int, ...] = (50, 90, 130, 180)
+    """Epochs after which the learning rate is multiplied by `gamma`, ascending, each below `epochs`."""
+    gamma: float = 0.2
+    """Factor of the learning rate at each milestone."""
+    lr0: float = 0.1
+    """Learning rate before the first milestone, per optimizer step."""
+    momentum: float = 0.9
+    """Fraction of the velocity kept per step."""
+    nesterov: bool = False
+    """Nesterov's momentum."""
+    weight_decay: float = 1e-4
+    """L2 coefficient of all parameters but the quantizers', per step."""
+    batch: int = 128
+    """Images per optimizer step, all processes together."""
+    aug: str = "crop-flip"
+    """`crop-flip`: 4 black pixels of padding, a random crop, a random left-right flip; `none`."""
+    amp: str = "off"
+    """`off`: fp32; `bf16`: bfloat16 convolutions; `auto`: bf16 where the hardware has it."""
+    channels_last: bool = True
+    """Memory format of images and weights."""
+    compile: bool = False
+    """Whether the network is compiled (`torch.compile`; minutes before the first step)."""
+    log_noise: bool = False
+    """Whether ``results.csv`` has everything about each layer's weight noise, not its variance alone."""
+    val_every: int = 1
+    """Epochs from one validation to the next, 1 or more; the last epoch is always validated."""
+    project: str | None = None
+    """Folder of the run's folder; None: `runs`."""
+    name: str | None = None
+    """Name of the run's folder; None: by model, data, widths and seed."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "milestones", as_milestones(self.milestones))
+        check_counts(self, 1, "epochs", "batch", "val_every")
+        for name, high in (("gamma", 1.0), ("lr0", math.inf), ("momentum", 1.0), ("weight_decay", math.inf)):
+            check_number(self, name, 0.0, high)
+        check_choice("aug", self.aug, AUGMENTATIONS)
+        check_choice("amp", self.amp, AMP_CHOICES)
+        check_bools(self, "nesterov", "channels_last", "compile", "log_noise")
+        if self.nesterov and self.momentum == 0:
+            raise InvalidValueError("nesterov=true needs a momentum above 0. Drop one of them.")
+        check_texts(self, unset=("project", "name"))
+        for name in ("project", "name"):
+            check_folder_name(name, getattr(self, name) or "")
+        late = [m for m in self.milestones if m >= self.epochs]
+        if late:
+            raise InvalidValueError(
+                f"milestones={list(self.milestones)}: {late[0]} is not below epochs={self.epochs}. Give milestones "
+                "before the end, or leave them out: then the recipe's are scaled to the epochs."
+            )
+
+    def learning_rate(self, epoch: int) -> float:
+        """Returns the rate of an epoch, counted from 0."""
+        return self.lr0 * self.gamma ** sum(m <= epoch for m in self.milestones)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyConfig:
+    """One run, completely resolved; validated on construction."""
+
+    run: ClassifyOptions = field(default_factory=ClassifyOptions)
+    """What is trained, on what, from where."""
+    quant: QuantSpec = field(default_factory=QuantSpec)
+    """What is quantized and how."""
+    train: TrainOptions = field(default_factory=TrainOptions)
+    """The recipe."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the three sections as plain dictionaries."""
+        train = {**asdict(self.train), "milestones": list(self.train.milestones)}
+        return {"run": asdict(self.run), "quant": self.quant.to_dict(), "train": train}
+
+
+LAYOUT = {"run": Section.of(ClassifyOptions), "quant": QUANT, "train": Section.of(TrainOptions)}
 
 
 def load(path: Path) -> ClassifyConfig:
@@ -53,14 +173,7 @@ def from_mapping(data: Mapping[str, Any], source: str) -> ClassifyConfig:
     Raises:
         ConfigError: An unknown section or key (the nearest is named), or a wrong value.
     """
-    sections = check_sections(data, source, _SECTIONS)
-    with named(f"{source}, section 'run'"):
-        run = ClassifyOptions(**sections["run"])
-    with named(f"{source}, section 'quant'"):
-        quant = QuantSpec.from_options(sections["quant"])
-    with named(f"{source}, section 'train'"):
-        train = TrainOptions(**sections["train"])
-    return ClassifyConfig(run=run, quant=quant, train=train)
+    return ClassifyConfig(**sections.build(sections.check_sections(data, source, LAYOUT), source, LAYOUT))
 
 
 def resolve(
@@ -77,22 +190,28 @@ def resolve(
         ConfigError: A recipe that is wrong by itself, an unknown option or key (the nearest is named), a wrong value,
             or an option and a ``key=value`` that disagree.
     """
-    given = together({k: v for k, v in options.items() if v is not None}, overrides)
-    stored = {} if recipe is None else read_sections(recipe, _SECTIONS)
+    given = together(options, overrides)
+    own = {name: {k: v for k, v in given.items() if k in section.keys} for name, section in LAYOUT.items()}
+    stored: dict[str, dict[str, Any]] = {name: {} for name in LAYOUT}
     notices: list[str] = []
-    sections = check_sections(stored, str(recipe), _SECTIONS)
-    default = TrainOptions()
-    _scale(sections["train"], {"epochs": default.epochs, "milestones": default.milestones}, notices)
+    default, source = TrainOptions(), COMMAND_LINE
     if recipe is not None:
-        from_mapping(sections, str(recipe))  # a recipe has to stand by itself: its faults are reported as its own
-    own = {section: {k: v for k, v in given.items() if k in keys} for section, keys in _SECTIONS.items()}
-    _scale(own["train"], sections["train"], notices)
-    merged = {
-        "run": {**sections["run"], **own["run"]},
-        "quant": merge_quant(sections["quant"], own["quant"]),
-        "train": {**sections["train"], **own["train"]},
-    }
-    return from_mapping(merged, COMMAND_LINE if recipe is None else f"{COMMAND_LINE} with {recipe}"), notices
+        stored, source = sections.read_sections(recipe, LAYOUT), f"{COMMAND_LINE} with {recipe}"
+        _scale(stored["train"], {"epochs": default.epochs, "milestones": default.milestones}, notices)
+        from_mapping(stored, str(recipe))  # a recipe has to stand by itself: its faults are reported as its own
+    _scale(own["train"], stored["train"], notices)
+    with sections.named(source):
+        merged = sections.merged(stored, own)
+    return from_mapping(merged, source), notices
+
+
+def together(options: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns options and ``key=value`` arguments as one dictionary; errors as `resolve`."""
+    if "milestones" in overrides:
+        overrides = {**overrides, "milestones": list(as_milestones(overrides["milestones"]))}
+    found = sections.one_of_each(options, overrides, LAYOUT["quant"].keys)
+    sections.check_known(found, [key for section in LAYOUT.values() for key in section.keys])
+    return found
 
 
 def scaled_milestones(milestones: Sequence[int], old: int, new: int) -> tuple[list[int], list[int]]:
@@ -127,22 +246,34 @@ def _scale(train: dict[str, Any], before: Mapping[str, Any], notices: list[str])
     notices.append(notice + (f"; dropped: {dropped}." if dropped else "."))
 
 
-def together(options: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns options and ``key=value`` arguments as one dictionary; errors as `resolve`."""
-    known = [key for keys in _SECTIONS.values() for key in keys]
-    for key, value in overrides.items():
-        if key in _SECTIONS["quant"]:
-            raise ConfigError(f"{COMMAND_LINE}: '{key}' is an option, not a key=value. Use --{key.replace('_', '-')}.")
-        if key not in known:
-            raise ConfigError(
-                f"{COMMAND_LINE}: there is no '{key}'.{did_you_mean(key, known)} Known: {', '.join(known)}."
-            )
-        if key == "milestones":
-            value = list(as_milestones(value))
-        if options.get(key, value) != value:
-            raise ConfigError(f"--{key.replace('_', '-')} {options[key]} and {key}={value} disagree. Give one of them.")
-        options[key] = value
-    for key in options:
-        if key not in known:
-            raise ConfigError(f"'{key}' is not an option.{did_you_mean(key, known)} Known: {', '.join(known)}.")
-    return options
+def _kind(hint: Any) -> Kind:
+    """Returns the types that a ``key=value`` of a field may have."""
+    parts = typing.get_args(hint) or (hint,)
+    kinds = {str: Kind.TEXT, int: Kind.WHOLE, float: Kind.NUMBER, bool: Kind.BOOL, type(None): Kind.NONE}
+    if typing.get_origin(hint) is tuple:
+        return Kind.WHOLE | Kind.LIST
+    found = [kinds[part] for part in parts]
+    return Kind.TEXT if Kind.TEXT in found else functools.reduce(operator.or_, found)
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        name: _kind(hint)
+        for options in (ClassifyOptions, TrainOptions)
+        for name, hint in typing.get_type_hints(options).items()
+    }
+)
+"""Key -> the types that a ``key=value`` of it may have."""
+
+
+def as_milestones(value: object) -> tuple[int, ...]:
+    """Returns ascending epochs from a list, or from a text such as ``50,90``."""
+    parts = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else value
+    try:
+        numbers = [int(part) if isinstance(part, str) and part.strip() else part for part in parts]  # type: ignore[attr-defined]
+        right = all(type(n) is int and n > 0 for n in numbers) and sorted(set(numbers)) == numbers
+    except (TypeError, ValueError):
+        right = False
+    if not right:
+        raise ConfigError(f"milestones={value!r} is no ascending list of epochs from 1 up. Write 50,90 or [50, 90].")
+    return tuple(numbers)

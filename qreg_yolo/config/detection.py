@@ -1,50 +1,33 @@
-"""What one run is: four validated sections, read from YAML and the command line, written back as resolved.
-
-Order of precedence: the defaults below, then a recipe (``hyp/*.yaml``), then the command line.
-"""
+"""The configuration of a detector's training: four sections, read from YAML and the command line, written back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qreg_yolo.config.head import HeadConfig
-from qreg_yolo.config.sections import check_sections, read_sections
-from qreg_yolo.config.ultralytics_keys import check_train, host_defaults
-from qreg_yolo.errors import InvalidTypeError, InvalidValueError
+from qreg_yolo.config import sections
+from qreg_yolo.config.checks import check_bools, check_counts, check_number, check_texts
+from qreg_yolo.config.sections import COMMAND_LINE, QUANT, Section
+from qreg_yolo.config.ultralytics_keys import check_train
+from qreg_yolo.errors import InvalidValueError
 from qreg_yolo.io import strict_yaml
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.spec import QuantSpec
-from qreg_yolo.suggest import check_choice, did_you_mean
+from qreg_yolo.suggest import check_choice
 
-__all__ = [
-    "ConfigError",
-    "HeadConfig",
-    "RunConfig",
-    "RunOptions",
-    "check_train",
-    "dump",
-    "from_mapping",
-    "host_defaults",
-    "load",
-    "resolve",
-]
-
+HEADS: tuple[str, ...] = ("anchor_free", "anchor")
 ACTIVATIONS: tuple[str, ...] = ("silu", "relu")
-_HOST_GAINS = ("box", "cls", "cls_pw", "dfl")
-"""Ultralytics' arguments that only its own head's loss reads."""
 ALIASES: tuple[str, ...] = ("model", "data", "seed")
-"""Options of ours that are Ultralytics arguments too: also taken as ``key=value``."""
-COMMAND_LINE = "command line"
-AMP_CHOICES: tuple[str, ...] = ("off", "bf16", "auto")
+"""Options that are Ultralytics arguments too: also taken as ``key=value``."""
+_ANCHOR_FREE_GAINS = ("box", "cls", "cls_pw", "dfl")
+"""Ultralytics' arguments that only its own head's loss reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Section ``run``: what is trained, on what, from where.
+    """Section ``run``: the network, the dataset and the start.
 
     Raises:
         ValueError: A value outside its range or choices.
@@ -67,19 +50,59 @@ class RunOptions:
     """Whether Ultralytics may use the network."""
     log_noise: bool = False
     """Whether ``results.csv`` has each layer's weight noise."""
+    val_every: int = 1
+    """Epochs from one validation to the next, 1 or more; the last epoch is always validated."""
 
     def __post_init__(self) -> None:
-        for name in ("model", "data", "weights"):
-            value = getattr(self, name)
-            if not (isinstance(value, str) and value) and not (name == "weights" and value is None):
-                raise InvalidTypeError(f"{name}={value!r} is not a name or a path. Give a text.")
+        check_texts(self, "model", "data", unset=("weights",))
         check_choice("activation", self.activation, ACTIVATIONS)
-        check_count("seed", self.seed, minimum=0)
-        if self.threads is not None:
-            check_count("threads", self.threads, minimum=1)
-        for name in ("online", "log_noise"):
-            if not isinstance(getattr(self, name), bool):
-                raise InvalidTypeError(f"{name}={getattr(self, name)!r} is not true or false.")
+        check_counts(self, 0, "seed")
+        check_counts(self, 1, "val_every", unset=("threads",))
+        check_bools(self, "online", "log_noise")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """Section ``head``: the detection head. All but ``kind`` is for the anchor head; the defaults are YOLOv5's.
+
+    Raises:
+        ValueError: An unknown head, or a value outside its range.
+        TypeError: A value of the wrong type.
+    """
+
+    kind: str = "anchor_free"
+    """`anchor_free`: Ultralytics' own (box, class, distribution focal loss) | `anchor`: YOLOv5's, with objectness."""
+    box: float = 0.05
+    """Gain of the box loss, 0 or more."""
+    cls: float = 0.5
+    """Gain of the class loss at 80 classes, 0 or more."""
+    obj: float = 1.0
+    """Gain of the objectness loss at 640 px, 0 or more."""
+    cls_pw: float = 1.0
+    """Weight of the positive targets of the class loss, above 0."""
+    obj_pw: float = 1.0
+    """Weight of the positive targets of the objectness loss, above 0."""
+    anchor_t: float = 4.0
+    """An anchor matches an object if their widths and heights differ by a factor below this; above 1."""
+    autoanchor: bool = False
+    """Whether to fit the anchors to the training set before training."""
+
+    def __post_init__(self) -> None:
+        check_choice("kind", self.kind, HEADS)
+        for name in ("box", "cls", "obj"):
+            check_number(self, name, 0)
+        for name, low in (("cls_pw", 0), ("obj_pw", 0), ("anchor_t", 1)):
+            check_number(self, name, low, above=True)
+        check_bools(self, "autoanchor")
+        if self.autoanchor and not self.has_anchors:
+            raise InvalidValueError(
+                "autoanchor needs kind 'anchor': the anchor_free head has no anchors. Add --head anchor."
+            )
+
+    @property
+    def has_anchors(self) -> bool:
+        """Whether it is the anchor head."""
+        return self.kind == "anchor"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +115,9 @@ class RunConfig:
     """
 
     run: RunOptions = field(default_factory=RunOptions)
-    """What is trained, on what, from where."""
+    """The network, the dataset and the start."""
     quant: QuantSpec = field(default_factory=QuantSpec)
-    """What is quantized and how."""
+    """The quantization."""
     head: HeadConfig = field(default_factory=HeadConfig)
     """The detection head."""
     train: Mapping[str, Any] = field(default_factory=dict)
@@ -103,7 +126,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "train", dict(self.train))
         check_train(self.train, "train")
-        for key in _HOST_GAINS if self.head.has_anchors else ():
+        for key in _ANCHOR_FREE_GAINS if self.head.has_anchors else ():
             if key in self.train:
                 raise ConfigError(
                     f"train: {key}={self.train[key]} belongs to Ultralytics' own head, and the anchor head does not "
@@ -120,13 +143,7 @@ class RunConfig:
         }
 
 
-_SECTIONS: dict[str, list[str]] = {
-    "run": [f.name for f in fields(RunOptions)],
-    "quant": ["bits", "weight_only", *(f.name for f in fields(QuantSpec))],
-    "head": [f.name for f in fields(HeadConfig)],
-    "train": [],  # Ultralytics' keys: `legal_keys`
-}
-"""Section -> the keys it takes."""
+LAYOUT = {"run": Section.of(RunOptions), "quant": QUANT, "head": Section.of(HeadConfig), "train": Section(dict, [])}
 _HEAD_OPTIONS = {"head": "kind", "autoanchor": "autoanchor"}
 """Option -> key of section ``head``."""
 
@@ -137,34 +154,12 @@ def load(path: Path) -> RunConfig:
     Raises:
         ConfigError: Not readable, not YAML, an unknown section or key (the nearest is named), or a wrong value.
     """
-    return from_mapping(read_sections(path, _SECTIONS), str(path))
+    return _built(sections.read_sections(path, LAYOUT), str(path))
 
 
 def dump(config: RunConfig) -> str:
     """Returns the configuration as YAML text that `load` reads back equal."""
     return strict_yaml.dumps(config.to_dict())
-
-
-def from_mapping(data: Mapping[str, Any], source: str) -> RunConfig:
-    """Returns the configuration of a dictionary of sections.
-
-    Args:
-        data: ``{"run": {...}, "quant": {...}, "head": {...}, "train": {...}}``, each optional.
-        source: Where it comes from, for the error text.
-
-    Raises:
-        ConfigError: An unknown section or key (the nearest is named), or a wrong value.
-    """
-    sections = check_sections(data, source, _SECTIONS)
-    check_train(sections["train"], f"{source}, section 'train'")
-    with named(f"{source}, section 'run'"):
-        run = RunOptions(**sections["run"])
-    with named(f"{source}, section 'quant'"):
-        quant = QuantSpec.from_options(sections["quant"])
-    with named(f"{source}, section 'head'"):
-        head = HeadConfig(**sections["head"])
-    with named(source):
-        return RunConfig(run=run, quant=quant, head=head, train=sections["train"])
 
 
 def resolve(recipe: Path | None, options: Mapping[str, Any], overrides: Mapping[str, Any]) -> RunConfig:
@@ -179,59 +174,26 @@ def resolve(recipe: Path | None, options: Mapping[str, Any], overrides: Mapping[
         ConfigError: A recipe that is wrong by itself, an unknown option or argument (the nearest is named), a wrong
             value, or an option and a ``key=value`` that disagree.
     """
-    base = {} if recipe is None else read_sections(recipe, _SECTIONS)
+    known = [*LAYOUT["run"].keys, *LAYOUT["quant"].keys, *_HEAD_OPTIONS]
+    sections.check_known(options, known)
+    given = sections.one_of_each(options, overrides, {*known} - {*ALIASES})
+    own: dict[str, dict[str, Any]] = {name: {} for name in LAYOUT}
+    for name, value in given.items():
+        section = "head" if name in _HEAD_OPTIONS else "run" if name in LAYOUT["run"].keys else "quant"
+        own[section if name in known else "train"][_HEAD_OPTIONS.get(name, name)] = value
+    check_train(own["train"], COMMAND_LINE)
+    stored: dict[str, dict[str, Any]] = {name: {} for name in LAYOUT}
+    source = COMMAND_LINE
     if recipe is not None:
-        from_mapping(base, str(recipe))  # a recipe has to stand by itself: its faults are reported as its own
-    sections = check_sections(base, str(recipe), _SECTIONS)
-    run, quant, head = _split_options({k: v for k, v in options.items() if v is not None})
-    for key in ALIASES:
-        if key in overrides and run.get(key, overrides[key]) != overrides[key]:
-            raise ConfigError(f"--{key} {run[key]} and {key}={overrides[key]} disagree. Give one of them.")
-    run |= {key: overrides[key] for key in ALIASES if key in overrides}
-    train = {key: value for key, value in overrides.items() if key not in ALIASES}
-    for key in train:
-        if key in [*_SECTIONS["run"], *_SECTIONS["quant"], *_HEAD_OPTIONS]:
-            raise ConfigError(f"{COMMAND_LINE}: '{key}' is an option, not a key=value. Use --{key.replace('_', '-')}.")
-    check_train(train, COMMAND_LINE)
-    merged = {
-        "run": {**sections["run"], **run},
-        "quant": merge_quant(sections["quant"], quant),
-        "head": {**sections["head"], **head},
-        "train": {**sections["train"], **train},
-    }
-    return from_mapping(merged, COMMAND_LINE if recipe is None else f"{COMMAND_LINE} with {recipe}")
+        stored, source = sections.read_sections(recipe, LAYOUT), f"{COMMAND_LINE} with {recipe}"
+        _built(stored, str(recipe))  # a recipe has to stand by itself: its faults are reported as its own
+    with sections.named(source):
+        merged = sections.merged(stored, own)
+    return _built(merged, source)
 
 
-@contextmanager
-def named(source: str) -> Iterator[None]:
-    """Puts ``source`` in front of the text of a wrong value."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{source}: {error}") from error
-
-
-def _split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Returns the options of the sections ``run``, ``quant`` and ``head``."""
-    known = [*_SECTIONS["run"], *_SECTIONS["quant"], *_HEAD_OPTIONS]
-    for key in options:
-        if key not in known:
-            raise ConfigError(f"'{key}' is not an option.{did_you_mean(key, known)} Known: {', '.join(known)}.")
-    run = {key: value for key, value in options.items() if key in _SECTIONS["run"]}
-    head = {name: options[key] for key, name in _HEAD_OPTIONS.items() if key in options}
-    return run, {key: value for key, value in options.items() if key not in {**run, **_HEAD_OPTIONS}}, head
-
-
-def merge_quant(recipe: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the recipe's section with the options on top; a new width drops the recipe's widths that it replaces."""
-    dropped = {"weight_bits", "act_bits"} if "bits" in options else set()
-    if "act_bits" in options:
-        dropped.add("weight_only")
-    if options.get("weight_only"):
-        dropped.add("act_bits")
-    return {**{key: value for key, value in recipe.items() if key not in dropped}, **options}
-
-
-def check_count(name: str, value: object, *, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise InvalidValueError(f"{name}={value!r} is not a whole number of at least {minimum}.")
+def _built(data: Mapping[str, Mapping[str, Any]], source: str) -> RunConfig:
+    check_train(data["train"], f"{source}, section 'train'")
+    values = sections.build(data, source, LAYOUT)
+    with sections.named(source):
+        return RunConfig(**values)

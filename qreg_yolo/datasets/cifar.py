@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qreg_yolo.datasets.sources import select_keys
 from qreg_yolo.errors import DataError, MissingFileError
 from qreg_yolo.io.pickled_values import PickleError
 from qreg_yolo.io.safe_pickle import load_pickle
@@ -45,6 +46,28 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def balanced(self, count: int) -> LabelledImages:
+        """Returns ``count`` of the images with as many of each class (the first classes have one more at the most).
+
+        The choice follows from the images' keys alone (`sources.select_keys`), so that it does not depend on the seed
+        of a training, and a smaller subset is part of a larger one.
+
+        Raises:
+            DataError: There are fewer images in a class.
+        """
+        chosen: list[int] = []
+        for label, name in enumerate(self.classes):
+            members = np.flatnonzero(self.labels == label)
+            share = (count + len(self.classes) - 1 - label) // len(self.classes)
+            if share > len(members):
+                raise DataError(
+                    f"train_images={count} needs {share} images of the class '{name}', and {self.name} has "
+                    f"{len(members)}. Give fewer."
+                )
+            if share:
+                chosen += members[select_keys([self.keys[i] for i in members], share)].tolist()
+        return self.subset(sorted(chosen))
 
     def subset(self, chosen: Sequence[int]) -> LabelledImages:
         """Returns some of the images, in that order."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.metrics import bbox_iou
 
-from qreg_yolo.config.head import HeadConfig
+from qreg_yolo.config.detection import HeadConfig
 from qreg_yolo.detect.anchor_head import BOX_ROWS, AnchorDetect
 
 BALANCE = (4.0, 1.0, 0.4)

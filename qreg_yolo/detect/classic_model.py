@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ultralytics.nn.tasks import yaml_model_load
 
-from qreg_yolo.config.head import HeadConfig
+from qreg_yolo.config.detection import HeadConfig
 from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.quantization_config import Section

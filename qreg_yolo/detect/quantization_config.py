@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from qreg_yolo.config.head import HeadConfig
+from qreg_yolo.config.detection import HeadConfig
 from qreg_yolo.errors import InvalidTypeError, InvalidValueError
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
 from qreg_yolo.suggest import did_you_mean
 
 KEY = "qreg"
 """The key in ``model.yaml`` and in the trainer's arguments."""
-LOG_NOISE = "log_noise"
-"""Key in the trainer's request alone: whether each epoch's weight noise is logged."""
+LOG_NOISE, VAL_EVERY = "log_noise", "val_every"
+"""Keys in the trainer's request alone: whether each epoch's weight noise is logged, and epochs between validations."""
 VERSION = 1
 _ACTIVATIONS = {"silu": None, "relu": "nn.ReLU()"}
 """Our names -> the host's ``activation`` key; None: its default, SiLU."""
@@ -45,10 +45,10 @@ class Section:
 
     @classmethod
     def from_request(cls, request: Mapping[str, Any], *, pretrained: bool) -> Section:
-        """Returns the section of what a user wrote: `QuantSpec`'s options, ``activation``, ``head`` and ``log_noise``.
+        """Returns the section of what a user wrote: `QuantSpec`'s options, ``activation`` and ``head``.
 
-        ``head`` is a kind, or a mapping of `HeadConfig`'s fields. ``log_noise`` says nothing about the quantization,
-        and is not kept.
+        ``head`` is a kind, or a mapping of `HeadConfig`'s fields. ``log_noise`` and ``val_every`` are not about the
+        quantization: they are checked and not kept.
 
         Raises:
             ValueError: An unknown option (the nearest is named) or a wrong value.
@@ -57,6 +57,8 @@ class Section:
         activation = options.pop("activation", "silu")
         if not isinstance(log_noise := options.pop(LOG_NOISE, False), bool):
             raise InvalidTypeError(f"{LOG_NOISE} must be true or false, not {log_noise!r}.")
+        if type(every := options.pop(VAL_EVERY, 1)) is not int or every < 1:
+            raise InvalidValueError(f"{VAL_EVERY}={every!r} is not a whole number of at least 1.")
         if activation not in _ACTIVATIONS:
             names = ", ".join(_ACTIVATIONS)
             hint = did_you_mean(str(activation), _ACTIVATIONS)

@@ -30,7 +30,7 @@ from qreg_yolo.detect.preflight import (
     check_names,
     check_resumption,
 )
-from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, Section, head_kind
+from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, VAL_EVERY, Section, head_kind
 from qreg_yolo.detect.safe_load import check_file
 from qreg_yolo.detect.safetensors_checkpoint import save_safetensors
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
@@ -87,6 +87,7 @@ def train(config: RunConfig) -> outputs.RunResult:
             "activation": config.run.activation,
             "head": asdict(config.head) if config.head.has_anchors else config.head.kind,
             LOG_NOISE: config.run.log_noise,
+            VAL_EVERY: config.run.val_every,
         },
     }
     if arguments.get("exist_ok"):

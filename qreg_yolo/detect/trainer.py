@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from copy import copy, deepcopy
@@ -36,7 +38,7 @@ from qreg_yolo.detect.outputs import Evaluated, defined
 from qreg_yolo.detect.policy import clipping_warning, frozen_norms
 from qreg_yolo.detect.precision import precision_of
 from qreg_yolo.detect.preflight import RESUMABLE
-from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, Section, head_kind, same_request
+from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, VAL_EVERY, Section, head_kind, same_request
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.errors import FileAccessError, InvalidValueError
 from qreg_yolo.io import files
@@ -345,10 +347,21 @@ class QuantDetectionTrainer(DetectionTrainer):
             self._first_step_offset = len(self.train_loader) * self.epoch - self._batches_since_step
             self._resumed = None
 
+    def validate(self) -> tuple[dict[str, float] | None, float | None]:
+        """Validates every ``val_every`` epochs and at the end; in between the metrics are nan, without a fitness."""
+        late = self.args.time and time.time() - self.train_time_start > 3600 * self.args.time
+        if (self.epoch + 1) % self._asked(VAL_EVERY, 1) and self.epoch + 1 < self.epochs and not (self.stop or late):
+            return dict.fromkeys(self.metrics, math.nan), None
+        return super().validate()  # type: ignore[no-any-return]
+
+    def _asked(self, key: str, default: Any) -> Any:
+        """Returns an option of the request that is not about the quantization."""
+        return (getattr(self.args, KEY, None) or {}).get(key, default)
+
     def save_metrics(self, metrics: dict[str, float]) -> None:
         """Writes an epoch's row of ``results.csv``, with the weight noise of each layer where that was asked for."""
         metrics = defined(metrics, self.validator.n_objects)
-        if (getattr(self.args, KEY, None) or {}).get(LOG_NOISE):
+        if self._asked(LOG_NOISE, False):
             metrics = {**metrics, **noise_columns(unwrap_model(self.model), everything=True)}
         super().save_metrics(metrics)
 

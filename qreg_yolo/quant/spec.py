@@ -175,21 +175,7 @@ class QuantSpec:
                     f"'{key}' is not a quantization option.{did_you_mean(key, known)} "
                     f"Known: bits, weight_only, {', '.join(known)}."
                 )
-        bits = options.pop("bits", None)
-        weight_only = options.pop("weight_only", False)
-        if not isinstance(weight_only, bool):
-            raise InvalidTypeError(f"weight_only must be true or false, not {weight_only!r}.")
-        if bits is not None:
-            check_bits("bits", bits)
-            both = {"weight_bits": bits} if weight_only else {"weight_bits": bits, "act_bits": bits}
-            options = {**both, **options}
-        if weight_only:
-            if options.get("act_bits", FLOAT_BITS) != FLOAT_BITS:
-                raise InvalidValueError(
-                    f"weight_only means act_bits=32, but act_bits={options['act_bits']} was given. Drop one of them."
-                )
-            options["act_bits"] = FLOAT_BITS
-        return cls(**options)
+        return cls(**spelled_out(options))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns a YAML-safe dictionary that `from_options` reads back."""
@@ -228,17 +214,13 @@ class QuantSpec:
         return local
 
     def _overridden(self, pattern: str, override: Mapping[str, Any]) -> QuantSpec:
-        override = dict(override)
         for key in override:
             if key not in _OVERRIDE_KEYS:
                 raise InvalidValueError(
                     f"Override '{pattern}': '{key}' is not an option of a layer.{did_you_mean(key, _OVERRIDE_KEYS)} "
                     f"Known: {', '.join(_OVERRIDE_KEYS)}."
                 )
-        if "bits" in override:
-            bits = override.pop("bits")
-            override = {"weight_bits": bits, "act_bits": bits, **override}
-        return replace(self, overrides={}, **override)
+        return replace(self, overrides={}, **spelled_out(override))
 
     def layer_plan(self, *, rescale: bool | None) -> LayerPlan:
         """Returns the quantizers of a layer under this spec.
@@ -267,6 +249,29 @@ class QuantSpec:
                 clip_init=self.clip_init,
             )
         return LayerPlan(weight=weight, input=act)
+
+
+def spelled_out(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns options with ``bits`` and ``weight_only`` replaced by the widths that they stand for.
+
+    Raises:
+        ValueError: ``bits`` is not a width, or ``weight_only`` comes with quantized ``act_bits``.
+        TypeError: ``weight_only`` is not true or false.
+    """
+    options = dict(options)
+    bits, weight_only = options.pop("bits", None), options.pop("weight_only", False)
+    if not isinstance(weight_only, bool):
+        raise InvalidTypeError(f"weight_only must be true or false, not {weight_only!r}.")
+    if bits is not None:
+        check_bits("bits", bits)
+        options = {"weight_bits": bits, **({} if weight_only else {"act_bits": bits}), **options}
+    if weight_only:
+        if options.get("act_bits", FLOAT_BITS) != FLOAT_BITS:
+            raise InvalidValueError(
+                f"weight_only means act_bits=32, but act_bits={options['act_bits']} was given. Drop one of them."
+            )
+        options["act_bits"] = FLOAT_BITS
+    return options
 
 
 def check_bits(name: str, value: object) -> None:

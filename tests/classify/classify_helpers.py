@@ -18,8 +18,7 @@ from qreg_yolo.classify.network import calibrate_network
 from qreg_yolo.classify.processes import Processes
 from qreg_yolo.classify.setup import built
 from qreg_yolo.classify.train import Run
-from qreg_yolo.config.classification import resolve
-from qreg_yolo.config.classification_options import ClassifyConfig
+from qreg_yolo.config.classification import ClassifyConfig, resolve
 from tests import ROOT
 from tests.classify.synthetic_networks import NORMED
 

@@ -11,13 +11,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from qreg_yolo.classify.data import crop_and_flip, draw_epoch, training_batches
+from qreg_yolo.classify import runs
+from qreg_yolo.classify.data import ImageSet, crop_and_flip, draw_epoch, training_batches
 from qreg_yolo.classify.datasets import load_split
+from qreg_yolo.config.classification import resolve
 from qreg_yolo.datasets.cifar import OFFICIAL, read_cifar
-from qreg_yolo.datasets.corrupted.cifar import read_cifar as read_for_writing
 from qreg_yolo.datasets.demo.patterns import CLASSES, demo_set
 from qreg_yolo.errors import DataError
+from qreg_yolo.io import records
 from qreg_yolo.io.strict_yaml import ConfigError
+from tests.classify.synthetic_networks import NORMED
 from tests.datasets.synthetic_cifar import dump, make_official, write_cifar
 
 
@@ -27,24 +30,23 @@ def test_the_official_formats(name: str, n: int, tmp_path: Path, monkeypatch: py
     train, test = (read_cifar(name, tmp_path, split) for split in ("train", "test"))
     assert (len(train), len(test)) == (n, 24)
     assert train.images.shape == (n, 32, 32, 3)
-    assert train.images.dtype == torch.uint8
+    assert train.images.dtype == np.uint8
     assert train.classes[:2] == ("class 0", "class 1")
     first = OFFICIAL[name].folder + "/" + next(iter(OFFICIAL[name].train))
     content = pickle.loads((tmp_path / first).read_bytes())
     rows = content[b"data"].reshape(-1, 3, 32, 32)  # red plane, green plane, blue plane
-    assert np.array_equal(train.images[5].numpy(), rows[5].transpose(1, 2, 0))
+    assert np.array_equal(train.images[5], rows[5].transpose(1, 2, 0))
     assert train.labels[5] == content[OFFICIAL[name].label_key.encode()][5]
     again = read_cifar(name, tmp_path / OFFICIAL[name].folder, "train")
-    assert torch.equal(again.images, train.images), "the folder itself may be given too"
+    assert np.array_equal(again.images, train.images), "the folder itself may be given too"
 
 
 def test_images_are_called_what_the_files_call_them(tmp_path: Path) -> None:
     root = write_cifar(tmp_path) / "cifar-10-batches-py"
     test = read_cifar("cifar10", tmp_path, "test", verify=False)
-    assert test.keys == read_for_writing(root).keys
     assert test.keys[3] == "test_batch_s_000003.png"
     assert test.subset([3, 5]).keys == (test.keys[3], test.keys[5])
-    assert torch.equal(test.subset([3, 5]).images, test.images[[3, 5]])
+    assert np.array_equal(test.subset([3, 5]).images, test.images[[3, 5]])
     content = pickle.loads((root / "test_batch").read_bytes())
     for names in ([], content[b"filenames"][:-1], [b"same.png"] * 24, "text"):
         dump(root / "test_batch", {**content, b"filenames": names})
@@ -123,14 +125,14 @@ def test_splits_and_folders_that_were_not_given() -> None:
 
 def test_the_built_in_set_is_the_same_on_every_call_and_balanced() -> None:
     one, two, held_out = demo_set("train", 400), demo_set("train", 400), demo_set("val", 400)
-    assert torch.equal(one.images, two.images)
-    assert not torch.equal(one.images, held_out.images)
-    assert one.labels.bincount().tolist() == [40] * 10
+    assert np.array_equal(one.images, two.images)
+    assert not np.array_equal(one.images, held_out.images)
+    assert np.bincount(one.labels).tolist() == [40] * 10
     assert len(one.classes) == len(set(CLASSES)) == 10
 
 
 def test_a_class_of_the_built_in_set_cannot_be_told_from_its_colour() -> None:
-    data = demo_set("train", 2000)
+    data = ImageSet.of(demo_set("train", 2000))
     colours = data.images.float().mean((1, 2))
     means = torch.stack([colours[data.labels == label].mean(0) for label in range(10)])
     assert float((means - means.mean(0)).abs().max()) < 0.5 * float(colours.std())
@@ -174,7 +176,7 @@ def test_an_epoch_follows_from_the_seed_and_its_number_alone() -> None:
 
 
 def test_processes_share_the_batches_of_one() -> None:
-    data = demo_set("train", 70)
+    data = ImageSet.of(demo_set("train", 70))
     common = {"batch": 16, "seed": 2, "epoch": 1, "augment": True}
     whole = list(training_batches(data, **common))
     halves = [list(training_batches(data, **common, rank=rank, world_size=2)) for rank in (0, 1)]
@@ -186,7 +188,7 @@ def test_processes_share_the_batches_of_one() -> None:
 
 
 def test_normalisation() -> None:
-    data = demo_set("val", 20)
+    data = ImageSet.of(demo_set("val", 20))
     (images, labels), *_ = training_batches(data, batch=20, seed=0, epoch=0, augment=False)
     order = draw_epoch(20, 0, 0).order
     expected = (data.images[order].permute(0, 3, 1, 2).double() / 255 - 0.5) / 0.25
@@ -205,3 +207,25 @@ def test_the_constants_are_the_training_sets_own(name: str) -> None:
     assert torch.allclose(pixels.mean(0), torch.tensor(data.mean).double(), atol=5e-5)
     assert torch.allclose(pixels.std(0), torch.tensor(data.std).double(), atol=5e-5)
     assert F.one_hot(data.labels).sum(0).tolist() == [5000] * 10
+
+
+def test_a_balanced_subset_is_the_same_for_every_seed_and_part_of_a_larger_one(tmp_path: Path) -> None:
+    whole = demo_set("train")
+    some, more = whole.balanced(25), whole.balanced(40)
+    assert np.bincount(some.labels).tolist() == [3] * 5 + [2] * 5
+    assert set(some.keys) < set(more.keys) < set(whole.keys)
+    assert list(some.keys) == sorted(some.keys), "in the order of the set"
+    for key, image in zip(some.keys, some.images, strict=True):
+        assert np.array_equal(image, whole.images[whole.keys.index(key)])
+    with pytest.raises(
+        DataError, match="train_images=9000 needs 900 images of the class 'plain disc', and demo has 256"
+    ):
+        whole.balanced(9000)
+
+
+def test_a_run_on_a_subset_says_so_in_its_records(tmp_path: Path) -> None:
+    options = {"model": NORMED, "data": "demo", "epochs": 1, "batch": 16, "project": str(tmp_path), "name": "run"}
+    runs.train(resolve(None, {**options, "train_images": 40}, {})[0])
+    rows = records.read(tmp_path / "run/records.csv").to_dicts()
+    assert {row["evaluation"] for row in rows} == {"imgsz=32 classes=10 train_images=40"}
+    assert {row["n_images"] for row in rows if row["split"] == "train"} == {40}

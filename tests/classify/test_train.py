@@ -252,3 +252,17 @@ def test_tensorboard_gets_every_column_where_it_is_installed(
     folder = train(cifar10, tmp_path, epochs=2)
     header = (folder / "results.csv").read_text().splitlines()[0].split(",")
     assert [name for name, _, epoch in written if epoch == 2] == header[2:]
+
+
+def test_validation_every_third_epoch_and_at_the_end(cifar10: Path, tmp_path: Path) -> None:
+    every = train(cifar10, tmp_path / "every", epochs=4, milestones=[2])
+    third = train(cifar10, tmp_path / "third", epochs=4, milestones=[2], val_every=3)
+    columns = ("train/loss", "val/loss", "metrics/accuracy_top1")
+    rows = {
+        folder: list(csv.DictReader((folder / "results.csv").read_text().splitlines())) for folder in (every, third)
+    }
+    for epoch, (one, other) in enumerate(zip(rows[every], rows[third], strict=True), 1):
+        validated = {name: one[name] for name in columns}
+        assert {name: other[name] for name in columns} == (
+            validated if epoch in (3, 4) else {"train/loss": one["train/loss"], **dict.fromkeys(columns[1:], "nan")}
+        )

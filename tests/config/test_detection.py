@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qreg_yolo.config import detection
-from qreg_yolo.config.detection import ConfigError, HeadConfig, RunConfig, RunOptions
+from qreg_yolo.config.detection import HeadConfig, RunConfig, RunOptions
 from qreg_yolo.io import strict_yaml
+from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.spec import QuantSpec
 
 
@@ -98,7 +99,7 @@ def test_scalars_mean_what_they_look_like(text: str, value: Any) -> None:
         ("quant: {bits: 3.5}", ["bits=3.5"]),
         ("head: {kind: anchor_fre}", ["anchor_fre", "Did you mean 'anchor_free'"]),
         ("head: {ojb: 1}", ["'ojb'", "Did you mean 'obj'"]),
-        ("head: {box: -0.1}", ["box=-0.1", "above 0"]),
+        ("head: {box: -0.1}", ["box=-0.1", "at least 0"]),
         ("head: {cls_pw: 0}", ["cls_pw=0", "above 0"]),
         ("head: {anchor_t: 1}", ["anchor_t=1", "above 1"]),
         ("head: {obj: big}", ["obj='big'", "a number"]),

@@ -78,7 +78,7 @@ def test_every_key_takes_its_default() -> None:
 
 
 def test_classifiers_have_the_same_rule() -> None:
-    from qreg_yolo.config.classification_options import KINDS as OF_CLASSIFIERS
+    from qreg_yolo.config.classification import KINDS as OF_CLASSIFIERS
 
     items = ["name=exp #1", "milestones=50,90", "lr0=1e-3", "compile=true", "amp=off", "batch=64", "data_dir=no"]
     assert parse_overrides(items, OF_CLASSIFIERS) == {

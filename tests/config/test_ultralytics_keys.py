@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from qreg_yolo.config import ultralytics_keys
-from qreg_yolo.config.detection import ConfigError, RunConfig
+from qreg_yolo.config.detection import RunConfig
+from qreg_yolo.io.strict_yaml import ConfigError
 
 
 def test_the_hosts_own_defaults_are_legal_and_read_right() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qreg_yolo.config.head import HeadConfig
+from qreg_yolo.config.detection import HeadConfig
 from qreg_yolo.detect.anchor_head import AnchorDetect
 from qreg_yolo.detect.anchor_loss import AnchorLoss, match
 from tests.detect import anchor_reference as reference

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import random
 from pathlib import Path
 from typing import Any
@@ -314,3 +315,25 @@ def test_the_cpu_trains_with_channels_last_unless_told_otherwise(
     stored = torch.load(model.trainer.last, weights_only=False)
     kept = (stored["model"] or stored["ema"]).model[1].conv.weight
     assert kept.is_contiguous(), "released Ultralytics fuses checkpoints with .view()"
+
+
+def test_validation_every_other_epoch_and_at_the_end(tiny_data: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "imgsz": 32, "epochs": 3, "project": str(tmp_path), "data": str(tiny_data)}
+    folders = []
+    for every in (1, 2):
+        model = QuantYOLO("yolov5n.yaml")
+        model.train(qreg={"bits": 4, "val_every": every}, name=str(every), **settings)
+        folders.append(model.trainer.save_dir)
+        assert model.trainer.metrics["metrics/mAP50(B)"] >= 0, "the best checkpoint is measured"
+    one, two = (list(csv.DictReader((folder / "results.csv").read_text().splitlines())) for folder in folders)
+    names = [name for name in one[0] if name.startswith(("val/", "metrics/"))]
+    assert len(names) > 4
+    for epoch, (all_, some) in enumerate(zip(one, two, strict=True), 1):
+        assert some["train/box_loss"] == all_["train/box_loss"]
+        assert [some[name] for name in names] == ([all_[name] for name in names] if epoch > 1 else ["nan"] * len(names))
+
+
+@pytest.mark.parametrize("every", [0, -1, 1.5, True, "2"])
+def test_an_interval_of_validation_that_is_no_count(every: object) -> None:
+    with pytest.raises(ValueError, match="val_every="):
+        QuantDetectionTrainer(overrides={"model": "yolov5n.yaml", "qreg": {"val_every": every}})

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from qreg_yolo.config import classification, detection
-from qreg_yolo.config.head import HeadConfig
+from qreg_yolo.config.detection import HeadConfig
 from qreg_yolo.io import resources
 from tests import ROOT
 

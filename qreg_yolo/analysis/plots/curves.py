@@ -123,9 +123,12 @@ def draw_severity_curves(
 
 
 def aligned(seeds: Sequence[Curve]) -> tuple[Array, Array]:
-    """Returns the epochs that all curves have, and the values there: `(epochs,)` and `(seeds, epochs)`."""
-    common = set(seeds[0].epochs.tolist()).intersection(*(one.epochs.tolist() for one in seeds))
-    epochs = np.array(sorted(common))
+    """Returns the epochs in which all curves have a value, and the values: `(epochs,)` and `(seeds, epochs)`.
+
+    An epoch without validation has none (nan).
+    """
+    known = [set(one.epochs[~np.isnan(one.values)].tolist()) for one in seeds]
+    epochs = np.array(sorted(set.intersection(*known)))
     return epochs, np.stack([one.values[np.searchsorted(one.epochs, epochs)] for one in seeds])
 
 
