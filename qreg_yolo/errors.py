@@ -57,6 +57,8 @@ def fault_list(faults: Sequence[object], indent: str = "  ") -> str:
 
     >>> fault_list(["a", "b"])
     '\n  a\n  b'
+    >>> fault_list(range(12))[-17:]
+    '\n  ... and 2 more'
     """
     more = [f"... and {len(faults) - SHOWN_FAULTS} more"] if len(faults) > SHOWN_FAULTS else []
     return "".join(f"\n{indent}{line}" for line in [*faults[:SHOWN_FAULTS], *more])

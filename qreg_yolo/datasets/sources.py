@@ -16,9 +16,7 @@ from typing import Any
 
 import yaml
 
-from qreg_yolo.corrupt.apply import image_key
 from qreg_yolo.datasets.classes import class_names, placeholder_names
-from qreg_yolo.datasets.demo.write import ensure_demo_data
 from qreg_yolo.datasets.labels import label_path
 from qreg_yolo.errors import DataError, InvalidValueError, MissingFileError, fault_list
 from qreg_yolo.io import strict_yaml
@@ -74,6 +72,8 @@ def find_data(name: str) -> Path:
         FileNotFoundError: Nothing of that name (the nearest is named).
     """
     if name == "demo":
+        from qreg_yolo.datasets.demo.write import ensure_demo_data  # loads OpenCV
+
         return ensure_demo_data()
     is_folder = Path(name).is_dir() and name not in data_names()
     return (Path(name) if is_folder else data_path(name)).absolute()
@@ -321,6 +321,8 @@ def _images_folder(image: Path) -> Path:
 
 
 def _source_images(found: Sequence[tuple[Path, Path]]) -> tuple[SourceImage, ...]:
+    from qreg_yolo.corrupt.apply import image_key  # loads OpenCV
+
     top = Path(os.path.commonpath([folder for _, folder in found]))
     images: dict[str, SourceImage] = {}
     for image, folder in found:

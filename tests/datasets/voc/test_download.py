@@ -86,7 +86,7 @@ def test_a_broken_connection_is_named_and_resumed(server: Server, archives: list
     server.cut_after = 700
     size = len(server.files["/voc2007/trainval.tar"])
     message = refusal(tmp_path, archives, server.url)
-    assert all(word in message for word in (f"{server.url}/voc2007/trainval.tar", f"700 of {size} bytes", "goes on"))
+    assert all(word in message for word in (f"{server.url}/voc2007/trainval.tar", f"700 of {size} bytes", "resumes"))
     assert f"1400 of {size}" in refusal(tmp_path, archives, server.url)
     server.cut_after = None
     fetch_devkit(tmp_path, archives=archives, base_url=server.url)
