@@ -18,7 +18,7 @@ from qreg_yolo.metrics.errors import AnalysisError
 from qreg_yolo.metrics.image_statistics import PerImage
 from qreg_yolo.metrics.robustness import Number, Values
 from qreg_yolo.metrics.values import RESAMPLED, metric_values, metrics_of
-from qreg_yolo.progress import Progress, no_progress
+from qreg_yolo.terminal import Progress, no_progress
 
 _AGREE = 0.05
 """Points that a record and the metric of its per-image file may differ by (records are rounded)."""

@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 
+from qreg_yolo import terminal
 from qreg_yolo.analysis.comparison import Estimate
 from qreg_yolo.analysis.tables import Entry, Table
 
@@ -36,13 +37,8 @@ def _texts(table: Table) -> list[list[str]]:
 
 def to_text(table: Table) -> str:
     """Returns the table for a terminal: columns aligned, numbers to the right, notes below."""
-    rows = [table.header, *_texts(table)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(table.header))]
-    right = [bool(table.rows) and isinstance(table.rows[0][column], Estimate) for column in range(len(widths))]
-    lines = [
-        "  ".join(text.rjust(width) if to_right else text.ljust(width) for text, width, to_right in cells).rstrip()
-        for cells in (zip(row, widths, right, strict=True) for row in rows)
-    ]
+    left = [i for i, entry in enumerate((table.rows or [table.header])[0]) if isinstance(entry, str)]
+    lines = terminal.table([table.header, *_texts(table)], left)
     return "\n".join([table.title, "", *lines, "", *table.notes])
 
 

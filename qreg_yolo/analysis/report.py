@@ -34,9 +34,9 @@ from qreg_yolo.io.results_csv import EPOCH
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.metrics.conditions import CLEAN, DEFAULT_LAYOUT, read_layout
 from qreg_yolo.metrics.robustness import Number, Values, map_delta, mean_over
-from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.quant.spec import FLOAT_BITS
 from qreg_yolo.suggest import did_you_mean
+from qreg_yolo.terminal import Progress, no_progress
 
 
 @dataclass(frozen=True, kw_only=True)

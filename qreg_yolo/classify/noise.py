@@ -21,11 +21,11 @@ from qreg_yolo.io.folders import writable_project
 from qreg_yolo.noise.jacobian import outputs_of
 from qreg_yolo.noise.perturbation import Task
 from qreg_yolo.noise.study import NoiseRequest, Plan, gradient_layers, report, study
-from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.quant.convert import plan_quantization
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
 from qreg_yolo.quant.weight_noise import own_rounding
 from qreg_yolo.robustness.checks import check_counts
+from qreg_yolo.terminal import Progress, no_progress
 
 LIMIT = 64
 """Images that gradients and losses are measured on, unless asked for otherwise."""

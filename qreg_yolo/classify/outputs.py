@@ -19,6 +19,7 @@ from qreg_yolo.classify.data import ImageSet
 from qreg_yolo.config.classification import ClassifyConfig, dump
 from qreg_yolo.datasets.cifar import SIZE
 from qreg_yolo.io import files, records, results_csv
+from qreg_yolo.terminal import number, table
 from qreg_yolo.training.environment import environment
 
 RECORDS = records.FILE
@@ -145,10 +146,10 @@ def epoch_line(row: Mapping[str, float], epochs: int, images_per_s: float) -> st
 def final_table(rows: Sequence[Mapping[str, float]], folder: Path) -> str:
     """Returns what a run reached, for a terminal."""
     last, best = rows[-1], max(rows, key=lambda row: _accuracy(row))
-    lines = [f"{'':28}{'top-1':>8}{'val loss':>12}{'train loss':>12}"]
-    for label, row in (("last epoch (reported)", last), (f"best epoch ({int(best['epoch'])})", best)):
-        cells = f"{row['metrics/accuracy_top1']:>8.4f}{row['val/loss']:>12.4f}{row['train/loss']:>12.4f}"
-        lines.append(f"{label:28}{cells}")
+    columns = {"top-1": "metrics/accuracy_top1", "val loss": "val/loss", "train loss": "train/loss"}
+    epochs = {"last epoch (reported)": last, f"best epoch ({int(best['epoch'])})": best}
+    cells = [[label, *(number(row[name], ".4f") for name in columns.values())] for label, row in epochs.items()]
+    lines = table([["", *columns], *cells])
     return "\n".join([*lines, f"Results: {folder} (weights/last.safetensors, {RESULTS}, {RECORDS}, config.yaml)"])
 
 

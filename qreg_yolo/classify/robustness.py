@@ -33,11 +33,11 @@ from qreg_yolo.io.folders import writable_project
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.metrics.conditions import Cell, cells_of
 from qreg_yolo.metrics.predictions import ACCURACIES, ImageAnswers, accuracy
-from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.robustness import settings
 from qreg_yolo.robustness.checks import check_corruptions, check_counts
 from qreg_yolo.robustness.journal import Journal
 from qreg_yolo.robustness.results import Values, conclude, finished, known_before, outstanding, summary
+from qreg_yolo.terminal import Progress, no_progress
 from qreg_yolo.training.guard import FolderLock, terminable
 
 PRESET = "cifar32"

@@ -11,8 +11,8 @@ import typer
 from qreg_yolo.cli.bar import bar
 from qreg_yolo.corrupt.spec import BENCHMARK_NAMES, NAMES
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.progress import no_progress
 from qreg_yolo.suggest import did_you_mean
+from qreg_yolo.terminal import no_progress
 
 if TYPE_CHECKING:
     from qreg_yolo.analysis.report import Request

@@ -15,6 +15,7 @@ from qreg_yolo.config.detection import RunConfig, dump
 from qreg_yolo.detect.quantization_config import KEY, Section
 from qreg_yolo.io import files, records
 from qreg_yolo.io.results_csv import read_results
+from qreg_yolo.terminal import number, table
 from qreg_yolo.training.environment import environment
 
 RECORDS = records.FILE
@@ -146,14 +147,11 @@ def identity(weights: Path, model_yaml: dict[str, Any], seed: int) -> dict[str, 
 
 
 def accuracy_table(rows: dict[str, dict[str, float]]) -> str:
-    """Returns a table of label -> the host's result columns, for a terminal."""
-    header = f"{'':28}{'mAP50':>9}{'mAP50-95':>10}{'precision':>11}{'recall':>8}"
-    lines = [header]
-    for label, results in rows.items():
-        found = measured(results)
-        cells = [found[m][1] for m in ("map50", "map50_95", "precision", "recall")]
-        lines.append(f"{label:28}{cells[0]:>9.4f}{cells[1]:>10.4f}{cells[2]:>11.4f}{cells[3]:>8.4f}")
-    return "\n".join(lines)
+    """Returns a table of label -> Ultralytics' result columns, for a terminal."""
+    found = {label: measured(results) for label, results in rows.items()}
+    names = {"map50": "mAP50", "map50_95": "mAP50-95", "precision": "precision", "recall": "recall"}
+    cells = [[label, *(number(values[name][1], ".4f") for name in names)] for label, values in found.items()]
+    return "\n".join(table([["", *names.values()], *cells]))
 
 
 def warn(message: str | None) -> None:

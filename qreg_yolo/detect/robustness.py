@@ -29,11 +29,11 @@ from qreg_yolo.detect.robust.views import CorruptedBatches, Corrupting, View, Vi
 from qreg_yolo.io import records
 from qreg_yolo.io.folders import writable_project
 from qreg_yolo.metrics.conditions import Cell, cells_of
-from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.robustness import settings
 from qreg_yolo.robustness.checks import check_corruptions, check_counts
 from qreg_yolo.robustness.journal import Journal
 from qreg_yolo.robustness.results import Values, finished, known_before, outstanding, summary
+from qreg_yolo.terminal import Progress, no_progress
 from qreg_yolo.training.environment import use_threads
 from qreg_yolo.training.guard import FolderLock, terminable
 

@@ -15,7 +15,6 @@ from qreg_yolo.noise.intervals import Interval, finite, mean_interval
 from qreg_yolo.noise.jacobian import Weights, squared_norms, weights_exposed
 from qreg_yolo.noise.perturbation import Advance, LossIncrease, Task, loss_increases, passes
 from qreg_yolo.noise.sweep import Sweep, Variant
-from qreg_yolo.progress import Progress, no_progress
 from qreg_yolo.quant.convert import distinct_layers
 from qreg_yolo.quant.spec import FLOAT_BITS, LayerPlan, QuantSpec
 from qreg_yolo.quant.weight_noise import (
@@ -28,6 +27,7 @@ from qreg_yolo.quant.weight_noise import (
     pooled,
     rounding_after_training,
 )
+from qreg_yolo.terminal import Progress, no_progress
 
 Plan = Callable[[QuantSpec], Mapping[str, LayerPlan]]
 """Says how a spec quantizes the network's layers."""

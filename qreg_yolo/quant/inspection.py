@@ -12,6 +12,10 @@ import torch
 
 from qreg_yolo.quant.report import LayerReport, ModelSize
 from qreg_yolo.quant.spec import FLOAT_BITS
+from qreg_yolo.terminal import number, table
+
+_WEIGHT_COLUMNS = ("layer", "W bits", "codes", "step", "clipped", "SQNR dB")
+_INPUT_COLUMNS = ("A bits", "sign", "step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +64,8 @@ class Inspection:
     def to_text(self) -> str:
         """Returns a table for a terminal; offsets have a column where there are any."""
         shifted = any(layer.input_offset is not None for layer in self.layers)
-        width = max((len(layer.name) for layer in self.layers), default=0)
-        head = f"{'layer':{width}}{'W bits':>7}{'codes':>7}{'step':>11}{'clipped':>9}{'SQNR dB':>9}"
-        offset = f"{'offset':>11}" if shifted else ""
-        lines = [f"{head}{'A bits':>8}{'sign':>10}{'step':>11}{offset}{'MMACs':>9}"]
-        lines += [_line(layer, width, shifted) for layer in self.layers]
+        header = [*_WEIGHT_COLUMNS, *_INPUT_COLUMNS, *(["offset"] if shifted else []), "MMACs"]
+        lines = table([header, *(_row(layer, shifted) for layer in self.layers)])
         ratio = self.float_bit_operations / max(self.bit_operations, 1)
         lines += [
             f"{self.label}: {self.size.quantized_mb:.2f} MB at its bit widths, {self.size.float_mb:.2f} MB in fp32",
@@ -88,21 +89,16 @@ def _finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _line(layer: LayerReport, width: int, shifted: bool) -> str:
-    def cell(value: object, width: int, spec: str = "") -> str:
-        return f"{'-' if value is None else format(value, spec):>{width}}"
-
-    sign = {True: "signed", False: "unsigned", None: None}[layer.input_signed]
-    sign = sign if layer.input_offset is None else "shifted"
-    offset = cell(layer.input_offset, 11, ".3g") if shifted else ""
-    clipped = None if layer.weight_clipped is None else layer.weight_clipped * 100
-    return (
-        f"{layer.name:{width}}{layer.weight_bits:>7}"
-        f"{cell(layer.weight_codes_used, 7)}{cell(layer.weight_step, 11, '.3g')}"
-        f"{cell(clipped, 8, '.1f')}{'%' if clipped is not None else ' '}{cell(layer.weight_sqnr_db, 9, '.1f')}"
-        f"{layer.input_bits:>8}{cell(sign, 10)}{cell(layer.input_step, 11, '.3g')}{offset}"
-        f"{(layer.macs or 0) / 1e6:>9.2f}"
-    )
+def _row(layer: LayerReport, shifted: bool) -> list[str]:
+    clipped = number(layer.weight_clipped, ".1%")
+    sign = {True: "signed", False: "unsigned", None: "-"}[layer.input_signed]
+    codes = "-" if layer.weight_codes_used is None else str(layer.weight_codes_used)
+    return [
+        layer.name, str(layer.weight_bits), codes, number(layer.weight_step, ".3g"), clipped,
+        number(layer.weight_sqnr_db, ".1f"), str(layer.input_bits),
+        sign if layer.input_offset is None else "shifted", number(layer.input_step, ".3g"),
+        *([number(layer.input_offset, ".3g")] if shifted else []), f"{(layer.macs or 0) / 1e6:.2f}",
+    ]  # fmt: skip
 
 
 @contextmanager

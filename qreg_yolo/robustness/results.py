@@ -12,6 +12,7 @@ from qreg_yolo.io import records
 from qreg_yolo.metrics import image_statistics
 from qreg_yolo.metrics.conditions import CLEAN, Cell
 from qreg_yolo.metrics.image_statistics import PerImage
+from qreg_yolo.terminal import number, table
 
 PER_IMAGE = "per_image"
 """Folder of the per-image files, beside the records."""
@@ -121,13 +122,12 @@ def summary(run_ids: Sequence[str], cells: Sequence[Cell], values: Values, metri
     """
     names = list(dict.fromkeys(name for name, _ in cells if name != CLEAN))
     severities = sorted({severity for name, severity in cells if name != CLEAN})
-    width = max(len(title), *map(len, run_ids))
-    lines = [f"{title:{width}}{'clean':>9}{'mean':>9}{'rPC [%]':>9}"]
+    rows = [[title, "clean", "mean", "rPC [%]"]]
     for run_id in run_ids:
         clean = 100 * values[run_id, (CLEAN, 0)][metric]
         corrupted = [100 * values[run_id, (name, s)][metric] for name in names for s in severities]
         mean = float(np.mean(corrupted)) if corrupted else float("nan")
         ratio = 100 * mean / clean if clean else float("nan")
-        lines.append(f"{run_id:{width}}{clean:>9.2f}{mean:>9.2f}{ratio:>9.1f}")
-    lines.append(f"mean: {len(names)} corruptions, severities {', '.join(map(str, severities)) or 'none'}")
-    return "\n".join(lines)
+        rows.append([run_id, number(clean, ".2f"), number(mean, ".2f"), number(ratio, ".1f")])
+    severity = ", ".join(map(str, severities)) or "none"
+    return "\n".join([*table(rows), f"mean: {len(names)} corruptions, severities {severity}"])

@@ -93,7 +93,7 @@ def test_the_demo_set_and_a_limit(cifar10: Path, tmp_path: Path) -> None:
         for i in range(len(data))
     ]
     np.save(folder / "fog.npy", np.stack(pixels))
-    np.save(folder / "labels.npy", np.tile(data.labels.numpy(), 5).astype(np.uint8))
+    np.save(folder / "labels.npy", np.tile(data.labels, 5).astype(np.uint8))
     measure(request(weights, tmp_path / "read", severities=(2,), published=folder, **some))
     assert files_of(tmp_path / "made") == files_of(tmp_path / "read")
     rows = np.add.outer(np.arange(5) * len(data), chosen).ravel()  # what corrupt --limit writes

@@ -10,7 +10,7 @@ import pytest
 
 from qreg_yolo.cli import comparing
 from qreg_yolo.cli.bar import bar
-from qreg_yolo.progress import no_progress
+from qreg_yolo.terminal import no_progress
 from tests import ROOT
 from tests.analysis.synthetic_records import record, square, write, write_study
 from tests.cli.conftest import assert_refused, qreg_yolo

@@ -14,11 +14,11 @@ from qreg_yolo.noise.jacobian import outputs_of
 from qreg_yolo.noise.perturbation import Task
 from qreg_yolo.noise.study import Plan, Row, gradient_layers, report, study
 from qreg_yolo.noise.sweep import Sweep
-from qreg_yolo.progress import no_progress
 from qreg_yolo.quant.calibration import calibrate
 from qreg_yolo.quant.convert import plan_quantization, quantize_model
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
 from qreg_yolo.quant.weight_noise import layer_noise, pooled
+from qreg_yolo.terminal import no_progress
 from tests.quant.synthetic_networks import image, mixed
 
 LAYERS = ["stem", "twice", "block.0", "head"]

@@ -29,7 +29,7 @@ from qreg_yolo.datasets.corrupted.write import Approve, clear
 from qreg_yolo.datasets.sources import select_keys
 from qreg_yolo.errors import DataError, MissingFileError
 from qreg_yolo.io import files, records
-from qreg_yolo.progress import Progress, no_progress
+from qreg_yolo.terminal import Progress, no_progress
 
 LABELS = "labels.npy"
 _CHUNK = 500

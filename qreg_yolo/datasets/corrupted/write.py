@@ -28,7 +28,7 @@ from qreg_yolo.datasets.labels import count_classes
 from qreg_yolo.datasets.sources import IMAGE_SUFFIXES, ImageSource, SourceImage, check_channels
 from qreg_yolo.errors import DataError, fault_list
 from qreg_yolo.io import files, records, strict_yaml
-from qreg_yolo.progress import Progress, no_progress
+from qreg_yolo.terminal import Progress, no_progress
 
 _SAMPLE = 5
 """Images that the estimate of the size rests on."""

@@ -15,7 +15,7 @@ from qreg_yolo.datasets.voc.output import PROBLEMS, VERSION, YAML, Output, find_
 from qreg_yolo.errors import DataError, MissingFileError, fault_list
 from qreg_yolo.io import files, strict_yaml
 from qreg_yolo.io.resources import data_path
-from qreg_yolo.progress import Progress, no_progress
+from qreg_yolo.terminal import Progress, no_progress, table
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Conversion:
     @property
     def table(self) -> str:
         """Text for the user."""
-        lines = [f"{'split':14}{'images':>8}{'objects':>9}{'difficult, left out':>21}"]
-        lines += [f"{s.name:14}{len(s.labels):8}{s.n_objects:9}{s.n_difficult:21}" for s in self.splits]
+        counts = [[s.name, *map(str, (len(s.labels), s.n_objects, s.n_difficult))] for s in self.splits]
+        lines = table([["split", "images", "objects", "difficult, left out"], *counts])
         lines += self.notes
         if self.problems:
             heading = f"Left out for {_count(self.problems)} ({self.yaml.parent / PROBLEMS}):"

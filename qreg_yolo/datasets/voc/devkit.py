@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qreg_yolo.datasets.voc.annotations import Fault, read_annotation
 from qreg_yolo.errors import DataError
-from qreg_yolo.progress import Progress, no_progress
+from qreg_yolo.terminal import Progress, no_progress
 
 MISSING_IMAGE = "missing image"
 WRONG_NAME = "wrong name in a list"

@@ -20,7 +20,7 @@ from urllib.request import Request, urlopen
 
 from qreg_yolo.datasets.voc.devkit import LISTS
 from qreg_yolo.errors import DataError
-from qreg_yolo.progress import Progress, no_progress
+from qreg_yolo.terminal import Progress, no_progress
 
 
 @dataclass(frozen=True)

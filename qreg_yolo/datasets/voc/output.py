@@ -24,7 +24,7 @@ from typing import Any
 from qreg_yolo.datasets.voc.devkit import Split
 from qreg_yolo.errors import DataError
 from qreg_yolo.io import files, strict_yaml
-from qreg_yolo.progress import Progress, no_progress
+from qreg_yolo.terminal import Progress, no_progress
 
 YAML, MANIFEST, PROBLEMS = "voc.yaml", "manifest.json", "problems.txt"
 VERSION = 1
