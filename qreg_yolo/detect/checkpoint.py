@@ -18,13 +18,13 @@ from qreg_yolo.detect.quantization_config import KEY, Section
 from qreg_yolo.detect.safe_load import check_archive, check_file, is_classic, unreadable
 from qreg_yolo.detect.safetensors_checkpoint import load_safetensors
 from qreg_yolo.detect.yolov5_weights import ClassicWeights, read_classic
-from qreg_yolo.errors import MissingFileError
+from qreg_yolo.errors import MissingFileError, WeightsError
 from qreg_yolo.io import files
 from qreg_yolo.io.pickles import PickleError
 from qreg_yolo.io.torch_archive import TorchArchive
 from qreg_yolo.quant.convert import quantized_layers
 from qreg_yolo.quant.spec import FLOAT_BITS, QuantSpec
-from qreg_yolo.training.tensor_file import SUFFIX, WeightsError, fill
+from qreg_yolo.training.tensor_file import SUFFIX, fill
 
 __all__ = [
     "ClassicWeights",

@@ -13,12 +13,11 @@ from ultralytics.utils.loss import v8DetectionLoss
 from ultralytics.utils.torch_utils import select_device
 
 from qreg_yolo.datasets.classes import class_names
+from qreg_yolo.datasets.sources import check_channels, find_data
 from qreg_yolo.detect.compat import restore_threads
-from qreg_yolo.detect.data_check import find_data
-from qreg_yolo.detect.dataset import MIN_SIDE
+from qreg_yolo.detect.data_check import MIN_SIDE, ImageSet, check_data
 from qreg_yolo.detect.policy import edge_layers, float_layers
 from qreg_yolo.detect.quantization_config import Section
-from qreg_yolo.detect.robust.images import ImageSet, read_images
 from qreg_yolo.detect.robust.models import Candidate, classes_of, load_candidates
 from qreg_yolo.detect.robust.views import CorruptedBatches, Corrupting, View
 from qreg_yolo.io import records
@@ -95,10 +94,11 @@ def measure(request: DetectorNoiseRequest, progress: Progress = no_progress) -> 
 
 def _images(request: DetectorNoiseRequest, candidate: Candidate) -> ImageSet:
     data = request.data or str(candidate.trained.get("data") or "demo")
-    images = read_images(
+    images = check_data(
         find_data(data), request.split or "train", limit=request.limit or LIMIT, min_side=MIN_SIDE,
-        single_cls=candidate.single_cls, skip_bad=False,
+        single_cls=candidate.single_cls,
     )  # fmt: skip
+    check_channels(images.yaml, images.channels)
     mapped = classes_of(candidate, images, request.class_map)
     return images if mapped is None else images.renumbered(mapped.rows, class_names(candidate.model.names))
 

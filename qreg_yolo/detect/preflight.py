@@ -17,7 +17,7 @@ from qreg_yolo.config.key_values import check_folder_name
 from qreg_yolo.config.ultralytics_arguments import Command, without_effect
 from qreg_yolo.datasets.classes import class_names
 from qreg_yolo.detect.compat import restore_threads
-from qreg_yolo.detect.data_check import CheckedData
+from qreg_yolo.detect.data_check import ImageSet
 from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.model_yaml import check_model_yaml
 from qreg_yolo.detect.quantization_config import KEY, Section
@@ -150,13 +150,13 @@ def check_model(name: str) -> None:
         raise ModelError(f"'{name}' describes a model for the task '{task}'. Give one for detection.")
 
 
-def check_names(model: Any, data: CheckedData, checkpoint: Path) -> None:
+def check_names(model: Any, data: ImageSet, checkpoint: Path) -> None:
     """Raises unless a data set still has the classes that a run was begun with, in the same order.
 
     Raises:
         DataError: It does not.
     """
-    before, now = class_names(model.names), list(data.names)
+    before, now = class_names(model.names), class_names(data.names)
     if before != now and len(before) == len(now):
         changed = next(number for number, (old, new) in enumerate(zip(before, now, strict=True)) if old != new)
         raise DataError(

@@ -15,12 +15,11 @@ import torch
 
 from qreg_yolo.detect.anchor_head import AnchorDetect
 from qreg_yolo.detect.model import QuantDetectionModel
-from qreg_yolo.errors import UnsupportedError
+from qreg_yolo.errors import UnsupportedError, WeightsError
 from qreg_yolo.io.pickles import STORAGES, PickleError
 from qreg_yolo.io.torch_archive import TorchArchive
 from qreg_yolo.quant.layers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, QuantConv2d, QuantLinear
 from qreg_yolo.quant.spec import QuantizerSpec
-from qreg_yolo.training.tensor_file import WeightsError
 
 OUR_CLASSES: tuple[type, ...] = (
     QuantDetectionModel,

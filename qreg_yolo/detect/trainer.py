@@ -31,7 +31,8 @@ from qreg_yolo.detect.compat import (
     refuse_host_quantization,
     restore_threads,
 )
-from qreg_yolo.detect.dataset import DetectionDataset, Label, build_dataset
+from qreg_yolo.detect.data_check import Label
+from qreg_yolo.detect.dataset import DetectionDataset, build_dataset
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.outputs import Evaluated, defined
 from qreg_yolo.detect.policy import clipping_warning, frozen_norms

@@ -162,7 +162,7 @@ def test_a_wrong_environment_variable(hyp: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_bug_is_shown_with_its_type_and_how_to_see_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import qreg_yolo.detect.evaluate as inspection
-    from qreg_yolo.training.tensor_file import WeightsError
+    from qreg_yolo.errors import WeightsError
 
     weights = tmp_path / "a.pt"
     weights.touch()

@@ -16,8 +16,8 @@ import torch
 import yaml
 from torch import nn
 
+from qreg_yolo.datasets.classes import ClassMap
 from qreg_yolo.detect import QuantDetectionValidator, QuantYOLO, save_safetensors
-from qreg_yolo.detect.class_map import ClassMap
 from qreg_yolo.detect.evaluate import inspect_weights
 from qreg_yolo.detect.outputs import identity
 from qreg_yolo.detect.quantization_config import head_kind

@@ -17,9 +17,9 @@ from qreg_yolo.detect.evaluate import validate
 from qreg_yolo.detect.head_transfer import HeadRows
 from qreg_yolo.detect.quantization_config import head_kind
 from qreg_yolo.detect.yolov5_weights import ClassicWeights
+from qreg_yolo.errors import WeightsError
 from qreg_yolo.io import records
 from qreg_yolo.quant import quantized_layers
-from qreg_yolo.training.tensor_file import WeightsError
 from tests.detect.anchor_forward import forward
 from tests.detect.conftest import SETTINGS, host_warnings
 from tests.detect.test_model import build, calibrated, images
