@@ -9,6 +9,7 @@ import pytest
 
 from qreg_yolo.datasets.corrupted.write import write_sets
 from qreg_yolo.datasets.sources import read_source
+from qreg_yolo.errors import DataError
 from qreg_yolo.io.locks import FolderInUseError, FolderLock
 from tests.datasets.corrupted.corrupted_helpers import contents, request, write_set
 
