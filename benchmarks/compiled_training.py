@@ -70,8 +70,8 @@ def report(medians: dict[int, list[float]], count: int, arguments: argparse.Name
     quantized = medians[arguments.bits]
     ratios = [q / fp for q, fp in zip(quantized, medians[FP32], strict=True)]
     lines = [
-        f"YOLOv5n, W{arguments.bits}A{arguments.bits} LSQ (edges 8 bits) beside fp32, both with `compile=True`, "
-        f"{arguments.imgsz} px, batch {arguments.batch}, {count} steps per repeat and network",
+        f"YOLOv5n, W{arguments.bits}A{arguments.bits} LSQ (first and last layers 8 bits) beside fp32, both with "
+        f"`compile=True`, {arguments.imgsz} px, batch {arguments.batch}, {count} steps per repeat and network",
         "",
         f"commit {where['commit']}; {where['versions']}; {where['command']}",
         "",

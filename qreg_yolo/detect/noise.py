@@ -16,7 +16,7 @@ from qreg_yolo.datasets.classes import class_names
 from qreg_yolo.datasets.sources import check_channels, find_data
 from qreg_yolo.detect.compat import restore_threads
 from qreg_yolo.detect.data_check import MIN_SIDE, ImageSet, check_data
-from qreg_yolo.detect.policy import edge_layers, float_layers
+from qreg_yolo.detect.policy import first_last_layers, float_layers
 from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.detect.robust.models import Candidate, classes_of, load_candidates
 from qreg_yolo.detect.robust.views import CorruptedBatches, Corrupting, View
@@ -104,10 +104,10 @@ def _images(request: DetectorNoiseRequest, candidate: Candidate) -> ImageSet:
 
 
 def _plan(model: Any) -> Plan:
-    edges, keep_float = edge_layers(model), float_layers(model)
+    ends, keep_float = first_last_layers(model), float_layers(model)
 
     def plan(spec: QuantSpec) -> Mapping[str, LayerPlan]:
-        return plan_quantization(model, spec, edge_layers=edges, keep_float=keep_float, pretrained=True).swapped
+        return plan_quantization(model, spec, first_last_layers=ends, keep_float=keep_float, pretrained=True).swapped
 
     return plan
 
