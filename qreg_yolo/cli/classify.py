@@ -108,10 +108,10 @@ def train(
         "model": model, "data": data, "data_dir": data_dir, "verify": False if no_verify else None, "bits": bits,
         "weight_bits": weight_bits, "act_bits": act_bits, "method": method, "weight_only": weight_only,
         "per_channel": per_channel, "first_last_bits": first_last(first_last_bits), "signed": signed,
-        "weights": weights, "train_images": train_images, "epochs": epochs, "val_every": val_every, "milestones": milestones,
-        "gamma": gamma, "lr0": lr0, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay,
-        "batch": batch, "aug": aug, "amp": amp, "compile": compile_, "log_noise": log_noise, "seed": seed,
-        "threads": threads, "device": device, "project": project, "name": name,
+        "weights": weights, "train_images": train_images, "epochs": epochs, "val_every": val_every,
+        "milestones": milestones, "gamma": gamma, "lr0": lr0, "momentum": momentum, "nesterov": nesterov,
+        "weight_decay": weight_decay, "batch": batch, "aug": aug, "amp": amp, "compile": compile_,
+        "log_noise": log_noise, "seed": seed, "threads": threads, "device": device, "project": project, "name": name,
     }  # fmt: skip
     from qreg_yolo.config.classification import KINDS
     from qreg_yolo.config.key_values import parse_overrides

@@ -77,8 +77,9 @@ def train(
     given = {
         "bits": bits, "weight_bits": weight_bits, "act_bits": act_bits, "method": method, "weight_only": weight_only,
         "per_channel": per_channel, "first_last_bits": first_last(first_last_bits), "signed": signed,
-        "activation": activation, "head": head, "autoanchor": autoanchor, "model": model, "data": data, "weights": weights, "seed": seed,
-        "threads": threads, "online": online, "log_noise": log_noise, "val_every": val_every,
+        "activation": activation, "head": head, "autoanchor": autoanchor, "model": model, "data": data,
+        "weights": weights, "seed": seed, "threads": threads, "online": online, "log_noise": log_noise,
+        "val_every": val_every,
     }  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
     arguments = _with_amp(amp, parse_overrides(overrides or [], KINDS))
