@@ -1,4 +1,4 @@
-"""What a compiled training step costs with quantization, times compiled fp32: the trainer's own, in its own loop.
+"""Cost of a compiled training step with quantization, times compiled fp32, in the trainer's own loop.
 
     python benchmarks/compiled_training.py                   # W4A4 LSQ beside fp32, the demo set, 320 px, batch 16
     python benchmarks/compiled_training.py --repeats 5 --bits 8

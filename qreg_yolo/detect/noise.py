@@ -38,7 +38,7 @@ LIMIT = 16
 _BATCH = 8
 """Images at a time; the loss of each batch is one unit of the sample."""
 Raw = Mapping[str, Any]
-"""What a head gives in training: tensors, or lists of them, by name."""
+"""Outputs of a head in training: tensors, or lists of them, by name."""
 _FEATURES = "feats"
 """The name of its inputs among them: the host's loss reads their shapes."""
 

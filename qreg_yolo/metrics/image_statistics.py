@@ -1,4 +1,4 @@
-"""What one model did on each image of one set: all that a metric and its bootstrap need, and no more.
+"""Detections of one model per image: all that a metric and its bootstrap need.
 
 `ImageStatistics` are a detector's; a classifier's are in `image_answers.py`. Both lie in files of one form.
 """

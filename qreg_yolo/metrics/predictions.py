@@ -1,4 +1,4 @@
-"""Which images of one set a classifier got right: all that its accuracy and its bootstrap need."""
+"""Predictions of a classifier per image, and their accuracy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which quantizations of one network's weights to compare: methods by widths, as validated values (no torch)."""
+"""The quantizations that a noise study compares: methods by widths, as validated values (no torch)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to quantize and how, as frozen values (standard library only).
+"""Specification of a quantization, as frozen values (standard library only).
 
 Three levels, each a plain dictionary on disk (``to_dict`` / ``from_dict``):
 

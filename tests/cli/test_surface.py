@@ -1,4 +1,4 @@
-"""What the command line offers, in full, and that asking for help is cheap."""
+"""The full list of commands and options; help is cheap."""
 
 from __future__ import annotations
 

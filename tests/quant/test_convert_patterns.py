@@ -1,4 +1,4 @@
-"""Which layers, at which widths: patterns, edges, exclusions; a miss is an error."""
+"""Layers and their widths: patterns, first and last layers, exclusions; a miss is an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Inductor is told: the graph's rewriting, and what the compiled network computes."""
+"""Settings of Inductor: the rewritten graph, and the results of the compiled network."""
 
 from __future__ import annotations
 
