@@ -112,10 +112,10 @@ def _yolov5n_loss(model: nn.Module, batch: Tensor) -> Tensor:
 
 
 def _quantize_yolov5n(model: nn.Module) -> object:
-    from qreg_yolo.detect.policy import edge_layers, float_layers
+    from qreg_yolo.detect.policy import first_last_layers, float_layers
 
-    spec = QuantSpec(weight_bits=BITS, act_bits=BITS, edge_bits=8)
-    return quantize_model(model, spec, edge_layers=edge_layers(model), keep_float=float_layers(model))
+    spec = QuantSpec(weight_bits=BITS, act_bits=BITS, first_last_bits=8)
+    return quantize_model(model, spec, first_last_layers=first_last_layers(model), keep_float=float_layers(model))
 
 
 # ---------------------------------------------------------------------------------------------- the two heads
@@ -128,10 +128,10 @@ def yolov5n_with(head: str) -> nn.Module:
     from ultralytics.nn.tasks import yaml_model_load
 
     from qreg_yolo.detect import QuantDetectionModel
-    from qreg_yolo.detect.quantization_config import Section
+    from qreg_yolo.detect.quantization_config import QuantizationConfig
 
     description = yaml_model_load("yolov5n.yaml")
-    Section.from_request({"bits": 32, "head": head}, pretrained=False).write(description)
+    QuantizationConfig.from_request({"bits": 32, "head": head}).write(description)
     torch.manual_seed(SEED)
     model: Any = QuantDetectionModel(description, nc=20, verbose=False)
     model.args = SimpleNamespace(imgsz=320, box=7.5, cls=0.5, dfl=1.5)

@@ -34,8 +34,8 @@ prepare_host(online=False)
 from ultralytics.utils import LOGGER  # noqa: E402
 
 from qreg_yolo.corrupt import MIN_SIDE  # noqa: E402
-from qreg_yolo.detect.data_check import find_data  # noqa: E402
-from qreg_yolo.detect.robust.images import ImageSet, read_images  # noqa: E402
+from qreg_yolo.datasets.sources import find_data  # noqa: E402
+from qreg_yolo.detect.data_check import ImageSet, check_data  # noqa: E402
 from qreg_yolo.detect.robust.models import Judge, load_candidates  # noqa: E402
 from qreg_yolo.detect.robust.views import CorruptedBatches, Corrupting, View  # noqa: E402
 from qreg_yolo.detect.robustness import RobustnessRequest, measure  # noqa: E402
@@ -65,9 +65,7 @@ def main() -> None:
             severities=parse_severities(args.severities), limit=args.limit, batch=args.batch, workers=args.workers,
             threads=args.threads,
         )  # fmt: skip
-        images = read_images(
-            find_data(args.data), None, limit=args.limit, min_side=MIN_SIDE, single_cls=False, skip_bad=False
-        )
+        images = check_data(find_data(args.data), None, limit=args.limit, min_side=MIN_SIDE)
         ours = timed(lambda: measure(request))
         bare = forward_only(request, images, folder) * len(request.cells)
         rows = [("qreg-yolo robustness", ours), ("(a) forward and NMS alone, decoded clean images", bare)]

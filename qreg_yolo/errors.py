@@ -5,7 +5,7 @@ The command line shows these as they are; any other exception is a fault of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -31,6 +31,10 @@ class FileAccessError(UserError, OSError):
 
 class DataError(UserError, ValueError):
     """A dataset that exists and cannot be used."""
+
+
+class AnalysisError(UserError, ValueError):
+    """Measurements that cannot be compared or drawn."""
 
 
 class NetworkError(UserError, ConnectionError):
@@ -63,3 +67,27 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise InvalidValueError(
             f"{name}={value!r} is not one of: {', '.join(choices)}.{did_you_mean(str(value), choices)}"
         )
+
+
+class ModelError(UserError, ValueError):
+    """A model YAML that does not describe a detector."""
+
+
+class WeightsError(UserError, ValueError):
+    """A file that is no usable checkpoint."""
+
+
+SHOWN_FAULTS = 10
+"""Most faults that an error lists."""
+
+
+def fault_list(faults: Sequence[object], indent: str = "  ") -> str:
+    r"""Returns the first few faults, each on a new line, and the number of the others.
+
+    >>> fault_list(["a", "b"])
+    '\n  a\n  b'
+    >>> fault_list(range(12))[-17:]
+    '\n  ... and 2 more'
+    """
+    more = [f"... and {len(faults) - SHOWN_FAULTS} more"] if len(faults) > SHOWN_FAULTS else []
+    return "".join(f"\n{indent}{line}" for line in [*faults[:SHOWN_FAULTS], *more])

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from qreg_yolo.analysis.measurements import Measurement
-from qreg_yolo.analysis.pairing import Pair
+from qreg_yolo.analysis.measurements import Measurement, Pair
+from qreg_yolo.analysis.table import Estimate
+from qreg_yolo.errors import AnalysisError
 from qreg_yolo.metrics import image_statistics
 from qreg_yolo.metrics.bootstrap import (
     RESAMPLED,
@@ -22,7 +23,6 @@ from qreg_yolo.metrics.bootstrap import (
     metrics_of,
     resample_weights,
 )
-from qreg_yolo.metrics.errors import AnalysisError
 from qreg_yolo.metrics.image_statistics import PerImage
 from qreg_yolo.metrics.robustness import Number, Values
 from qreg_yolo.terminal import Progress, no_progress
@@ -31,25 +31,6 @@ _AGREE = 0.05
 """Points that a record and the metric of its per-image file may differ by (records are rounded)."""
 Measure = Callable[[Values, Values], Number]
 """(quantized, fp32) -> a number, for values and for values per resample alike."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number, how it scatters over seeds, and its interval over images; nan: not measured."""
-
-    value: float
-    sd: float = math.nan
-    """Standard deviation over seeds (n - 1); nan for one seed."""
-    n: int = 1
-    """Seeds."""
-    lo: float = math.nan
-    hi: float = math.nan
-    """Ends of the 95 % interval; nan without per-image files."""
-
-    @property
-    def sign_is_open(self) -> bool:
-        """Whether the interval exists and holds 0."""
-        return self.lo <= 0 <= self.hi
 
 
 @dataclass(frozen=True)

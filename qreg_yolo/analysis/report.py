@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from qreg_yolo.analysis.comparison import Comparison, Estimate, by_seed, compare, estimate
-from qreg_yolo.analysis.equal_fit import equal_fit_table
-from qreg_yolo.analysis.formats import FORMATS, entry_text
-from qreg_yolo.analysis.measurements import Measurement, Selection, read_measurements
-from qreg_yolo.analysis.overfitting import overfitting_table
-from qreg_yolo.analysis.pairing import pair_twins, warnings_of
+from qreg_yolo.analysis.comparison import Comparison, by_seed, compare, estimate
+from qreg_yolo.analysis.curves import read_curves
+from qreg_yolo.analysis.loss_tables import equal_fit_table, overfitting_table
+from qreg_yolo.analysis.measurements import Measurement, Selection, pair_twins, read_measurements, warnings_of
 from qreg_yolo.analysis.plots import (
     draw_grid,
     draw_legend,
@@ -23,9 +21,9 @@ from qreg_yolo.analysis.plots import (
     draw_square,
     save,
 )
-from qreg_yolo.analysis.plots.squares import SCALE_LABEL
+from qreg_yolo.analysis.plots.heatmaps import SCALE_LABEL
 from qreg_yolo.analysis.plots.style import check_figure_path, palette_of
-from qreg_yolo.analysis.results_csv import read_curves
+from qreg_yolo.analysis.table import FORMATS, Estimate, entry_text
 from qreg_yolo.analysis.tables import TABLES, group_name, missing_notes
 from qreg_yolo.corrupt.spec import NAMES, SEVERITIES
 from qreg_yolo.errors import MissingFileError, did_you_mean

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from qreg_yolo.analysis.comparison import Comparison, Estimate, Measure, by_seed, estimate
-from qreg_yolo.analysis.measurements import missing_cells
-from qreg_yolo.analysis.pairing import Pair, warnings_of
+from qreg_yolo.analysis.comparison import Comparison, Measure, by_seed, estimate
+from qreg_yolo.analysis.measurements import Pair, missing_cells, warnings_of
+from qreg_yolo.analysis.table import Entry, Table
 from qreg_yolo.corrupt.spec import BENCHMARK_NAMES, NAMES
 from qreg_yolo.metrics.conditions import CELLS, CLEAN
 from qreg_yolo.metrics.robustness import (
@@ -20,23 +19,6 @@ from qreg_yolo.metrics.robustness import (
     mean_over,
     relative_performance,
 )
-
-Entry = str | Estimate
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table before it has a format."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[Entry, ...], ...]
-    notes: tuple[str, ...]
-    """What the numbers are, what is missing, what to beware of."""
-    digits: int = 2
-    """Decimals of a number for reading."""
-    digits_of: Mapping[str, int] = field(default_factory=dict)
-    """Name of a column -> the same where it has others."""
 
 
 def table1(comparisons: Sequence[Comparison], severities: Sequence[int]) -> Table:

@@ -17,19 +17,19 @@ from torch import Tensor, nn
 
 from qreg_yolo import __version__
 from qreg_yolo.classify.models import build_model, is_import_path
-from qreg_yolo.errors import MissingFileError
+from qreg_yolo.errors import MissingFileError, WeightsError
 from qreg_yolo.io import files
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.convert import apply_plan, quantized_layers
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
-from qreg_yolo.training.tensor_file import SUFFIX, WeightsError, fill, keys, read, tensors_of
+from qreg_yolo.training.tensor_file import SUFFIX, fill, keys, read, tensors_of
 
 HEADER = "qreg_yolo_classifier"
 """Key of the description in the file's metadata; the only one, so that equal content is equal bytes."""
 VERSION = 1
 LACKING = "is no classifier of qreg-yolo. Give a file that 'classify train' wrote."
 _OPTIMIZER = "optimizer/"
-"""What the names of the optimizer's tensors begin with."""
+"""Prefix of the optimizer's tensors."""
 
 
 @dataclass(kw_only=True)

@@ -25,8 +25,8 @@ from qreg_yolo.classify.robust.models import Candidate, candidates_for, data_of,
 from qreg_yolo.classify.robust.pictures import Batches, Corrupting, Task
 from qreg_yolo.classify.setup import prepare
 from qreg_yolo.corrupt import NAMES, SEVERITIES, load_overlays
+from qreg_yolo.datasets.corrupted.cifar import Published
 from qreg_yolo.datasets.corrupted.pool import default_workers
-from qreg_yolo.datasets.corrupted.published import Published
 from qreg_yolo.datasets.sources import select_keys
 from qreg_yolo.io import records
 from qreg_yolo.io.files import writable_project
@@ -101,7 +101,7 @@ def measure(request: RobustnessRequest, progress: Progress = no_progress) -> Rob
     Raises:
         ConfigError: A value that cannot be, a model of other classes, or other settings or data than those the folder
             was begun with.
-        FileNotFoundError, WeightsError, DataError, SetsError: A checkpoint, a data set or a published file that is
+        FileNotFoundError, WeightsError, DataError: A checkpoint, a data set or a published file that is
             missing or cannot be used.
         FolderInUseError: Another process measures into the folder.
         OSError: The folder cannot be written.

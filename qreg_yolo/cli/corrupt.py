@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
-from qreg_yolo.cli.process import bar
-from qreg_yolo.io.resources import data_path
+from qreg_yolo.cli.process import bar, prepare_host
 from qreg_yolo.io.strict_yaml import ConfigError
 
 EXAMPLES = """\b
@@ -26,33 +25,33 @@ ASK_ABOVE = 10e9
 
 def corrupt(
     source: Annotated[str, typer.Argument(help="Data YAML, demo, voc, a folder of images, or of CIFAR's pickles.")],
-    out: Annotated[Path, typer.Argument(help="Folder to make; with --sheet, the picture.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make; with --sheet, the image.")],
     corruptions: Annotated[str, typer.Option(help="19 (all), 15 (the benchmark's), or names such as fog,snow.")] = "19",
     severities: Annotated[str, typer.Option(help="Such as 3, 1-5 or 1,3.")] = "1-5",
     format_: Annotated[str, typer.Option("--format", help="png | webp (both lossless) | jpg.")] = "png",
-    quality: Annotated[int | None, typer.Option(help="Of jpg, 1 to 100. [default: 95]")] = None,
+    quality: Annotated[int | None, typer.Option(help="Quality of jpg, 1 to 100. [default: 95]")] = None,
     preset: Annotated[
         str | None,
         typer.Option(help="imagenet224 | cifar32 | tiny64 | inception299. [default: imagenet224; for CIFAR cifar32]"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the corruptions.")] = 0,
     split: Annotated[str | None, typer.Option(help="train | val | test. [default: test, else val]")] = None,
     limit: Annotated[int | None, typer.Option(help="Only so many images: a fixed random subset.")] = None,
-    frost_dir: Annotated[Path | None, typer.Option(help="Overlays of frost. [default: found, else drawn]")] = None,
+    frost_dir: Annotated[Path | None, typer.Option(help="Frost overlays. [default: found, else drawn]")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; 0: this one. [default: cores, at most 8]")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be used.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask above 10 GB.")] = False,
-    sheet: Annotated[bool, typer.Option("--sheet", help="Draw all of one image on one picture instead.")] = False,
+    sheet: Annotated[bool, typer.Option("--sheet", help="Draw a contact sheet of one image instead.")] = False,
 ) -> None:
     """Write a data set per corruption and severity, with labels and a data YAML. The same command again resumes."""
     names, levels = parse_corruptions(corruptions), parse_severities(severities)
-    from qreg_yolo.datasets import sources
     from qreg_yolo.datasets.cifar import cifar_in
     from qreg_yolo.datasets.corrupted import cifar, pool, write
     from qreg_yolo.datasets.corrupted import sheet as sheets
     from qreg_yolo.datasets.corrupted.request import Request
+    from qreg_yolo.datasets.sources import find_data, read_source
 
-    path = _find(source)
+    path = find_data(source)
     is_cifar = cifar_in(path) is not None
     if is_cifar and (split not in (None, "test") or format_ != "png" or quality is not None or sheet):
         raise ConfigError("CIFAR's test images become .npy files: leave --split, --format, --quality and --sheet out.")
@@ -68,23 +67,21 @@ def corrupt(
         if is_cifar:
             print(cifar.write_cifar(path, request, approve=lambda size: _approve(size, out, yes), progress=bar))
             return
-        images = sources.read_source(path, split)
+        images = read_source(path, split, datasets_dir=_datasets_dir)
         if sheet:
             print(sheets.write_sheet(images, request))
             return
         print(write.write_sets(images, request, approve=lambda size: _approve(size, out, yes), progress=bar).report)
     except KeyboardInterrupt:
-        print(f"\nThe same command goes on from here: finished files stay in '{out}'.", file=sys.stderr)
+        print(f"\nThe same command resumes: finished files stay in '{out}'.", file=sys.stderr)
         raise
 
 
-def _find(source: str) -> Path:
-    """Returns the data YAML or folder that a name stands for."""
-    if source == "demo":
-        from qreg_yolo.datasets.demo.write import ensure_demo_data
+def _datasets_dir() -> Path:
+    prepare_host(online=False)
+    from qreg_yolo.detect.data_check import datasets_dir
 
-        return ensure_demo_data()
-    return Path(source) if Path(source).is_dir() else data_path(source)
+    return datasets_dir()
 
 
 def _approve(size: int, out: Path, yes: bool) -> None:

@@ -1,4 +1,4 @@
-"""Images as the host decodes them, and as files of a written set."""
+"""Image files, decoded as Ultralytics does and encoded for corrupted datasets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 from PIL import ImageOps
 
 from qreg_yolo.corrupt.draws import Image
-from qreg_yolo.errors import UserError
+from qreg_yolo.errors import DataError
 
 FORMATS: Mapping[str, tuple[int, ...]] = MappingProxyType(
     {
@@ -27,24 +27,20 @@ FORMATS: Mapping[str, tuple[int, ...]] = MappingProxyType(
 _PILLOW_ONLY = (".avif", ".heic", ".heif")
 
 
-class PictureError(UserError, ValueError):
-    """A file that is no image, or none that can be corrupted."""
-
-
 def decode(path: Path, channels: int = 3) -> Image:
-    """Returns an image as the host decodes it: turned upright as its metadata says, at its own size.
+    """Returns an image as Ultralytics decodes it: turned upright as its metadata says, at its own size.
 
     Args:
         path: The file.
         channels: 3: `(h, w, 3)` RGB, from grey images too; 1: `(h, w)` grey.
 
     Raises:
-        PictureError: No image, or a damaged one.
+        DataError: Not an image, or a damaged one.
         OSError: The file cannot be read.
     """
     data = np.frombuffer(path.read_bytes(), np.uint8)
     if not data.size:
-        raise PictureError("the file is empty")
+        raise DataError("the file is empty")
     found = None
     try:
         if channels == 3 and path.suffix.lower() in (".tif", ".tiff"):
@@ -54,19 +50,19 @@ def decode(path: Path, channels: int = 3) -> Image:
                 return np.array(picture.convert("RGB" if channels == 3 else "L"))
         if found is None:
             found = cv2.imdecode(data, cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE)
-    except Exception as error:  # whatever a decoder raises on bytes that are no image
-        raise PictureError(f"it cannot be decoded ({error})") from error
+    except Exception as error:  # whatever a decoder raises on bytes that are not an image
+        raise DataError(f"it cannot be decoded ({error})") from error
     if found is None:
-        raise PictureError("it cannot be decoded")
+        raise DataError("it cannot be decoded")
     if found.dtype == np.uint16:
         found = np.right_shift(found, 8).astype(np.uint8)
     if found.dtype != np.uint8:
-        raise PictureError(f"it holds {found.dtype}, not 8 or 16 bits")
+        raise DataError(f"it holds {found.dtype}, not 8 or 16 bits")
     return np.ascontiguousarray(found[..., ::-1] if channels == 3 else found)
 
 
 def _colour_tiff(data: Image) -> np.ndarray | None:
-    """Returns the first page's first three channels, BGR; None where it is grey: OpenCV's usual decoder takes it."""
+    """Returns the first page's first three channels, BGR; None if it is grey, which OpenCV's usual decoder takes."""
     fine, pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED)
     return pages[0][..., :3] if fine and pages[0].ndim == 3 else None
 
@@ -82,14 +78,14 @@ def encode(image: Image, kind: str, quality: int = 95) -> bytes:
     parameters = FORMATS[kind] + ((quality,) if kind == "jpg" else ())
     fine, data = cv2.imencode(f".{kind}", image if image.ndim == 2 else image[..., ::-1], parameters)
     if not fine:
-        raise PictureError(f"OpenCV cannot write it as {kind}")
+        raise DataError(f"OpenCV cannot write it as {kind}")
     return data.tobytes()
 
 
 def is_whole(path: Path) -> bool:
-    """Returns whether a file is something else than a JPEG, or a JPEG that ends with its end marker.
+    """Returns whether a file is not a JPEG, or a JPEG that ends with its end marker.
 
-    One without may be cut short, or have bytes behind the marker, as phones write them: then its pixels are all there.
+    Any other JPEG may be cut short, or have bytes after the marker, as phones write them: then its pixels are complete.
     """
     with path.open("rb") as file:
         if file.read(2) != b"\xff\xd8":
@@ -99,9 +95,9 @@ def is_whole(path: Path) -> bool:
 
 
 def look(path: Path, min_side: int) -> tuple[str | None, int]:
-    """Returns what is wrong with an image file (None: nothing) and its number of pixels.
+    """Returns the fault of an image file (None: usable) and its number of pixels.
 
-    Pixels are decoded only where a JPEG lacks its end marker.
+    Pixels are decoded only if a JPEG lacks its end marker.
 
     Args:
         path: The file.
@@ -109,14 +105,14 @@ def look(path: Path, min_side: int) -> tuple[str | None, int]:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata is no fault
+            warnings.simplefilter("ignore")  # odd metadata is not a fault
             with Pillow.open(path) as image:
                 image.verify()
                 width, height = image.size
             if not is_whole(path):
                 with Pillow.open(path) as image:
                     image.load()
-    except Exception as error:  # whatever a decoder raises on bytes that are no image
+    except Exception as error:  # whatever a decoder raises on bytes that are not an image
         return str(error), 0
     if min(width, height) < min_side:
         return f"{width} x {height} pixels, less than {min_side}", width * height

@@ -1,158 +1,195 @@
-"""The check of a data set before any work is lost on it."""
+"""The check of images and labels before the work: Ultralytics' own, without its cache and without writing a file."""
 
 from __future__ import annotations
 
-import glob
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
-import yaml
-from ultralytics.data.utils import IMG_FORMATS, img2label_paths
-from ultralytics.utils import DATASETS_DIR
+import numpy as np
+from PIL import Image
+from ultralytics.data.dataset import YOLODataset
+from ultralytics.data.utils import exif_size, verify_image_label
+from ultralytics.nn.autobackend import check_class_names
+from ultralytics.utils import DATASETS_DIR, NUM_THREADS, TQDM
 
-from qreg_yolo.datasets.classes import class_names
-from qreg_yolo.datasets.demo.write import ensure_demo_data
-from qreg_yolo.detect.dataset import Label, scan, usable
-from qreg_yolo.errors import DataError
-from qreg_yolo.io import strict_yaml
-from qreg_yolo.io.resources import data_path
+from qreg_yolo.datasets.image_io import is_whole, look
+from qreg_yolo.datasets.labels import label_fault
+from qreg_yolo.datasets.sources import SourceImage, read_source, select_images
+from qreg_yolo.errors import DataError, fault_list
+
+MIN_SIDE = 10
+"""Pixels; Ultralytics leaves smaller images out."""
+Label = dict[str, Any]
+"""The label of one image, as Ultralytics' data set holds it."""
 
 
 @dataclass(frozen=True)
-class CheckedData:
-    """A data set that has been looked at."""
+class Fault:
+    """A file of a dataset that cannot be used."""
+
+    path: Path
+    """The image, or its label file."""
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.text}"
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The images of one split with their labels, checked, in Ultralytics' order."""
 
     yaml: Path
-    """Its data YAML."""
-    n_images: dict[str, int]
-    """Images by split; how many a run uses is counted there."""
-    names: tuple[str, ...]
-    """The classes."""
-    labels: dict[str, Label] = field(repr=False)
-    """Path of an image -> its label as Ultralytics' data set takes it."""
+    split: str
+    images: tuple[SourceImage, ...]
+    labels: tuple[Label, ...] = field(repr=False)
+    """One per image."""
+    names: dict[int, str]
+    """Class id -> name."""
+    channels: int
+    left_out: tuple[str, ...]
+    """Images that cannot be used, with the reason (with ``skip_bad``)."""
+
+    @property
+    def scanned(self) -> dict[str, Label]:
+        """Path of an image -> its label."""
+        return {label["im_file"]: label for label in self.labels}
+
+    def n_classes(self, *, single_cls: bool) -> int:
+        """Returns how many classes are told apart."""
+        return 1 if single_cls else len(self.names)
+
+    def renumbered(self, rows: Sequence[int], names: Sequence[str]) -> ImageSet:
+        """Returns the images with the labels' classes as a model numbers them.
+
+        Args:
+            rows: Class of the model, for each class of the data.
+            names: The model's classes.
+        """
+        numbers = np.asarray(rows, np.float32)
+        labels = tuple({**label, "cls": numbers[label["cls"].astype(int)]} for label in self.labels)
+        return replace(self, labels=labels, names=dict(enumerate(names)))
 
 
-def find_data(name: str) -> Path:
-    """Returns the data YAML that ``--data`` names: ``demo`` (written on first use), a shipped name, or a path.
-
-    The path is absolute: checkpoints keep it, and are used from other folders.
-
-    Raises:
-        FileNotFoundError: Nothing of that name (the nearest is named).
-    """
-    return (ensure_demo_data() if name == "demo" else data_path(name)).absolute()
+def datasets_dir() -> Path:
+    """Returns Ultralytics' folder of datasets."""
+    return Path(DATASETS_DIR)
 
 
-def check_data(path: Path, splits: tuple[str, ...] = ("train", "val"), *, single_cls: bool = False) -> CheckedData:
-    """Returns what a data YAML describes, after a look at every image header and label file of ``splits``.
+def check_data(
+    yaml: Path,
+    split: str | None,
+    *,
+    single_cls: bool = False,
+    limit: int | None = None,
+    min_side: int = MIN_SIDE,
+    skip_bad: bool | None = None,
+) -> ImageSet:
+    """Returns the images and labels of a split, after a look at every image header and label file.
 
     Args:
-        path: The data YAML.
-        splits: Which splits to look at.
+        yaml: The data YAML.
+        split: ``train``, ``val`` or ``test``; None: ``test`` if the YAML has one, else ``val``.
         single_cls: Whether every object counts as of one class, so that a label's class number does not matter.
+        limit: Size of a fixed random subset; None: all images.
+        min_side: Pixels that an image needs each way.
+        skip_bad: Leave out images that cannot be used, instead of refusing them; None: refuse, the command has no
+            ``--skip-bad``.
 
     Raises:
-        DataError: No YAML mapping, a split or names missing, a folder without images or without labels, an image that
-            cannot be read, or a label that is malformed or has a class beyond the names.
+        FileNotFoundError: No such file.
+        DataError: A YAML, split or list that cannot be used (`read_source`), an image that cannot be read, a label that
+            is malformed or has a class beyond the names, or no label file at all.
     """
-    data = _description(path, splits)
-    names = class_names(data["names"])
-    counts: dict[str, int] = {}
-    labels: dict[str, Label] = {}
-    for split in splits:
-        images = [str(image) for image in _images(path, data, split)]
-        found = _labels(images, split, len(names), single_cls)
-        counts[split] = len(images)
-        labels |= dict(zip(images, found, strict=True))
-    return CheckedData(yaml=path, n_images=counts, names=tuple(names), labels=labels)
-
-
-def _labels(images: list[str], split: str, n_classes: int, single_cls: bool) -> list[Label]:
-    """Returns the label of every image of a split, none of which has a fault."""
-    pairs = [(Path(image), Path(label)) for image, label in zip(images, img2label_paths(images), strict=True)]
-    found = scan(pairs, n_classes, single_cls=single_cls, title=f"{split}: Checking images and labels")
-    labels = usable(found, split)
-    if not any(label.is_file() for _, label in pairs):
+    source = read_source(yaml, split, datasets_dir=datasets_dir)
+    if source.split is None:
+        raise DataError(f"'{yaml}' is a folder. Give a data YAML, which has the class names.")
+    names: dict[int, str] = check_class_names(source.names)  # translates ImageNet's codes, as for training
+    chosen = select_images(source.images, limit)
+    found = scan(
+        [(image.path, image.label) for image in chosen],
+        len(names),
+        single_cls=single_cls,
+        min_side=min_side,
+        title=f"{source.split}: Checking images and labels",
+    )
+    faults = [str(one) for one in found if isinstance(one, Fault)]
+    if not skip_bad or len(faults) == len(chosen):
+        usable(found, source.split, ", or leave them out with --skip-bad" if skip_bad is False else "")
+    pairs = [(image, label) for image, label in zip(chosen, found, strict=True) if not isinstance(label, Fault)]
+    images, labels = (tuple(column) for column in zip(*pairs, strict=True))
+    if not any(image.label.is_file() for image in images):
         raise DataError(
-            f"{split}: none of {len(pairs)} images has a label file. The first one's is looked for at '{pairs[0][1]}'."
+            f"{source.split}: none of {len(images)} images has a label file. The first one's is looked for at "
+            f"'{images[0].label}'."
         )
-    return labels
+    return ImageSet(yaml, source.split, images, labels, names, source.channels, tuple(faults) if skip_bad else ())
 
 
-def _description(path: Path, splits: tuple[str, ...]) -> dict[str, Any]:
-    """Returns the content of a data YAML that has the splits and usable names."""
-    try:
-        data = strict_yaml.load(path)
-    except strict_yaml.ConfigError as error:
-        raise DataError(str(error)) from error
-    if not isinstance(data, dict):
-        raise DataError(f"{path} is not a data description: it holds {data!r:.80}. Give train:, val: and names:.")
-    for key in (*splits, "names"):
-        if not data.get(key):
-            raise DataError(f"{path} has no '{key}'. Add it: train: and val: are image folders, names: the classes.")
-    for split in splits:
-        if not isinstance(data[split], (str, list)):
-            raise DataError(f"{path}: {split} is {data[split]!r:.80}, not a folder. Give a folder, or a list of them.")
-    if not isinstance(data.get("path"), (str, type(None))):
-        raise DataError(
-            f"{path}: path is {data['path']!r:.80}, not a folder. Give the data set's folder, or drop path:."
-        )
-    names = data["names"]
-    if not isinstance(names, (list, dict)):
-        raise DataError(f"{path}: names is {names!r:.80}, not a list or a mapping of classes.")
-    if isinstance(names, dict) and sorted(map(str, names)) != sorted(map(str, range(len(names)))):
-        raise DataError(f"{path}: the class ids in names are {[*names]!r:.80}. Number them from 0, without gaps.")
-    _check_reading(path, class_names(names))
-    if data.get("nc", len(names)) != len(names):
-        raise DataError(f"{path}: nc is {data['nc']}, but names has {len(names)} classes. Drop nc: names is enough.")
-    return data
+def scan(
+    pairs: Sequence[tuple[Path, Path]], n_classes: int, *, single_cls: bool, min_side: int = MIN_SIDE, title: str = ""
+) -> list[Label | Fault]:
+    """Returns Ultralytics' label of each image, or the fault of the image or its label file.
+
+    Args:
+        pairs: Image and label file of each; the label file need not exist.
+        n_classes: Classes of the data.
+        single_cls: Whether every object counts as of one class.
+        min_side: Pixels that an image needs each way.
+        title: Text of the progress bar; empty: no bar.
+    """
+
+    def one(pair: tuple[Path, Path]) -> Label | Fault:
+        return _scan_one(*pair, n_classes, single_cls, min_side)
+
+    with ThreadPool(NUM_THREADS) as pool:
+        return list(TQDM(pool.imap(one, pairs), desc=title, total=len(pairs), disable=not title))
 
 
-def _check_reading(path: Path, names: list[str]) -> None:
-    """Raises where Ultralytics reads another name in a class than is written, such as False in ``no``.
+def _scan_one(image: Path, label: Path, n_classes: int, single_cls: bool, min_side: int) -> Label | Fault:
+    if text := look(image, min_side)[0] if image.is_file() else "it does not exist":
+        return Fault(image, text)
+    with _unchanged(image) as readable:
+        arguments = (str(readable), str(label), "", False, n_classes, 0, 0, single_cls)
+        found, *_, message = YOLODataset.result_to_label(None, verify_image_label(arguments))
+    if found is None:
+        if label.is_file() and (text := label_fault(label, n_classes, single_cls)):
+            return Fault(label, text)
+        return Fault(image, str(message).partition("ignoring corrupt image/label: ")[2] or str(message))
+    return {**found, "im_file": str(image)}
 
-    It follows YAML 1.1, and keeps what it reads in the checkpoint.
+
+def usable(found: Sequence[Label | Fault], split: str, also: str = "") -> list[Label]:
+    """Returns the labels of a scan.
+
+    Args:
+        found: The result of `scan`.
+        split: The split, for the error text.
+        also: Another remedy.
 
     Raises:
-        DataError: It does; the names are given.
+        DataError: An image or a label file has a fault.
     """
-    try:
-        theirs = class_names(yaml.safe_load(path.read_text(encoding="utf-8"))["names"])
-    except (yaml.YAMLError, ValueError) as error:
-        raise DataError(f"{path} cannot be read by Ultralytics: {error}. Correct it there.") from error
-    other = [f"{name} (read as {read})" for name, read in zip(names, theirs, strict=True) if name != read]
-    if other:
+    if faults := [one for one in found if isinstance(one, Fault)]:
         raise DataError(
-            f"{path}: YAML has another meaning for the class names {', '.join(other)}. Put quotes around them."
+            f"{split}: {len(faults)} of {len(found)} images or their labels cannot be used. Repair or remove the "
+            f"images; correct the label files, or the names in the data YAML{also}.{fault_list(faults)}"
         )
+    return [one for one in found if not isinstance(one, Fault)]
 
 
-def _images(path: Path, data: dict[str, Any], split: str) -> list[Path]:
-    """Returns the images of a split, resolved as the host does: folders (searched through) or list files."""
-    base = Path(str(data.get("path") or path.parent))
-    if not base.exists() and not base.is_absolute():
-        base = DATASETS_DIR / base
-    entries = data[split] if isinstance(data[split], list) else [data[split]]
-    found: list[Path] = []
-    for entry in map(str, entries):
-        place = base / entry
-        if not place.exists() and entry.startswith("../"):
-            place = base / entry[3:]
-        place = place.resolve()  # as Ultralytics does, so that both name an image alike
-        if place.is_dir():
-            found += [Path(p) for p in sorted(glob.glob(f"{glob.escape(str(place))}/**/*.*", recursive=True))]
-        elif place.is_file():
-            lines = place.read_text(encoding="utf-8-sig").strip().splitlines()
-            found += [place.parent / line[2:] if line.startswith("./") else Path(line) for line in lines]
-        else:
-            raise DataError(
-                f"{path}: {split} points to '{place.absolute()}', which does not exist. Put the data set there, or "
-                f"give a data YAML with another '{split}:' or 'path:'."
-            )
-    found = [path for path in found if path.suffix[1:].lower() in IMG_FORMATS]
-    if not found:
-        raise DataError(
-            f"{path}: {split} ('{entries[0]}') has no images. Known types: {', '.join(sorted(IMG_FORMATS))}."
-        )
-    return found
+@contextmanager
+def _unchanged(image: Path) -> Iterator[Path]:
+    """Gives the file that Ultralytics may check: a blank one of the same size if it would encode the image anew."""
+    if is_whole(image):
+        yield image
+        return
+    with tempfile.TemporaryDirectory() as folder, Image.open(image) as picture:
+        blank = Path(folder) / "blank.png"
+        Image.new("1", exif_size(picture)).save(blank)
+        yield blank

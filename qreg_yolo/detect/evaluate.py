@@ -1,4 +1,4 @@
-"""What is done with a checkpoint: it is measured on a data set, or draws its detections on images."""
+"""Validation, prediction and inspection of a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from qreg_yolo.datasets.classes import class_names
+from qreg_yolo.datasets.classes import ClassMap, class_map, class_names, match_classes
+from qreg_yolo.datasets.sources import SPLITS, find_data
 from qreg_yolo.detect import outputs
 from qreg_yolo.detect.checkpoint import existing, load_weights, quantization_warning
-from qreg_yolo.detect.class_map import ClassMap, class_map, match_classes
-from qreg_yolo.detect.data_check import CheckedData, check_data, find_data
+from qreg_yolo.detect.data_check import ImageSet, check_data
 from qreg_yolo.detect.facade import QuantYOLO
 from qreg_yolo.detect.policy import spare_layers
 from qreg_yolo.detect.preflight import check_arguments, check_classes
-from qreg_yolo.detect.quantization_config import Section, head_kind
+from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.errors import MissingFileError, did_you_mean
 from qreg_yolo.io.files import writable_project
@@ -23,8 +23,6 @@ from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.inspection import Inspection, one_thread
 from qreg_yolo.quant.report import count_macs, layer_reports, model_size
 from qreg_yolo.training.environment import use_threads
-
-SPLITS: tuple[str, ...] = ("train", "val", "test")
 
 
 def validate(
@@ -60,21 +58,21 @@ def validate(
     checked = None if data is None else _checked(data, split, arguments.get("single_cls"))
     facade = _facade(weights)
     model, trained = facade.model, facade.trained_with
-    if head not in (None, head_kind(model.yaml)):
-        raise ConfigError(f"'{weights}' has the {head_kind(model.yaml)} head, --head asks for {head}. Drop --head.")
+    if head not in (None, present := QuantizationConfig.of(model).head.kind):
+        raise ConfigError(f"'{weights}' has the {present} head, --head asks for {head}. Drop --head.")
     single = arguments.get("single_cls", trained.get("single_cls"))
     checked = checked or _checked(str(trained.get("data") or "demo"), split, single)
-    check_classes(arguments.get("classes"), checked.names)
-    names = class_names(model.names)
+    names, data_names = class_names(model.names), class_names(checked.names)
+    check_classes(arguments.get("classes"), data_names)
     if classes is not None:
-        mapped: ClassMap | None = class_map(classes, checked.names, names)
+        mapped: ClassMap | None = class_map(classes, data_names, names)
     else:
-        mapped = None if single else match_classes(checked.names, names, weights, checked.yaml)
+        mapped = None if single else match_classes(data_names, names, weights, checked.yaml)
     project = writable_project(arguments.get("project"))
     made: list[QuantDetectionValidator] = []
 
     def validator(**given: Any) -> QuantDetectionValidator:
-        made.append(QuantDetectionValidator(classes=mapped, scanned=checked.labels, **given))
+        made.append(QuantDetectionValidator(classes=mapped, scanned=checked.scanned, **given))
         return made[0]
 
     metrics = facade.val(validator, **{"name": "val", **arguments, "project": project, "data": str(checked.yaml)})
@@ -102,8 +100,8 @@ def _facade(weights: Path) -> QuantYOLO:
     return facade
 
 
-def _checked(data: str, split: str, single_cls: object) -> CheckedData:
-    return check_data(find_data(data), (split,), single_cls=bool(single_cls))
+def _checked(data: str, split: str, single_cls: object) -> ImageSet:
+    return check_data(find_data(data), split, single_cls=bool(single_cls))
 
 
 def predict(weights: Path, source: str, arguments: dict[str, Any], threads: int | None) -> outputs.RunResult:
@@ -147,12 +145,11 @@ def inspect_weights(path: Path) -> Inspection:
 def _inspect(path: Path) -> Inspection:
     model, checkpoint = load_weights(path)
     imgsz = int(checkpoint.get("train_args", {}).get("imgsz") or 640)
-    section = Section.read(model.yaml)
     image = torch.zeros(1, int(model.yaml.get("channels", 3)), imgsz, imgsz)
     macs = count_macs(model, lambda: model(image))
     return Inspection(
         weights=str(path),
-        label=section.spec.label if section else "fp32",
+        label=QuantizationConfig.of(model).spec.label,
         imgsz=imgsz,
         layers=layer_reports(model, macs),
         size=model_size(model),

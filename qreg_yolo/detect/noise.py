@@ -13,12 +13,11 @@ from ultralytics.utils.loss import v8DetectionLoss
 from ultralytics.utils.torch_utils import select_device
 
 from qreg_yolo.datasets.classes import class_names
+from qreg_yolo.datasets.sources import check_channels, find_data
 from qreg_yolo.detect.compat import restore_threads
-from qreg_yolo.detect.data_check import find_data
-from qreg_yolo.detect.dataset import MIN_SIDE
-from qreg_yolo.detect.policy import edge_layers, float_layers
-from qreg_yolo.detect.quantization_config import Section
-from qreg_yolo.detect.robust.images import ImageSet, read_images
+from qreg_yolo.detect.data_check import MIN_SIDE, ImageSet, check_data
+from qreg_yolo.detect.policy import first_last_layers, float_layers
+from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.detect.robust.models import Candidate, classes_of, load_candidates
 from qreg_yolo.detect.robust.views import CorruptedBatches, Corrupting, View
 from qreg_yolo.io import records
@@ -39,7 +38,7 @@ LIMIT = 16
 _BATCH = 8
 """Images at a time; the loss of each batch is one unit of the sample."""
 Raw = Mapping[str, Any]
-"""What a head gives in training: tensors, or lists of them, by name."""
+"""Outputs of a head in training: tensors, or lists of them, by name."""
 _FEATURES = "feats"
 """The name of its inputs among them: the host's loss reads their shapes."""
 
@@ -72,7 +71,7 @@ def measure(request: DetectorNoiseRequest, progress: Progress = no_progress) -> 
         LOGGER.warning(warning)
     images = _images(request, candidate) if request.losses else None
     model = candidate.model.to(device)
-    plan, section = _plan(model), Section.read(model.yaml)
+    plan, spec = _plan(model), QuantizationConfig.of(model).spec
     if request.folder is not None:
         writable_project(request.folder, "--out")
     rows = study(
@@ -80,13 +79,13 @@ def measure(request: DetectorNoiseRequest, progress: Progress = no_progress) -> 
         gradient_layers(model, plan),
         plan,
         request.sweep,
-        own=section.spec if section is not None and own_rounding(model) else None,
+        own=spec if own_rounding(model) else None,
         task=None if images is None else _task(candidate, images, device),
         progress=progress,
     )
     about: dict[str, Any] = {
         "weights": str(request.weights), "track": "detect", "model": candidate.identity["model"],
-        "label": section.spec.label if section else "fp32", **records.provenance(),
+        "label": spec.label, **records.provenance(),
     }  # fmt: skip
     if images is not None:
         about |= {"data": images.yaml.stem, "split": images.split, "n_images": len(images.images)}
@@ -95,19 +94,20 @@ def measure(request: DetectorNoiseRequest, progress: Progress = no_progress) -> 
 
 def _images(request: DetectorNoiseRequest, candidate: Candidate) -> ImageSet:
     data = request.data or str(candidate.trained.get("data") or "demo")
-    images = read_images(
+    images = check_data(
         find_data(data), request.split or "train", limit=request.limit or LIMIT, min_side=MIN_SIDE,
-        single_cls=candidate.single_cls, skip_bad=False,
+        single_cls=candidate.single_cls,
     )  # fmt: skip
+    check_channels(images.yaml, images.channels)
     mapped = classes_of(candidate, images, request.class_map)
     return images if mapped is None else images.renumbered(mapped.rows, class_names(candidate.model.names))
 
 
 def _plan(model: Any) -> Plan:
-    edges, keep_float = edge_layers(model), float_layers(model)
+    ends, keep_float = first_last_layers(model), float_layers(model)
 
     def plan(spec: QuantSpec) -> Mapping[str, LayerPlan]:
-        return plan_quantization(model, spec, edge_layers=edges, keep_float=keep_float, pretrained=True).swapped
+        return plan_quantization(model, spec, first_last_layers=ends, keep_float=keep_float, pretrained=True).swapped
 
     return plan
 

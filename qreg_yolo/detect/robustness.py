@@ -16,13 +16,13 @@ from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import select_device
 
 from qreg_yolo.corrupt import MIN_SIDE, NAMES, load_overlays
+from qreg_yolo.datasets.sources import check_channels, find_data
 from qreg_yolo.detect.compat import restore_threads
-from qreg_yolo.detect.data_check import find_data
-from qreg_yolo.detect.dataset import MIN_SIDE as HOST_MIN_SIDE
+from qreg_yolo.detect.data_check import MIN_SIDE as HOST_MIN_SIDE
+from qreg_yolo.detect.data_check import ImageSet, check_data
 from qreg_yolo.detect.outputs import RunResult
 from qreg_yolo.detect.robust import fingerprint
 from qreg_yolo.detect.robust.coco import coco_map
-from qreg_yolo.detect.robust.images import ImageSet, read_images
 from qreg_yolo.detect.robust.models import Candidate, Judge, classes_of, load_candidates
 from qreg_yolo.detect.robust.results import MEASURED, conclude
 from qreg_yolo.detect.robust.views import CorruptedBatches, Corrupting, View, ViewKey, load
@@ -91,7 +91,7 @@ def measure(request: RobustnessRequest, progress: Progress = no_progress) -> Run
     device = select_device(request.device or "", verbose=False)
     restore_threads()
     candidates, warnings = load_candidates(list(request.weights), request.imgsz)
-    images = read_images(
+    images = check_data(
         find_data(request.data),
         request.split,
         limit=request.limit,
@@ -99,6 +99,7 @@ def measure(request: RobustnessRequest, progress: Progress = no_progress) -> Run
         single_cls=candidates[0].single_cls,
         skip_bad=request.skip_bad,
     )
+    check_channels(images.yaml, images.channels)
     for candidate in candidates:
         classes_of(candidate, images, request.class_map)  # before a folder is made
     sizes = {one.imgsz for one in candidates}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,12 @@ from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from qreg_yolo.config.detection import RunConfig
+from qreg_yolo.datasets.classes import class_names
+from qreg_yolo.datasets.sources import find_data
 from qreg_yolo.detect import outputs
 from qreg_yolo.detect.anchor_head import check_levels
 from qreg_yolo.detect.checkpoint import ClassicWeights, Start, existing, load_start, quantization_warning
-from qreg_yolo.detect.data_check import CheckedData, check_data, find_data
-from qreg_yolo.detect.errors import ModelError
+from qreg_yolo.detect.data_check import ImageSet, Label, check_data
 from qreg_yolo.detect.facade import QuantYOLO
 from qreg_yolo.detect.precision import amp_hint, resolve_amp
 from qreg_yolo.detect.preflight import (
@@ -28,11 +29,11 @@ from qreg_yolo.detect.preflight import (
     check_names,
     check_resumption,
 )
-from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, VAL_EVERY, Section, head_kind
+from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, VAL_EVERY, QuantizationConfig
 from qreg_yolo.detect.safe_load import check_file
 from qreg_yolo.detect.safetensors_checkpoint import save_safetensors
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
-from qreg_yolo.errors import FileAccessError
+from qreg_yolo.errors import FileAccessError, ModelError
 from qreg_yolo.io import records
 from qreg_yolo.io.files import writable_project
 from qreg_yolo.io.locks import FolderLock, refuse_if_locked, terminable
@@ -41,7 +42,7 @@ from qreg_yolo.training.environment import use_threads
 from qreg_yolo.training.tensor_file import SUFFIX
 
 _DEFAULTS: dict[str, Any] = {"optimizer": "SGD"}
-"""Where a recipe is silent: never `optimizer=auto`."""
+"""Defaults that a recipe may override: never `optimizer=auto`."""
 
 
 def train(config: RunConfig) -> outputs.RunResult:
@@ -63,7 +64,7 @@ def train(config: RunConfig) -> outputs.RunResult:
     check_model(config.run.model)
     if config.run.weights is not None:
         existing(Path(config.run.weights))
-    data = check_data(find_data(config.run.data), single_cls=bool(config.train.get("single_cls")))
+    data, scanned = _check(config.run.data, config.train)
     facade = _built(config.run.model)
     if config.head.has_anchors:
         check_levels(facade.model)
@@ -90,8 +91,15 @@ def train(config: RunConfig) -> outputs.RunResult:
     }
     if arguments.get("exist_ok"):
         refuse_if_locked(Path(project) / str(arguments["name"]))
-    trainer = partial(QuantDetectionTrainer, start=start, scanned=data.labels)
+    trainer = partial(QuantDetectionTrainer, start=start, scanned=scanned)
     return _run(facade, trainer, arguments, data, config)
+
+
+def _check(data: str, arguments: Mapping[str, Any]) -> tuple[ImageSet, dict[str, Label]]:
+    """Returns the validation images, and the label of each image of both splits by its path."""
+    yaml, single_cls = find_data(data), bool(arguments.get("single_cls"))
+    val, train = (check_data(yaml, split, single_cls=single_cls) for split in ("val", "train"))
+    return val, val.scanned | train.scanned
 
 
 def _start(config: RunConfig, facade: QuantYOLO) -> Start:
@@ -151,10 +159,10 @@ def resume(
     folder = checkpoint.absolute().parent.parent  # the host would go on where the run was begun, even if it was moved
     refuse_if_locked(folder)
     trained = stored["train_args"]
-    data = check_data(find_data(str(trained["data"])), single_cls=bool(trained.get("single_cls")))
+    data, scanned = _check(str(trained["data"]), trained)
     check_names(facade.model, data, checkpoint)
     own = {"resume": str(checkpoint), "data": str(data.yaml), "save_dir": str(folder)}
-    trainer = partial(QuantDetectionTrainer, resumed=(facade.model, stored), scanned=data.labels)
+    trainer = partial(QuantDetectionTrainer, resumed=(facade.model, stored), scanned=scanned)
     return _run(facade, trainer, {**arguments, **own}, data, None)
 
 
@@ -162,11 +170,11 @@ def _run(
     model: QuantYOLO,
     make_trainer: Callable[..., QuantDetectionTrainer],
     arguments: dict[str, Any],
-    data: CheckedData,
+    data: ImageSet,
     config: RunConfig | None,
 ) -> outputs.RunResult:
     check_freeze(model.model, arguments.get("freeze"))
-    check_classes(arguments.get("classes"), data.names)
+    check_classes(arguments.get("classes"), class_names(data.names))
     with FolderLock() as lock:
         for event, callback in callbacks(config, lock, data.yaml.stem).items():
             model.add_callback(event, callback)
@@ -251,14 +259,13 @@ def _write_artefact(model: QuantYOLO) -> None:
 
 def summary(model_yaml: dict[str, Any]) -> str:
     """Returns a few lines on what is quantized, from a model's YAML dictionary."""
-    section = Section.read(model_yaml)
-    layers, skipped = (section.layers or {}, section.skipped) if section else ({}, {})
-    return plan_summary(layers, skipped, noun="convolutions")
+    config = QuantizationConfig.read(model_yaml)
+    return plan_summary(config.layers or {}, config.skipped, noun="convolutions")
 
 
 def _other_head(model_yaml: dict[str, Any], kind: str) -> str | None:
     """Returns what to say where a checkpoint's head is not the one that is trained, else None."""
-    if (present := head_kind(model_yaml)) == kind:
+    if (present := QuantizationConfig.read(model_yaml).head.kind) == kind:
         return None
     return (
         f"The checkpoint has the {present} head, this run the {kind} head, which starts untrained. To keep it: "

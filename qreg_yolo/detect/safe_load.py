@@ -1,4 +1,4 @@
-"""Which classes a checkpoint may name: loading one revives those, and executes nothing that the file brings along.
+"""Classes that a checkpoint may name; loading executes nothing from the file.
 
 A pickle may name any function and have it called. Here a file is read as data first (`qreg_yolo.io.torch_archive`), and
 refused for any name that no detector's checkpoint needs; then torch's restricted unpickler (``weights_only=True``)
@@ -15,12 +15,11 @@ import torch
 
 from qreg_yolo.detect.anchor_head import AnchorDetect
 from qreg_yolo.detect.model import QuantDetectionModel
-from qreg_yolo.errors import UnsupportedError
+from qreg_yolo.errors import UnsupportedError, WeightsError
 from qreg_yolo.io.pickles import STORAGES, PickleError
 from qreg_yolo.io.torch_archive import TorchArchive
 from qreg_yolo.quant.layers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, QuantConv2d, QuantLinear
 from qreg_yolo.quant.spec import QuantizerSpec
-from qreg_yolo.training.tensor_file import WeightsError
 
 OUR_CLASSES: tuple[type, ...] = (
     QuantDetectionModel,

@@ -19,9 +19,9 @@ from qreg_yolo.detect.compat import as_loaded
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.model_yaml import check_model_yaml
 from qreg_yolo.detect.quantization_config import KEY
-from qreg_yolo.errors import InvalidValueError
+from qreg_yolo.errors import InvalidValueError, WeightsError
 from qreg_yolo.io import files
-from qreg_yolo.training.tensor_file import SUFFIX, WeightsError, fill, read, tensors_of
+from qreg_yolo.training.tensor_file import SUFFIX, fill, read, tensors_of
 
 HEADER = "qreg_yolo"
 """Key of the description in the file's metadata."""
@@ -29,7 +29,7 @@ VERSION = 1
 """Of the description."""
 LACKING = "holds tensors without a description by qreg-yolo. Give a file that train wrote."
 _FIELDS: dict[str, type] = {"model": dict, "names": list, "stride": list, "train_args": dict}
-"""What the description must have, beside its version."""
+"""Required fields of the description, besides its version."""
 
 
 def save_safetensors(model: DetectionModel, path: Path, train_args: Mapping[str, Any] | None = None) -> None:

@@ -12,10 +12,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 from ultralytics.models.yolo.detect import DetectionPredictor, DetectionValidator
 
-from qreg_yolo.datasets.classes import class_names
-from qreg_yolo.detect.class_map import ClassMap, match_classes
+from qreg_yolo.datasets.classes import ClassMap, class_names, match_classes
 from qreg_yolo.detect.compat import restore_threads
-from qreg_yolo.detect.dataset import DetectionDataset, Label, build_dataset
+from qreg_yolo.detect.data_check import Label
+from qreg_yolo.detect.dataset import DetectionDataset, build_dataset
 from qreg_yolo.io.records import settings_text
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.training.environment import FP16, FP32

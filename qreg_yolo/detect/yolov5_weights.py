@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from qreg_yolo.detect.anchor_head import BOX_ROWS, N_ANCHORS, STRIDES
+from qreg_yolo.errors import WeightsError
 from qreg_yolo.io.pickles import Placeholder, StoredTensor
 from qreg_yolo.io.torch_archive import TorchArchive
-from qreg_yolo.training.tensor_file import WeightsError
 
 _MAX_DEPTH = 32
 """Modules inside modules; YOLOv5 has 7."""

@@ -57,9 +57,7 @@ class _TextLoader(_Loader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Safe dumper that quotes exactly the strings the loader would read as something else."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+    """Safe dumper that quotes the strings that YAML 1.1 (Ultralytics) or the loader above reads as something else."""
 
     def ignore_aliases(self, data: Any) -> bool:
         """Returns True: equal values are written out, not linked."""

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qreg_yolo.errors import AnalysisError
 from qreg_yolo.metrics.average_precision import METRICS as PRECISIONS
 from qreg_yolo.metrics.average_precision import Array, mean_average_precision
-from qreg_yolo.metrics.errors import AnalysisError
 from qreg_yolo.metrics.image_statistics import ImageStatistics, PerImage
 from qreg_yolo.metrics.predictions import ACCURACIES, ImageAnswers, accuracy
 
@@ -122,8 +122,6 @@ _KINDS: Mapping[type, _Kind] = {
 }
 RESAMPLED: tuple[str, ...] = tuple(metric for kind in _KINDS.values() for metric in kind.metrics)
 """Every metric that has a bootstrap."""
-DEFAULT_METRICS: Mapping[str, str] = {"detect": "map50_95", "classify": "accuracy_top1"}
-"""Track of the records -> the metric that is compared unless another is asked for."""
 
 
 def metrics_of(statistics: PerImage) -> tuple[str, ...]:

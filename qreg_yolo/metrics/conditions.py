@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from qreg_yolo.corrupt.spec import NAMES, SEVERITIES
-from qreg_yolo.errors import MissingFileError, did_you_mean
+from qreg_yolo.errors import AnalysisError, MissingFileError, did_you_mean
 from qreg_yolo.io.strict_yaml import ConfigError, load
-from qreg_yolo.metrics.errors import AnalysisError
 
 CLEAN = "clean"
 """The cell of the images as they are; its severity is 0."""
@@ -21,6 +20,8 @@ Layout = tuple[tuple[str, ...], ...]
 """Rows of cell names, all of the same length."""
 DEFAULT_LAYOUT: Layout = tuple(CELLS[start : start + 5] for start in range(0, 20, 5))
 """4 rows x 5 columns, clean first. Which cell is where is only drawn in QReg (Fig. 3a), so it can be overridden."""
+DEFAULT_METRICS: Mapping[str, str] = {"detect": "map50_95", "classify": "accuracy_top1"}
+"""Track of the records -> the metric that is compared unless another is asked for."""
 
 
 def cells_of(corruptions: Iterable[str], severities: Sequence[int]) -> list[Cell]:

@@ -1,4 +1,4 @@
-"""What one model did on each image of one set: all that a metric and its bootstrap need, and no more.
+"""Detections of one model per image: all that a metric and its bootstrap need.
 
 `ImageStatistics` are a detector's; a classifier's are in `image_answers.py`. Both lie in files of one form.
 """
@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qreg_yolo.corrupt.spec import SEVERITIES
+from qreg_yolo.errors import AnalysisError
 from qreg_yolo.io import files
 from qreg_yolo.metrics.conditions import CLEAN
-from qreg_yolo.metrics.errors import AnalysisError
 from qreg_yolo.metrics.predictions import ImageAnswers
 
 THRESHOLDS = 10

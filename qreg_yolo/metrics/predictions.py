@@ -1,4 +1,4 @@
-"""Which images of one set a classifier got right: all that its accuracy and its bootstrap need."""
+"""Predictions of a classifier per image, and their accuracy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qreg_yolo.metrics.errors import AnalysisError
+from qreg_yolo.errors import AnalysisError
 
 ACCURACIES: tuple[str, ...] = ("accuracy_top1",)
 """Metrics of the records that these give."""

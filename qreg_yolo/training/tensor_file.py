@@ -10,13 +10,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from qreg_yolo.errors import UserError
+from qreg_yolo.errors import WeightsError
 
 SUFFIX = ".safetensors"
-
-
-class WeightsError(UserError, ValueError):
-    """A file that is no usable checkpoint."""
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

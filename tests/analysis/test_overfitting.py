@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qreg_yolo.analysis.formats import to_csv, to_markdown
-from qreg_yolo.analysis.overfitting import overfitting_table
-from qreg_yolo.analysis.results_csv import Curve, read_curves
+from qreg_yolo.analysis.curves import Curve, read_curves
+from qreg_yolo.analysis.loss_tables import overfitting_table
+from qreg_yolo.analysis.table import to_csv, to_markdown
 from qreg_yolo.io.strict_yaml import ConfigError
 
 DETECTOR = """epoch,train/box_loss,train/obj_loss,val/box_loss,val/obj_loss,val/note

@@ -6,11 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from qreg_yolo.analysis.measurements import Selection, missing_cells, read_measurements
-from qreg_yolo.analysis.pairing import pair_twins, precision_warnings, warnings_of
+from qreg_yolo.analysis.measurements import (
+    Selection,
+    missing_cells,
+    pair_twins,
+    precision_warnings,
+    read_measurements,
+    warnings_of,
+)
+from qreg_yolo.errors import AnalysisError
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.metrics.conditions import CELLS, read_layout
-from qreg_yolo.metrics.errors import AnalysisError
 from tests.analysis.synthetic_records import record, square, write
 
 

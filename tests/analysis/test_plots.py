@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from qreg_yolo.analysis import report
-from qreg_yolo.analysis.comparison import Estimate
+from qreg_yolo.analysis.curves import Curve, read_curves, smoothed
 from qreg_yolo.analysis.plots import (
     PALETTES,
     draw_grid,
@@ -27,7 +27,7 @@ from qreg_yolo.analysis.plots import (
     save,
 )
 from qreg_yolo.analysis.plots.curves import aligned
-from qreg_yolo.analysis.results_csv import Curve, read_curves, smoothed
+from qreg_yolo.analysis.table import Estimate
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.metrics.conditions import CELLS
 from tests.analysis.synthetic_records import square, write

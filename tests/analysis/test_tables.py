@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 
 from qreg_yolo.analysis import report
-from qreg_yolo.analysis.comparison import Comparison, Estimate, by_seed, compare, estimate
-from qreg_yolo.analysis.formats import FORMATS, entry_text, to_csv, to_latex, to_markdown, to_text
-from qreg_yolo.analysis.measurements import read_measurements
-from qreg_yolo.analysis.pairing import pair_twins
-from qreg_yolo.analysis.tables import TABLES, Table, by_cell, by_severity, robustness, table1
+from qreg_yolo.analysis.comparison import Comparison, by_seed, compare, estimate
+from qreg_yolo.analysis.measurements import pair_twins, read_measurements
+from qreg_yolo.analysis.table import FORMATS, Estimate, Table, entry_text, to_csv, to_latex, to_markdown, to_text
+from qreg_yolo.analysis.tables import TABLES, by_cell, by_severity, robustness, table1
+from qreg_yolo.errors import AnalysisError
 from qreg_yolo.metrics import image_statistics
-from qreg_yolo.metrics.errors import AnalysisError
 from qreg_yolo.metrics.robustness import error_improvement, map_delta
 from tests.analysis.synthetic_records import square, write, write_study
 

@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from qreg_yolo.classify import runs
-from qreg_yolo.classify.checkpoint import HEADER, WeightsError, load_classifier
+from qreg_yolo.classify.checkpoint import HEADER, load_classifier
+from qreg_yolo.errors import WeightsError
 from qreg_yolo.io import records
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant import Quantizer, quantized_layers

@@ -12,10 +12,10 @@ from qreg_yolo.classify import load_classifier
 from qreg_yolo.classify.datasets import load_split
 from qreg_yolo.classify.evaluate import evaluate
 from qreg_yolo.classify.noise import LIMIT, ClassifierNoiseRequest, cross_entropy, measure, squared_error
+from qreg_yolo.errors import WeightsError
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.noise.sweep import Sweep
 from qreg_yolo.quant.weight_noise import layer_noise, pooled
-from qreg_yolo.training.tensor_file import WeightsError
 from tests.classify.classify_helpers import train
 from tests.classify.synthetic_networks import NORMED
 

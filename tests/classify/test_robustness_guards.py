@@ -1,4 +1,4 @@
-"""What a measurement of classifiers' robustness refuses, and what it notices."""
+"""Faults that a measurement of classifiers' robustness refuses or notices."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ import pytest
 
 from qreg_yolo.classify.robustness import measure
 from qreg_yolo.datasets.corrupted import cifar
-from qreg_yolo.datasets.corrupted.manifest import SetsError
 from qreg_yolo.datasets.corrupted.request import Request
-from qreg_yolo.errors import DataError
+from qreg_yolo.errors import DataError, WeightsError
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.training.tensor_file import WeightsError
 from tests.classify.classify_helpers import train
 from tests.classify.robustness_helpers import request
 from tests.datasets.synthetic_cifar import dump, write_cifar
@@ -127,14 +125,14 @@ def _cut(folder: Path) -> None:
             lambda folder: np.save(folder / "contrast.npy", np.zeros((24, 32, 32, 3), np.uint8)),
             r"uint8 \[24, 32, 32, 3\], not uint8 \[120, 32, 32, 3\]",
         ),
-        (lambda folder: (folder / "contrast.npy").write_bytes(b""), "no array of numbers, or cut short"),
-        (_cut, "contrast.npy' is no array of numbers, or cut short"),
-        (_pickled, "contrast.npy' is no array of numbers"),
+        (lambda folder: (folder / "contrast.npy").write_bytes(b""), "not an array of numbers, or cut short"),
+        (_cut, "contrast.npy' is not an array of numbers, or cut short"),
+        (_pickled, "contrast.npy' is not an array of numbers"),
         (_other_labels, "label .* in row 30, the data set .*other images, or in another order"),
         (lambda folder: np.save(folder / "labels.npy", np.zeros(50, int)), "labels of 5 x 10 images.* has 24 images"),
         (lambda folder: np.save(folder / "labels.npy", np.zeros(120)), "float64.*not five times the labels"),
         (lambda folder: np.savez(folder / "labels.npz", a=[1]) or (folder / "labels.npz").rename(folder / "labels.npy"),
-         "labels.npy' is no single array"),
+         "labels.npy' is not a single array"),
     ],
 )  # fmt: skip
 def test_published_files_that_cannot_be_used_are_named(
@@ -142,7 +140,7 @@ def test_published_files_that_cannot_be_used_are_named(
 ) -> None:
     asked = request(trained, tmp_path / "out", corruptions=("contrast",), published=published)
     spoil(published)
-    with pytest.raises(SetsError, match=words):
+    with pytest.raises(DataError, match=words):
         measure(asked)
     assert not (tmp_path / "out").exists()
 

@@ -92,7 +92,7 @@ def test_a_wrong_source(yaml: Path, tmp_path: Path) -> None:
     assert_refused(corrupt(yaml, tmp_path / "out", "--split", "tset"), 1, "split='tset'", "test")
     assert_refused(corrupt(yaml, tmp_path / "out", "--split", "test"), 1, "no 'test' images", "train")
     assert_refused(corrupt(tmp_path / "work", tmp_path / "out"), 1, "has no images", "png")
-    assert_refused(corrupt(yaml, yaml.parent / "images" / "out"), 1, "lies in the source's folder")
+    assert_refused(corrupt(yaml, yaml.parent / "images" / "out"), 1, "is in the source's folder")
 
 
 def test_much_is_asked_about(yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +158,7 @@ def test_stopped_and_started_again_it_completes_the_same(how: signal.Signals, tm
     printed, said = process.communicate(timeout=60)
     assert process.returncode == (130 if how == signal.SIGINT else -how), said
     if how == signal.SIGINT:
-        assert "The same command goes on from here" in said
+        assert "The same command resumes" in said
         assert "Interrupted." in said
         assert "Traceback" not in said + printed
     finished = (out / "files.jsonl").read_bytes().splitlines()
@@ -177,7 +177,7 @@ def test_a_full_disk(yaml: Path, tmp_path: Path) -> None:
     full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, 3_000))"
     process = start(full, yaml, tmp_path / "out", *FEW, "--workers", 0)
     printed, said = process.communicate(timeout=60)
-    assert_refused(Outcome(process.returncode, printed, said, ""), 1, "cannot be written", "Make room", "goes on")
+    assert_refused(Outcome(process.returncode, printed, said, ""), 1, "cannot be written", "Make room", "resumes")
     assert not list((tmp_path / "out").rglob("images/**/*.tmp")), "nothing half-written"
     assert corrupt(yaml, tmp_path / "out", *FEW).code == 0
     shutil.rmtree(tmp_path / "out")

@@ -25,7 +25,7 @@ TRAIN = [
     (["--weight-bits", "16"], ["weight_bits=16"]),
     (["--act-bits", "0"], ["act_bits=0"]),
     (["--bitz", "4"], ["--bitz", "--bits"]),
-    (["--edge-bits", "4"], ["edge_bits='4'", "8, 32, same"]),
+    (["--edge-bits", "4"], ["first_last_bits='4'", "8, 32, same"]),
     (["--edge-bits", "smae"], ["Did you mean 'same'"]),
     (["--signed", "maybe"], ["signed='maybe'", "auto, signed, unsigned"]),
     (["--signed", "signed", "--method", "pact"], ["signed", "pact"]),
@@ -162,7 +162,7 @@ def test_a_wrong_environment_variable(hyp: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_bug_is_shown_with_its_type_and_how_to_see_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import qreg_yolo.detect.evaluate as inspection
-    from qreg_yolo.training.tensor_file import WeightsError
+    from qreg_yolo.errors import WeightsError
 
     weights = tmp_path / "a.pt"
     weights.touch()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qreg_yolo.datasets.image_io import PictureError, decode, encode, look
+from qreg_yolo.datasets.image_io import decode, encode, look
+from qreg_yolo.errors import DataError
 from tests.corrupt.synthetic_images import gradient, texture
 
 
@@ -67,7 +68,7 @@ def test_what_is_written_is_read_back(kind: str, lossless: bool, grey: bool, tmp
 def test_what_is_no_image_is_named(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(data)
-    with pytest.raises(PictureError):
+    with pytest.raises(DataError):
         decode(path)
     assert look(path, 32)[0]
 

@@ -1,4 +1,4 @@
-"""Which images a source has: the host's own, in the host's order, and what their draws hang on."""
+"""The resolver without Ultralytics: keys, places, subsets and error texts (tests/detect/test_sources.py compares)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from qreg_yolo.datasets.sources import IMAGE_SUFFIXES, label_path, read_source, select_images
+from qreg_yolo.datasets.labels import count_classes, label_path
+from qreg_yolo.datasets.sources import check_channels, find_data, read_source, select_images
 from qreg_yolo.errors import DataError
+
+NEEDED = {"train": "train:", "val": "val:", "names": "names: [x]"}
 
 
 @pytest.fixture
@@ -25,7 +28,9 @@ def root(tmp_path: Path) -> Path:
 
 
 def write(root: Path, text: str) -> Path:
-    (root / "data.yaml").write_text(text)
+    """Writes a data YAML with the keys that every one needs."""
+    missing = [line for key, line in NEEDED.items() if f"{key}:" not in text]
+    (root / "data.yaml").write_text("\n".join([text.rstrip("\n"), *missing]))
     return root / "data.yaml"
 
 
@@ -37,7 +42,7 @@ def test_a_folder_gives_keys_relative_to_itself(root: Path) -> None:
 
 
 def test_equal_keys_of_several_folders_have_places_of_their_own(root: Path) -> None:
-    images = read_source(write(root, "val: [images/b, images/a, images/a]")).images
+    images = read_source(write(root, "val: [images/b, images/a]")).images
     assert [(i.key, i.place) for i in images] == [
         ("1.jpg", "a/1.jpg"),
         ("sub/2.PNG", "a/sub/2.PNG"),
@@ -60,44 +65,54 @@ def test_a_plain_folder(root: Path) -> None:
         read_source(root / "images", "val")
 
 
-def test_a_relative_path_is_the_current_folders_then_the_hosts_then_the_yamls(
+def test_a_relative_path_starts_in_the_current_folder_else_in_ultralytics_folder(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     yaml = write(tmp_path, "path: set\nval: images/b")
     monkeypatch.chdir(tmp_path / "set")
-    assert read_source(yaml).images[0].path == root / "images/b/1.jpg"
     other = tmp_path / "datasets/set/images/b/9.jpg"
     other.parent.mkdir(parents=True)
     other.touch()
-    assert [i.path for i in read_source(yaml, datasets_dir=tmp_path / "datasets").images] == [other]
+    assert [i.path for i in read_source(yaml, datasets_dir=lambda: tmp_path / "datasets").images] == [other]
+    with pytest.raises(DataError, match=r"points to '.*/set/set/images/b', which does not exist.*'path:' starts in"):
+        read_source(yaml)
     monkeypatch.chdir(tmp_path)
-    assert read_source(yaml, datasets_dir=tmp_path / "datasets").images[0].path == root / "images/b/1.jpg"
+    found = read_source(yaml, datasets_dir=lambda: pytest.fail("the current folder has it"))
+    assert found.images[0].path == root / "images/b/1.jpg"
 
 
-@pytest.mark.parametrize(
-    ("text", "split"),
-    [
-        ("test: images/a", "test"),
-        ("val: [images/b, images/a]", "val"),
-        ("val: list.txt\ntest: images", "val"),
-        ("val: list.txt\ntest: images", "test"),
-    ],
-)
-def test_images_order_and_labels_are_the_hosts(root: Path, text: str, split: str) -> None:
-    from ultralytics.data.base import BaseDataset
-    from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_paths
-
-    assert {f".{name}" for name in IMG_FORMATS} == IMAGE_SUFFIXES
-    (root / "list.txt").write_text("./images/b/1.jpg\n./images/a/sub/2.PNG\n")
-    yaml = write(root, f"{text}\ntrain: images/a\nnames: [x]\n" + ("" if "val:" in text else "val: images/a\n"))
-    host = BaseDataset.get_img_files(_Host(), check_det_dataset(str(yaml), split=split)[split])
-    images = read_source(yaml, split).images
-    assert [str(i.path) for i in images] == host
-    assert [str(i.label) for i in images] == img2label_paths(host)
+def test_an_image_that_is_listed_again_counts_again_and_has_a_place_of_its_own(root: Path) -> None:
+    (root / "images/b/1~2.jpg").touch()
+    images = read_source(write(root, "val: [images/b, images/b]")).images
+    assert [(i.key, i.place) for i in images] == [
+        ("1.jpg", "1.jpg"), ("1.jpg", "1~2.jpg"), ("1~2.jpg", "1~2~2.jpg"), ("1~2.jpg", "1~2~3.jpg"),
+    ]  # fmt: skip
+    overlapping = read_source(write(root, "val: [images/a, images/a/sub]")).images
+    assert [(i.key, i.place) for i in overlapping[1:]] == [("sub/2.PNG", "sub/2.PNG"), ("2.PNG", "sub/2~2.PNG")]
 
 
-class _Host:
-    prefix, fraction = "", 1.0
+def test_images_that_differ_in_their_suffix_alone_share_a_label_file(root: Path) -> None:
+    (root / "images/b/1.png").touch()
+    first, second = read_source(write(root, "val: images/b")).images
+    assert first.label == second.label == root / "labels/b/1.txt"
+
+
+def test_lines_are_counted_from_1_and_listed(root: Path) -> None:
+    (root / "list.txt").write_text("\n./images/b/1.jpg\n# a comment\n./images/b/1.jpg \n")
+    with pytest.raises(DataError, match=r"list.txt': 2 lines.*\n  line 3: '# a comment'\n  line 4: '.*jpg '$"):
+        read_source(write(root, "val: list.txt"))
+
+
+def test_the_name_on_the_command_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root.parent)
+    write(root, "val: images/b")
+    assert find_data("set/data.yaml") == root / "data.yaml"
+    assert find_data("set") == root
+    (root.parent / "voc").mkdir()
+    assert find_data("voc").name == "voc.yaml", "a shipped name comes before a folder"
+    assert find_data("./voc") == root.parent / "voc"
+    with pytest.raises(FileNotFoundError, match="Did you mean 'voc'"):
+        find_data("vco")
 
 
 def test_a_subset_is_fixed_nested_and_in_order(root: Path) -> None:
@@ -120,11 +135,12 @@ def test_a_subset_is_fixed_nested_and_in_order(root: Path) -> None:
     [
         ("val: images/a", "test", "no 'test' images. It has: val"),
         ("train: images/a", None, "no 'test' or 'val' images. It has: train"),
+        ("names: [no, 010]", None, r"no \(read as False\), 010 \(read as 8\)\. Put quotes"),
         ("val: images/a", "vla", "split='vla'"),
         ("val: images/none", None, "does not exist"),
         ("val: {a: 1}", None, "val is {'a': 1}"),
-        ("- 1", None, "no data description"),
-        ("val: images/a\nchannels: 8", None, "channels: 8"),
+        ("- 1\n# train: val: names:", None, "not a data description"),
+        ("val: images/a\nchannels: '3'", None, "channels is '3'"),
         ("val: images/a\nnames: {a: b}", None, "class ids"),
     ],
 )
@@ -139,6 +155,24 @@ def test_a_source_without_images_or_that_is_not_there(root: Path) -> None:
         read_source(root / "empty")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read_source(root / "nowhere")
+
+
+def test_corruptions_need_one_or_three_channels(root: Path) -> None:
+    assert read_source(write(root, "val: images/a\nchannels: 8")).channels == 8
+    for channels in (1, 3):
+        check_channels(root, channels)
+    with pytest.raises(DataError, match="channels: 8"):
+        check_channels(root, 8)
+
+
+def test_the_highest_class_of_label_files(tmp_path: Path) -> None:
+    rows = ("", "\ufeff2 0.5 0.5 0.1 0.1", "0 0.5 0.5 0.1 0.1\n\t3.0\t0.5 0.5 0.1 0.1", "x\n-1 0\nnan 0")
+    paths = [tmp_path / f"{number}.txt" for number in range(len(rows))]
+    for path, text in zip(paths, rows, strict=True):
+        path.write_text(text, encoding="utf-8")
+    assert [count_classes([path]) for path in paths] == [1, 3, 4, 1]
+    assert count_classes(paths) == 4
+    assert count_classes([]) == 1
 
 
 def test_the_last_images_folder_is_replaced() -> None:

@@ -15,8 +15,9 @@ from PIL import Image
 from ultralytics.cfg import get_cfg
 from ultralytics.data.utils import verify_image_label
 
-from qreg_yolo.detect.data_check import check_data
-from qreg_yolo.detect.dataset import DetectionDataset, Fault, build_dataset, label_fault, scan
+from qreg_yolo.datasets.labels import label_fault
+from qreg_yolo.detect.data_check import Fault, check_data, scan
+from qreg_yolo.detect.dataset import DetectionDataset, build_dataset
 from qreg_yolo.errors import DataError
 from qreg_yolo.io.files import sha256
 
@@ -37,7 +38,7 @@ def own_data(tiny_data: Path, tmp_path: Path) -> Path:
 
 
 def dataset(yaml: Path, **arguments: Any) -> DetectionDataset:
-    data = {"names": dict(enumerate(check_data(yaml, ("train",)).names)), "channels": 3}
+    data = {"names": check_data(yaml, "train").names, "channels": 3}
     args = get_cfg(overrides={"imgsz": 64, "task": "detect", **arguments})
     folder = str(yaml.parent / "images" / "train")
     return build_dataset(args, folder, 4, data, mode="val", rect=False, stride=32)
@@ -85,7 +86,7 @@ def test_a_jpeg_that_is_cut_short_is_refused(own_data: Path) -> None:
     path = first_image(own_data)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(DataError, match=rf"1 of 8 images.*\n.*{path.name}: image file is truncated"):
-        check_data(own_data, ("train",))
+        check_data(own_data, "train")
 
 
 def test_arrays_beside_the_images_are_read_with_cache_disk_alone(own_data: Path) -> None:
@@ -114,7 +115,7 @@ def test_arrays_of_others_are_neither_read_nor_replaced(own_data: Path) -> None:
     array = first_image(own_data).with_suffix(".npy")
     np.save(array, np.zeros((64, 64, 3), np.uint8))
     before = files_of(own_data)
-    with pytest.raises(DataError, match=rf"1 .npy files beside.*leave cache=disk out.*\n.*{array.name}"):
+    with pytest.raises(DataError, match=rf"1 .npy files beside.*omit cache=disk.*\n.*{array.name}"):
         dataset(own_data, cache="disk")
     assert files_of(own_data) == before
     array.unlink()
@@ -155,7 +156,7 @@ def test_what_ultralytics_would_leave_out_is_named(own_data: Path) -> None:
     label = own_data.parent / "labels" / "train" / f"{first_image(own_data).stem}.txt"
     label.write_text("0 0.1 0.1 0.2 0.1 0.2 0.2\n0 0.5 0.5 0.1 0.1\n")
     with pytest.raises(DataError, match=r"1 of 8 .*\n.*line 2 is a box and line 1 a polygon"):
-        check_data(own_data, ("train",))
+        check_data(own_data, "train")
     args = get_cfg(overrides={"imgsz": 64, "task": "detect"})
     data = {"names": dict.fromkeys(range(9), ""), "channels": 3}
     with pytest.raises(DataError, match="1 of 8"):  # a data set that nobody has checked
@@ -165,14 +166,14 @@ def test_what_ultralytics_would_leave_out_is_named(own_data: Path) -> None:
 def test_names_that_yaml_reads_as_something_else_need_quotes(own_data: Path) -> None:
     """Ultralytics keeps False, True and 8 in the checkpoint for ``no``, ``on`` and ``010``."""
     text = own_data.read_text()
-    head, names = text[: text.index("names:")], check_data(own_data, ("train",)).names
+    head, names = text[: text.index("names:")], check_data(own_data, "train").names
     others = ["no", "on", "010", "1.0", "2026-01-31"]
     assert len(names) == len(others)
     own_data.write_text(f"{head}names: [{', '.join(others)}]\n")
     with pytest.raises(DataError, match=r"no \(read as False\), on \(read as True\), 010 \(read as 8\)\. Put quotes"):
-        check_data(own_data, ("train",))
+        check_data(own_data, "train")
     own_data.write_text(f"{head}names: {others}\n")
-    assert check_data(own_data, ("train",)).names == tuple(others)
+    assert check_data(own_data, "train").names == dict(enumerate(others))
 
 
 @pytest.mark.parametrize(
@@ -208,12 +209,12 @@ def test_labels_that_ultralytics_takes(tmp_path: Path) -> None:
 
 
 def test_labels_that_were_read_are_not_read_again(own_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checked = check_data(own_data, ("train",))
+    checked = check_data(own_data, "train")
     monkeypatch.setattr("qreg_yolo.detect.dataset.scan", SimpleNamespace)  # a call would fail
     args = get_cfg(overrides={"imgsz": 64, "task": "detect"})
-    data = {"names": dict(enumerate(checked.names)), "channels": 3}
+    data = {"names": checked.names, "channels": 3}
     folder = str(own_data.parent / "images" / "train")
-    found = build_dataset(args, folder, 4, data, mode="train", rect=False, stride=32, scanned=checked.labels)
-    assert [label["im_file"] for label in found.labels] == sorted(checked.labels)
+    found = build_dataset(args, folder, 4, data, mode="train", rect=False, stride=32, scanned=checked.scanned)
+    assert [label["im_file"] for label in found.labels] == sorted(checked.scanned)
     found.labels[0]["cls"][:] = 3
-    assert checked.labels[found.im_files[0]]["cls"] is not found.labels[0]["cls"], "one list is changed by the other"
+    assert checked.scanned[found.im_files[0]]["cls"] is not found.labels[0]["cls"], "one list is changed by the other"

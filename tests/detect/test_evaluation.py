@@ -16,14 +16,14 @@ import yaml
 
 from qreg_yolo.config.detection import resolve
 from qreg_yolo.detect import QuantYOLO, evaluate, noise, runs
+from qreg_yolo.detect.data_check import ImageSet
 from qreg_yolo.detect.robust.coco import coco_map
-from qreg_yolo.detect.robust.images import ImageSet
 from qreg_yolo.detect.robust.models import BOXED, load_candidates
 from qreg_yolo.detect.robustness import RobustnessRequest
 from qreg_yolo.detect.robustness import measure as measure_robustness
+from qreg_yolo.errors import WeightsError
 from qreg_yolo.io import records
 from qreg_yolo.metrics.average_precision import METRICS
-from qreg_yolo.training.tensor_file import WeightsError
 from tests.detect.conftest import Trained
 
 
@@ -213,11 +213,11 @@ def test_a_resumed_run_refuses_other_classes(trained: Trained, tiny_data: Path, 
     from qreg_yolo.detect.preflight import check_names
     from qreg_yolo.errors import DataError
 
-    renamed = copied(tiny_data, tmp_path / "renamed", order=list(range(len(check_data(tiny_data).names)))[::-1])
+    renamed = copied(tiny_data, tmp_path / "renamed", order=list(range(len(check_data(tiny_data, "val").names)))[::-1])
     model = QuantYOLO(str(trained.best)).model
-    check_names(model, check_data(tiny_data), trained.last)
+    check_names(model, check_data(tiny_data, "val"), trained.last)
     with pytest.raises(DataError, match=r"class 0 is .*, and was "):
-        check_names(model, check_data(renamed), trained.last)
+        check_names(model, check_data(renamed, "val"), trained.last)
 
 
 def test_a_run_records_what_it_used(tiny_data: Path, tmp_path: Path) -> None:

@@ -15,14 +15,15 @@ from qreg_yolo.datasets.corrupted.request import Request
 from qreg_yolo.datasets.corrupted.write import write_sets
 from qreg_yolo.datasets.sources import read_source
 from qreg_yolo.detect import QuantYOLO
+from qreg_yolo.detect.data_check import check_data
 from qreg_yolo.detect.robust import models
 from qreg_yolo.detect.robust.coco import coco_map
-from qreg_yolo.detect.robust.images import read_images
 from qreg_yolo.detect.robustness import measure
+from qreg_yolo.errors import AnalysisError
 from qreg_yolo.io import records
 from qreg_yolo.metrics import image_statistics
 from qreg_yolo.metrics.average_precision import mean_average_precision
-from qreg_yolo.metrics.errors import AnalysisError
+from tests import ROOT
 from tests.detect.conftest import Trained, train_tiny
 from tests.detect.robustness_helpers import BATCH, CELLS, listing, request
 from tests.process_helpers import run_forked
@@ -198,7 +199,7 @@ def test_coco_eval_says_what_it_did_not_check_and_how_to(trained: Trained, data:
 
 
 def test_perfect_detections_have_a_coco_map_of_one(data: Path) -> None:
-    images = read_images(data, "val", limit=None, min_side=32, single_cls=False, skip_bad=False)
+    images = check_data(data, "val", min_side=32)
     rows = []
     for number, label in enumerate(images.labels):
         height, width = label["shape"]

@@ -1,4 +1,4 @@
-"""What a measurement of robustness refuses, notices, and does not let itself be misled by."""
+"""Faults that a measurement of robustness refuses, notices or ignores."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ import pytest
 
 from qreg_yolo.detect.robust import models
 from qreg_yolo.detect.robustness import measure
-from qreg_yolo.errors import DataError
+from qreg_yolo.errors import DataError, WeightsError
 from qreg_yolo.io import files, records
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.training.tensor_file import WeightsError
 from tests.detect.conftest import Trained
 from tests.detect.robustness_helpers import listing, request
 from tests.results_helpers import numbers

@@ -14,8 +14,8 @@ from qreg_yolo.datasets.corrupted.request import Request
 from qreg_yolo.datasets.corrupted.write import write_sets
 from qreg_yolo.datasets.sources import read_source
 from qreg_yolo.detect.robustness import measure
+from qreg_yolo.errors import WeightsError
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.training.tensor_file import WeightsError
 from tests.detect.conftest import SETTINGS
 from tests.detect.robustness_helpers import BATCH, request
 from tests.results_helpers import numbers

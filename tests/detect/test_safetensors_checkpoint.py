@@ -19,9 +19,9 @@ from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO, load_safetensors, save_safetensors
 from qreg_yolo.detect.checkpoint import load_weights
 from qreg_yolo.detect.safetensors_checkpoint import HEADER
+from qreg_yolo.errors import WeightsError
 from qreg_yolo.io import files
 from qreg_yolo.quant import quantized_layers, uninitialized_quantizers
-from qreg_yolo.training.tensor_file import WeightsError
 from tests.detect.conftest import Trained
 from tests.detect.test_model import build, calibrated, images
 

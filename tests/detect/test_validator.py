@@ -11,7 +11,7 @@ import pytest
 import torch
 from ultralytics.models.yolo.detect import DetectionValidator
 
-from qreg_yolo.detect.class_map import ClassMap
+from qreg_yolo.datasets.classes import ClassMap
 from qreg_yolo.detect.validator import QuantDetectionValidator
 
 IMAGES, CLASSES, PLACES = 3, 5, 40

@@ -14,8 +14,8 @@ from ultralytics.nn.tasks import DetectionModel
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
 from qreg_yolo.detect.checkpoint import load_start
 from qreg_yolo.detect.yolov5_weights import ClassicWeights
+from qreg_yolo.errors import WeightsError
 from qreg_yolo.quant import quantized_layers, uninitialized_quantizers
-from qreg_yolo.training.tensor_file import WeightsError
 from tests.detect.conftest import SETTINGS, Trained, host_warnings
 from tests.detect.test_model import build
 from tests.detect.test_safe_loading import HOSTILE

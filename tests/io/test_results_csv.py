@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qreg_yolo.analysis.results_csv import read_curve
+from qreg_yolo.analysis.curves import read_curve
 from qreg_yolo.classify.outputs import write_results
 from qreg_yolo.io.results_csv import ResultsError, read_results
 

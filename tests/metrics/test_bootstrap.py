@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qreg_yolo.errors import AnalysisError
 from qreg_yolo.metrics.average_precision import mean_average_precision
 from qreg_yolo.metrics.bootstrap import Interval, check_same_images, interval, paired_difference, resample_weights
-from qreg_yolo.metrics.errors import AnalysisError
 from qreg_yolo.metrics.image_statistics import ImageStatistics
 from tests.metrics.synthetic_detections import simulated
 

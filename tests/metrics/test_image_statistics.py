@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qreg_yolo.errors import AnalysisError
 from qreg_yolo.metrics import image_statistics
-from qreg_yolo.metrics.errors import AnalysisError
 from qreg_yolo.metrics.image_statistics import from_detections, path_of
 from tests.metrics.synthetic_detections import simulated, unpacked
 

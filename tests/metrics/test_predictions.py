@@ -11,8 +11,8 @@ import pytest
 
 from qreg_yolo.analysis import report
 from qreg_yolo.analysis.comparison import compare, estimate
-from qreg_yolo.analysis.measurements import Selection, read_measurements
-from qreg_yolo.analysis.pairing import pair_twins
+from qreg_yolo.analysis.measurements import Selection, pair_twins, read_measurements
+from qreg_yolo.errors import AnalysisError
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.metrics import image_statistics
 from qreg_yolo.metrics.bootstrap import (
@@ -25,7 +25,6 @@ from qreg_yolo.metrics.bootstrap import (
     resample_weights,
 )
 from qreg_yolo.metrics.conditions import CELLS, CLEAN
-from qreg_yolo.metrics.errors import AnalysisError
 from qreg_yolo.metrics.predictions import ImageAnswers, accuracy
 from qreg_yolo.metrics.robustness import map_delta
 from tests.analysis.synthetic_records import record, square, write

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qreg_yolo.analysis.plots.curves import draw_loss_curves, draw_paths, draw_severity_curves
-from qreg_yolo.analysis.plots.squares import draw_grid, draw_legend, draw_square
+from qreg_yolo.analysis.plots.heatmaps import draw_grid, draw_legend, draw_square
 from qreg_yolo.analysis.plots.style import PALETTES, save
 
 __all__ = [

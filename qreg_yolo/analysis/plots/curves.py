@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from qreg_yolo.analysis.comparison import Estimate
+from qreg_yolo.analysis.curves import Curve, smoothed
 from qreg_yolo.analysis.plots.style import COLUMN, LINES, MARKERS, SMALL, TEXT, axes_for, literal
-from qreg_yolo.analysis.results_csv import Curve, smoothed
+from qreg_yolo.analysis.table import Estimate
 from qreg_yolo.metrics.average_precision import Array
 
 _WITHIN = 4

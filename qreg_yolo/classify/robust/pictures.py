@@ -10,9 +10,8 @@ from pathlib import Path
 
 from qreg_yolo.classify.data import ImageSet
 from qreg_yolo.corrupt.draws import Image
-from qreg_yolo.datasets.corrupted.cifar import Chunk, corrupt_chunk
+from qreg_yolo.datasets.corrupted.cifar import Chunk, Published, corrupt_chunk
 from qreg_yolo.datasets.corrupted.pool import run_ordered
-from qreg_yolo.datasets.corrupted.published import Published
 from qreg_yolo.metrics.conditions import CLEAN, Cell
 
 Task = tuple[Cell, int]

@@ -1,7 +1,7 @@
-"""What a folder of corrupted sets holds: its settings, and a line per image with the hashes of its files.
+"""The settings of a folder of corrupted images, and the hashes of its files, a line per source image.
 
 ``manifest.json`` is written before the first image, ``files.jsonl`` grows by a line whenever all files of an image are
-in their place. A run that was killed is gone on with from there.
+in their place. A run that was killed is resumed from there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from qreg_yolo.errors import UserError
+from qreg_yolo.errors import DataError
 from qreg_yolo.io import files
 from qreg_yolo.io.locks import LOCK, refuse_if_locked
 
@@ -22,57 +22,60 @@ LAYOUT = 1
 """Version of the layout."""
 
 
-class SetsError(UserError, ValueError):
-    """Sets that cannot be written; the text states the fact, the value and the remedy."""
-
-
 @dataclass(frozen=True)
 class Entry:
     """The files that one image became."""
 
     image: str
-    """Its place in the source."""
+    """`SourceImage.place`."""
     source_sha256: str
     """Hash of the source's file; empty where it could not be read."""
     files: Mapping[str, str] = field(default_factory=dict)
     """File, relative to the folder -> its SHA-256."""
     fault: str | None = None
-    """Why it was left out; None where it was not."""
+    """Why it was left out; None if it was not."""
+
+    def is_intact(self, out: Path, name: str) -> bool:
+        """Returns whether a file is in the folder with the recorded hash."""
+        try:
+            return name in self.files and files.sha256(out / name) == self.files[name]
+        except OSError:
+            return False
 
 
 def check_settings(out: Path, settings: Mapping[str, Any]) -> None:
-    """Raises unless ``out`` is absent, empty, or holds sets that were written with these settings.
+    """Raises unless ``out`` is absent, empty, or was written with these settings.
 
     Raises:
-        SetsError: Otherwise; each setting that differs is named.
+        DataError: Otherwise; each setting that differs is named.
     """
     if not out.exists():
         return
     if not out.is_dir():
-        raise SetsError(f"'{out}' is a file. Give a folder.")
+        raise DataError(f"'{out}' is a file. Give a folder.")
     if not (out / MANIFEST).is_file():
         foreign = sorted(os.listdir(out))
         foreign = [name for name in foreign if name not in (SCRATCH, LOCK) and not name.startswith(f".{MANIFEST}.")]
         if foreign:
-            raise SetsError(f"'{out}' holds '{foreign[0]}', but no sets of this command. Give a new folder.")
+            raise DataError(f"'{out}' holds '{foreign[0]}', but no sets of this command. Give a new folder.")
         return
     try:
         found = dict(json.loads((out / MANIFEST).read_text(encoding="utf-8"))["settings"])
     except (ValueError, KeyError, TypeError):
-        raise SetsError(f"'{out / MANIFEST}' is not as this command writes it. Give a new folder.") from None
+        raise DataError(f"'{out / MANIFEST}' is not a manifest of this command. Give a new folder.") from None
     keys = [*settings, *(key for key in found if key not in settings)]
     changed = [
         f"{key} was {found.get(key)!r}, is {settings.get(key)!r}" for key in keys if found.get(key) != settings.get(key)
     ]
     if changed:
-        raise SetsError(
+        raise DataError(
             f"'{out}' was written with other settings: {'; '.join(changed)}. Give another folder, or the settings of "
             "before."
         )
 
 
 def write_settings(out: Path, settings: Mapping[str, Any], provenance: Mapping[str, str]) -> None:
-    """Writes ``manifest.json`` where there is none."""
+    """Writes ``manifest.json`` if there is none."""
     if not (out / MANIFEST).exists():
         text = json.dumps({"settings": settings, "provenance": provenance}, indent=2)
         files.write_text(out / MANIFEST, text + "\n")
@@ -87,20 +90,20 @@ def read_entries(out: Path) -> dict[str, Entry]:
         try:
             entry = Entry(**json.loads(line))
         except (ValueError, TypeError):
-            raise SetsError(f"'{path}', line {number} is not as this command writes it. Delete that line.") from None
+            raise DataError(f"'{path}', line {number} is not as this command writes it. Delete that line.") from None
         entries[entry.image] = entry
     return entries
 
 
 def write_entries(out: Path, entries: Mapping[str, Entry]) -> None:
-    """Replaces ``files.jsonl``, where that changes it."""
+    """Replaces ``files.jsonl`` if its content differs."""
     data = b"".join(_line(entry) for entry in entries.values())
     if not (out / FILES).is_file() or (out / FILES).read_bytes() != data:
         files.write_bytes(out / FILES, data)
 
 
 def append_entry(journal: BinaryIO, entry: Entry) -> None:
-    """Adds a line to the open ``files.jsonl``, and leaves no half line where the disk is full."""
+    """Adds a line to the open ``files.jsonl``, and leaves no half line if the disk is full."""
     end = journal.seek(0, os.SEEK_END)
     try:
         journal.write(_line(entry))
@@ -113,14 +116,14 @@ def check_free(out: Path) -> None:
     """Raises where the folder cannot be written, or another process writes into it: before any work is done.
 
     Raises:
-        SetsError: It cannot be written.
+        DataError: It cannot be written.
         FolderInUseError: Another process is writing into it.
     """
     home = next(place for place in (out.absolute(), *out.absolute().parents) if place.exists())
     if not home.is_dir():
-        raise SetsError(f"'{out}' cannot be written: '{home}' is a file. Give another folder.")
+        raise DataError(f"'{out}' cannot be written: '{home}' is a file. Give another folder.")
     if not os.access(home, os.W_OK | os.X_OK):
-        raise SetsError(f"'{out}' cannot be written: '{home}' is read-only. Give another folder.")
+        raise DataError(f"'{out}' cannot be written: '{home}' is read-only. Give another folder.")
     refuse_if_locked(out)
 
 
@@ -128,11 +131,11 @@ def check_unchanged(out: Path, settings: Mapping[str, Any], known: Mapping[str, 
     """Raises where the folder is not what it was when it was looked at, before this process had it to itself.
 
     Raises:
-        SetsError: Another process has written into it meanwhile.
+        DataError: Another process has written into it meanwhile.
     """
     check_settings(out, settings)
     if read_entries(out) != known:
-        raise SetsError(f"Another process has written into '{out}' meanwhile. Start the same command again.")
+        raise DataError(f"Another process has written into '{out}' meanwhile. Start the same command again.")
 
 
 def _line(entry: Entry) -> bytes:

@@ -1,4 +1,4 @@
-"""Work spread over processes, results in order: what comes out does not depend on how many there are."""
+"""Tasks spread over worker processes, with the results in the order of the tasks."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class PoolError(UserError, ValueError):
 
 
 MAX_WORKERS = 8
-"""Of the default: more compete for the disk."""
+"""Most processes by default: more of them compete for the disk."""
 
 
 def default_workers() -> int:
-    """Returns how many cores this process may use, at most `MAX_WORKERS`."""
+    """Returns the number of cores that this process may use, at most `MAX_WORKERS`."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, MAX_WORKERS)
 
@@ -45,7 +45,7 @@ def run_ordered(
     Tasks are drawn a few ahead of the results, so that neither fills the memory.
 
     Args:
-        function: Of a module, so that another process finds it.
+        function: A function of a module, which another process can import.
         tasks: Its arguments.
         workers: Processes; 0: this one.
     """
@@ -65,8 +65,8 @@ def run_ordered(
             yield result
     except BrokenProcessPool as error:
         raise PoolError(
-            "A worker process was killed, perhaps for want of memory. Run the same command again with fewer --workers "
-            f"than {workers}: it goes on from here."
+            "A worker process was killed, perhaps for lack of memory. Run the same command again with fewer --workers "
+            f"than {workers}: it resumes."
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -79,7 +79,7 @@ def _start_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends this process where its parent was killed: it would wait for work forever."""
+    """Ends this process when its parent was killed: it would wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -1,4 +1,4 @@
-"""What is asked for, checked before anything is written, and what follows from it for each image."""
+"""The request for corrupted images, checked before anything is written: images, settings, place."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ import cv2
 from qreg_yolo import __version__
 from qreg_yolo.corrupt.frost import load_overlays
 from qreg_yolo.corrupt.presets import constants
-from qreg_yolo.datasets.corrupted.manifest import LAYOUT, SetsError
+from qreg_yolo.datasets.corrupted.manifest import LAYOUT
 from qreg_yolo.datasets.image_io import FORMATS
 from qreg_yolo.datasets.sources import ImageSource, SourceImage, select_images
-from qreg_yolo.errors import InvalidValueError, did_you_mean
+from qreg_yolo.errors import DataError, InvalidValueError, did_you_mean
 
 DEFAULT_QUALITY = 95
-"""Of jpg."""
+"""Quality of jpg."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Which sets, and how. Validated on construction.
+    """The corrupted copies to write, validated on construction.
 
     Raises:
         ValueError: An unknown corruption, severity, preset or format (the nearest is named), or a number out of range.
     """
 
     out: Path
-    """Folder of the sets."""
+    """Output folder."""
     corruptions: tuple[str, ...]
     """Of the 19."""
     severities: tuple[int, ...]
     """1..5."""
     preset: str = "imagenet224"
-    """Whose constants."""
+    """Name of the corruptions' constants."""
     seed: int = 0
-    """Of all draws, 0 or more."""
+    """Seed of the corruptions, 0 or more."""
     format: str = "png"
     """`png` and `webp` lose nothing; `jpg` compresses once more."""
     quality: int | None = None
-    """Of jpg, 1..100; None: 95."""
+    """Quality of jpg, 1..100; None: 95."""
     frost_dir: Path | None = None
-    """Overlays of frost; None: `load_overlays`."""
+    """Folder of frost overlays; None: as `load_overlays`."""
     limit: int | None = None
     """A fixed random subset of so many images (`select_images`); None: all."""
     skip_bad: bool = False
-    """Leave out what cannot be used, instead of refusing it."""
+    """Leave out images that cannot be used, instead of refusing them."""
     workers: int = 0
     """Processes; 0: this one."""
 
@@ -80,23 +80,24 @@ class Request:
                 )
 
     @property
-    def cells(self) -> list[tuple[str, int]]:
-        """(corruption, severity) of each set."""
+    def conditions(self) -> list[tuple[str, int]]:
+        """(corruption, severity) of each copy."""
         return [(name, severity) for name in self.corruptions for severity in self.severities]
 
 
 def choose_images(source: ImageSource, request: Request) -> dict[str, SourceImage]:
-    """Returns the images to corrupt, by what their files are called (without the suffix).
+    """Returns the images to corrupt, by the name of their files without the suffix.
 
-    That is their place without its suffix; with it where another image differs in the suffix alone.
+    That is their place without its suffix; with it if that is the name of another image too.
     """
-    bare = Counter(_bare(image.place) for image in source.images)
+    bare = {image.place: str(PurePosixPath(image.place).with_suffix("")) for image in source.images}
+    count = Counter([*bare.values(), *bare])
     chosen = select_images(source.images, request.limit)
-    return {_bare(image.place) if bare[_bare(image.place)] == 1 else image.place: image for image in chosen}
+    return {bare[one.place] if count[bare[one.place]] == 1 else one.place: one for one in chosen}
 
 
 def settings_of(source: Path, split: str | None, places: list[str], request: Request) -> dict[str, Any]:
-    """Returns all that decides what is written into each set."""
+    """Returns every setting on which a written file depends."""
     quality = (request.quality or DEFAULT_QUALITY) if request.format == "jpg" else None
     return {
         "layout": LAYOUT,
@@ -115,33 +116,29 @@ def settings_of(source: Path, split: str | None, places: list[str], request: Req
 
 
 def check_apart(out: Path, source: Path, images: Collection[SourceImage] = ()) -> None:
-    """Raises where sets would be written into their source, or around it.
+    """Raises if the output folder is inside the source or contains it.
 
     Args:
-        out: Folder of the sets.
+        out: Output folder.
         source: The data YAML or folder that is read.
-        images: Its images; neither their folders nor those of their labels may hold ``out``.
+        images: Its images; neither their folders nor those of their labels may contain ``out``.
 
     Raises:
-        SetsError: One of the two.
+        DataError: One of the two.
     """
     target, read = out.resolve(), {image.folder for image in images}
     homes = {next((home for home in folder.parents if home.name == "images"), folder) for folder in read}
     labels = {image.label.parent for image in images if image.label.parent.is_dir()}
     for folder in sorted({*read, *homes, *labels, *([source] if source.is_dir() else [])}):
         if target.is_relative_to(folder.resolve()):
-            raise SetsError(f"'{out}' lies in the source's folder '{folder}'. Give a folder outside it.")
+            raise DataError(f"'{out}' is in the source's folder '{folder}'. Give a folder outside it.")
     for path in (source, *sorted(read)):
         if path.resolve().is_relative_to(target):
-            raise SetsError(f"The source '{path}' lies in '{out}', where the sets would go. Give another folder.")
-
-
-def _bare(place: str) -> str:
-    return str(PurePosixPath(place).with_suffix(""))
+            raise DataError(f"The source '{path}' is in the output folder '{out}'. Give another folder.")
 
 
 def _versions() -> Mapping[str, str]:
-    """Returns the versions of what decides a pixel."""
+    """Returns the versions of the packages on which a pixel depends."""
     found = {"qreg-yolo": __version__, "opencv": cv2.__version__}
     for name in ("numpy", "pillow"):
         try:

@@ -1,4 +1,4 @@
-"""All corruptions of one image at all severities, on one picture."""
+"""A contact sheet: all corruptions of one image at all severities."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
 from qreg_yolo.corrupt.apply import corrupt
-from qreg_yolo.datasets.corrupted.manifest import SetsError
 from qreg_yolo.datasets.corrupted.request import Request
 from qreg_yolo.datasets.image_io import decode
-from qreg_yolo.datasets.sources import ImageSource, select_images
+from qreg_yolo.datasets.sources import ImageSource, check_channels, select_images
+from qreg_yolo.errors import DataError
 from qreg_yolo.io import files
 
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
@@ -22,16 +22,17 @@ _GAP, _LABEL = 4, 150
 
 
 def write_sheet(source: ImageSource, request: Request) -> str:
-    """Returns what a user reads, after drawing ``request.out``: a row per corruption, a column per severity.
+    """Draws ``request.out``, a row per corruption and a column per severity, and returns a summary.
 
-    The image is the one that ``limit=1`` would choose; column 0 shows it as it is.
+    The image is the one of ``limit=1``; column 0 shows it unchanged.
 
     Raises:
-        SetsError: A suffix other than .png or .jpg, or a place that cannot be written.
+        DataError: A suffix other than .png or .jpg, or a place that cannot be written.
     """
     kind = SUFFIXES.get(request.out.suffix.lower())
     if kind is None:
-        raise SetsError(f"'{request.out}' is no picture's name. Give one that ends in .png or .jpg.")
+        raise DataError(f"'{request.out}' is not the name of an image. Give one that ends in .png or .jpg.")
+    check_channels(source.path, source.channels)
     chosen = select_images(source.images, 1)[0]
     clean = decode(chosen.path, source.channels)
     height = max(1, round(clean.shape[0] * min(1.0, _TILE / clean.shape[1])))
@@ -62,6 +63,6 @@ def _save(sheet: Pillow.Image, out: Path, kind: str) -> None:
     try:
         files.write_bytes(out, data.getvalue())
     except OSError as error:
-        raise SetsError(
+        raise DataError(
             f"'{out}' cannot be written: {error.strerror or error}. Give a place in a folder of yours."
         ) from error

@@ -37,7 +37,7 @@ def default_cache_root() -> Path:
 
 
 def ensure_demo_data(root: Path | None = None, *, n_train: int = N_TRAIN, n_val: int = N_VAL) -> Path:
-    """Returns the path of the demo set's data YAML; writes the set where it is absent and repairs it where damaged.
+    """Returns the path of the demo set's data YAML; writes it if it is absent, and repairs it if it is damaged.
 
     The set is built in a scratch folder beside its place and moved there in one step, so that an interrupted build
     leaves no half set. A damaged set is repaired file by file with the same bytes; it is never absent in between.
@@ -88,10 +88,10 @@ def write_demo_data(out: Path, *, n_train: int, n_val: int, location: Path | Non
 
 
 def find_damage(folder: Path, *, n_train: int, n_val: int) -> list[str]:
-    """Returns what is wrong with the set in ``folder``, relative paths in order; empty where it is whole.
+    """Returns the damaged files of the set in ``folder``, relative paths in order; empty if it is whole.
 
-    Wrong is a file that is missing or changed, an image or label file that does not belong to the set, and a YAML
-    that names another folder (the set was moved).
+    Damaged are files that are missing or changed, images and label files that do not belong to the set, and a YAML that
+    names another folder (the set was moved).
     """
     expected = _expected_files(n_train, n_val)
     hashes = _read_manifest(folder)
@@ -129,14 +129,14 @@ def _write_split(out: Path, split: str, count: int) -> None:
 
 
 def _yaml_text(location: Path) -> str:
-    """Returns Ultralytics' data YAML for a set that lies in ``location`` (a JSON string is a YAML string)."""
+    """Returns Ultralytics' data YAML for a set in the folder ``location`` (a JSON string is a YAML string)."""
     names = "".join(f"  {number}: {name}\n" for number, name in enumerate(CLASS_NAMES))
     path = json.dumps(str(location), ensure_ascii=False)
     return f"path: {path}\ntrain: images/train\nval: images/val\nnames:\n{names}"
 
 
 def _sha256(path: Path) -> str | None:
-    """Returns the hash of a file in hexadecimal; None where it cannot be read."""
+    """Returns the hash of a file in hexadecimal; None if it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
@@ -144,7 +144,7 @@ def _sha256(path: Path) -> str | None:
 
 
 def _read_manifest(folder: Path) -> dict[str, str]:
-    """Returns the hashes by relative path; empty where the manifest is absent, unreadable or of another version."""
+    """Returns the hashes by relative path; empty if the manifest is absent, unreadable or of another version."""
     try:
         manifest = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
         return dict(manifest["sha256"]) if manifest["generator_version"] == GENERATOR_VERSION else {}
@@ -153,13 +153,13 @@ def _read_manifest(folder: Path) -> dict[str, str]:
 
 
 def _unlisted(folder: Path, expected: list[str]) -> list[str]:
-    """Returns the files under images/ and labels/ that are not ``expected`` (the host's caches are such files)."""
+    """Returns the files under images/ and labels/ that are not ``expected`` (such as Ultralytics' caches)."""
     found = [path for kind in ("images", "labels") for path in (folder / kind).rglob("*") if path.is_file()]
     return sorted({path.relative_to(folder).as_posix() for path in found} - set(expected))
 
 
 def _move_whole(built: Path, folder: Path) -> bool:
-    """Renames ``built`` to ``folder``; returns False where something lies there already."""
+    """Renames ``built`` to ``folder``; returns False if that exists already."""
     try:
         built.rename(folder)
     except OSError:

@@ -1,4 +1,4 @@
-"""One PASCAL VOC annotation (XML) becomes YOLO's label lines; what cannot be used is named, never passed over."""
+"""Conversion of one PASCAL VOC annotation (XML) to YOLO label lines; each fault is named."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Fault(Exception):
 
     Args:
         kind: One of the kinds above.
-        found: What stands there, for a reader.
+        found: The text that was found, for the user.
     """
 
     def __init__(self, kind: str, found: str) -> None:
@@ -36,7 +36,7 @@ class Fault(Exception):
 
 @dataclass(frozen=True)
 class Annotation:
-    """What an annotation says."""
+    """The content of an annotation."""
 
     lines: tuple[str, ...]
     """``class x y width height`` per object, in shares of the image."""

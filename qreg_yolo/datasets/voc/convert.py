@@ -1,4 +1,4 @@
-"""Brings an official PASCAL VOCdevkit into the layout that ``data/voc.yaml`` describes."""
+"""Conversion of an official PASCAL VOCdevkit to the layout of ``data/voc.yaml``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from qreg_yolo.datasets.voc.devkit import Devkit, Problem, Split, VocError, read_devkit
+from qreg_yolo.datasets.voc.devkit import Devkit, Problem, Split, read_devkit
 from qreg_yolo.datasets.voc.output import PROBLEMS, VERSION, YAML, Output, find_differences, find_output, write_output
-from qreg_yolo.errors import MissingFileError
+from qreg_yolo.errors import DataError, MissingFileError, fault_list
 from qreg_yolo.io import files, strict_yaml
 from qreg_yolo.io.resources import data_path
 from qreg_yolo.terminal import Progress, no_progress, table
-
-SHOWN = 10
-"""Examples of each kind of problem in a message; the file has all."""
 
 
 @dataclass(frozen=True)
@@ -29,21 +26,21 @@ class Conversion:
     """Its data YAML."""
     splits: tuple[Split, ...]
     notes: tuple[str, ...]
-    """What is not there, and what stands in for it."""
+    """Missing image sets, and those that replace them."""
     problems: tuple[Problem, ...]
-    """What was left out."""
+    """Problems that were left out."""
     placed: Counter[str]
-    """How the images were placed and how often; empty where the folder was complete already."""
+    """The ways in which images were placed, and how often; empty if the folder was complete already."""
 
     @property
     def table(self) -> str:
-        """What a user reads at the end."""
+        """Text for the user."""
         counts = [[s.name, *map(str, (len(s.labels), s.n_objects, s.n_difficult))] for s in self.splits]
         lines = table([["split", "images", "objects", "difficult, left out"], *counts])
         lines += self.notes
         if self.problems:
-            lines.append(f"Left out for {_count(self.problems)} ({self.yaml.parent / PROBLEMS}):")
-            lines += _examples(self.problems)
+            heading = f"Left out for {_count(self.problems)} ({self.yaml.parent / PROBLEMS}):"
+            lines.append(f"{heading}{_examples(self.problems)}")
         placed = ", ".join(f"{count} by {name}" for name, count in self.placed.items())
         lines.append(f"Images placed: {placed}." if placed else "Already converted: nothing was changed.")
         if placed and set(self.placed) != {"symbolic link"}:
@@ -59,7 +56,7 @@ def convert_voc(
     skip_bad: bool = False,
     progress: Progress = no_progress,
 ) -> Conversion:
-    """Returns what was converted from ``devkit`` to ``out``; a second call checks the folder and changes nothing.
+    """Converts ``devkit`` to ``out`` and returns the result; a second call checks the folder and changes nothing.
 
     Without test images the val lists become the validation set, and are not trained on.
 
@@ -67,13 +64,13 @@ def convert_voc(
         devkit: The folder that holds ``VOC2007``, ``VOC2012`` or both.
         out: Folder to make.
         keep_difficult: Keep the objects marked difficult, which YOLOv5 drops.
-        skip_bad: Leave out what cannot be used, instead of refusing the devkit.
-        progress: Shows how far it is.
+        skip_bad: Leave out files that cannot be used, instead of refusing the devkit.
+        progress: Reports progress.
 
     Raises:
         FileNotFoundError: No such devkit.
-        VocError: The devkit has problems (``problems.txt`` in ``out`` lists them), or no training or validation images;
-            or ``out`` is something else than this conversion.
+        DataError: The devkit has problems (``problems.txt`` in ``out`` lists them), or no training or validation
+            images; or ``out`` is something else than this conversion.
         OSError: ``out`` cannot be written.
     """
     if not devkit.exists():
@@ -85,7 +82,7 @@ def convert_voc(
     class_ids = {name: number for number, name in shipped["names"].items()}
     found = read_devkit(devkit, _wanted(shipped), class_ids, keep_difficult=keep_difficult, progress=progress)
     if found.problems and not skip_bad:
-        raise VocError(_refuse(devkit, out, found.problems))
+        raise DataError(_refuse(devkit, out, found.problems))
     splits = tuple(split for split in found.splits if split.labels)
     roles = _roles(devkit, [split.name for split in splits])
     output = Output(splits, {"path": str(out), **roles, "names": shipped["names"]}, settings, _listing(found.problems))
@@ -111,7 +108,7 @@ def _roles(devkit: Path, names: Sequence[str]) -> dict[str, list[str]]:
     roles = {"train": [name for name in names if name not in val], "val": val, "test": test}
     for role, lists in (("train", "train.txt or trainval.txt"), ("val", "test.txt (2007) or val.txt")):
         if not roles[role]:
-            raise VocError(
+            raise DataError(
                 f"'{devkit}' has no images to {'train' if role == 'train' else 'validate'} on, only: "
                 f"{', '.join(names) or 'nothing'}. Add an image set with ImageSets/Main/{lists}, or use --download."
             )
@@ -129,11 +126,10 @@ def _refuse(devkit: Path, out: Path, problems: Sequence[Problem]) -> str:
     """Returns the error text, after writing all problems to their file."""
     out.mkdir(parents=True, exist_ok=True)
     files.write_text(out / PROBLEMS, _listing(problems))
-    head = (
+    return (
         f"'{devkit}' has {_count(problems)}; nothing was converted. Listed in {out / PROBLEMS}. "
-        "Correct the files, or leave out what cannot be used with --skip-bad."
+        f"Correct the files, or leave out what cannot be used with --skip-bad.{_examples(problems)}"
     )
-    return "\n".join([head, *_examples(problems)])
 
 
 def _count(problems: Sequence[Problem]) -> str:
@@ -145,12 +141,11 @@ def _by_kind(problems: Sequence[Problem]) -> Iterator[tuple[str, list[Problem]]]
         yield kind, list(group)
 
 
-def _examples(problems: Sequence[Problem]) -> Iterator[str]:
-    for kind, group in _by_kind(problems):
-        yield f"  {kind}: {len(group)}"
-        yield from (f"    {problem.file}: {problem.found}" for problem in group[:SHOWN])
-        if len(group) > SHOWN:
-            yield f"    ... and {len(group) - SHOWN} more"
+def _examples(problems: Sequence[Problem]) -> str:
+    return "".join(
+        f"\n  {kind}: {len(group)}{fault_list([f'{one.file}: {one.found}' for one in group], '    ')}"
+        for kind, group in _by_kind(problems)
+    )
 
 
 def _listing(problems: Sequence[Problem]) -> str:
@@ -162,7 +157,7 @@ def _listing(problems: Sequence[Problem]) -> str:
 def _check(out: Path, output: Output) -> None:
     different = find_differences(out, output)
     if different:
-        raise VocError(
+        raise DataError(
             f"--out '{out}' differs from what the devkit gives now in {len(different)} files, such as "
             f"'{different[0]}'. Delete that folder and run the command again, or give another --out."
         )

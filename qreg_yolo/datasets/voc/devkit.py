@@ -1,4 +1,4 @@
-"""An official VOCdevkit as it lies on disk: which images its lists name, and the labels of each."""
+"""An official VOCdevkit on disk: the images of its lists, and the labels of each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qreg_yolo.datasets.voc.annotations import Fault, read_annotation
-from qreg_yolo.errors import UserError
+from qreg_yolo.errors import DataError
 from qreg_yolo.terminal import Progress, no_progress
 
 MISSING_IMAGE = "missing image"
@@ -17,12 +17,8 @@ WRONG_NAME = "wrong name in a list"
 TWICE = "image listed twice"
 
 _STEM = re.compile(r"\w[\w.-]*")
-"""What names an image in a list: no folder, no hidden file."""
+"""The name of an image in a list: no folder, no hidden file."""
 LISTS = "ImageSets/Main"
-
-
-class VocError(UserError, ValueError):
-    """A devkit, an archive or a folder for the result that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +48,12 @@ class Split:
 
 @dataclass
 class Devkit:
-    """What was found in a devkit."""
+    """The content of a devkit."""
 
     splits: list[Split] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What is not there, and what stands in for it."""
+    """Missing image sets, and those that replace them."""
 
 
 def read_devkit(
@@ -75,22 +71,22 @@ def read_devkit(
         wanted: (list, year) of each split, such as ("train", "2012").
         class_ids: Class name -> number.
         keep_difficult: Keep the objects marked difficult.
-        progress: Shows how far it is.
+        progress: Reports progress.
 
     Raises:
-        VocError: None of the wanted lists is there.
+        DataError: None of the wanted lists is there.
     """
     devkit = Devkit()
     present = _present(folder, wanted, devkit.notes)
     if not present:
-        raise VocError(_nothing_there(folder))
+        raise DataError(_nothing_there(folder))
     reader = _Reader(folder, class_ids, keep_difficult, devkit.problems)
     devkit.splits += [reader.split(name, year, progress) for name, year in present]
     return devkit
 
 
 def _present(folder: Path, wanted: Sequence[tuple[str, str]], notes: list[str]) -> list[tuple[str, str]]:
-    """Returns the lists to read; trainval stands in where train or val is not there."""
+    """Returns the lists to read; trainval replaces train and val if one of them is missing."""
     found: list[tuple[str, str]] = []
     for name, year in wanted:
         lists = folder / f"VOC{year}" / LISTS

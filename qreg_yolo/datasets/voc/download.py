@@ -1,6 +1,6 @@
-"""Fetches the official PASCAL VOC archives into a VOCdevkit: resumed where interrupted, checked, unpacked file by file.
+"""Download of the official PASCAL VOC archives into a VOCdevkit: resumed, checked, unpacked file by file.
 
-An archive lies in ``.download/`` of the devkit until all of it is unpacked, so that an interrupted run goes on.
+An archive stays in ``.download/`` of the devkit until all of it is unpacked, so that an interrupted run can resume.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from qreg_yolo.datasets.voc.devkit import LISTS, VocError
+from qreg_yolo.datasets.voc.devkit import LISTS
+from qreg_yolo.errors import DataError
 from qreg_yolo.terminal import Progress, no_progress
 
 
@@ -30,7 +31,7 @@ class Archive:
     """Below the base URL."""
     md5: str
     lists: tuple[str, ...]
-    """Files of the devkit that only this archive brings; where one is, it was unpacked."""
+    """Files of the devkit that only this archive brings: if one exists, it was unpacked."""
 
     @property
     def name(self) -> str:
@@ -60,10 +61,10 @@ ARCHIVES = tuple(
 )
 FOLDER = ".download"
 _MEMBER = re.compile(rf"VOCdevkit/(VOC\d{{4}}/(?:Annotations|JPEGImages|{LISTS})/\w[\w.-]*)")
-"""What is unpacked; nothing else of an archive is needed, and nothing of this form leaves the devkit."""
+"""The members that are unpacked; nothing else is needed, and nothing of this form leaves the devkit."""
 _TIMEOUT_S = 60
 _CHUNK = 1 << 20
-_GO_ON = "Check the network and run the command again: it goes on from there."
+_GO_ON = "Check the network and run the command again: it resumes."
 
 
 def fetch_devkit(
@@ -73,16 +74,16 @@ def fetch_devkit(
     base_url: str = BASE_URL,
     progress: Progress = no_progress,
 ) -> list[str]:
-    """Returns the names of the archives that were unpacked into ``devkit``; those that it has already are not fetched.
+    """Fetches the archives that ``devkit`` lacks, unpacks them, and returns their names.
 
     Args:
-        devkit: Folder that holds ``VOC2007`` and the like; made where absent.
-        archives: What a whole devkit consists of.
-        base_url: Where they lie.
-        progress: Shows how far it is, in bytes.
+        devkit: Folder that holds ``VOC2007`` and the like; made if absent.
+        archives: The archives of a whole devkit.
+        base_url: Their address.
+        progress: Reports progress in bytes.
 
     Raises:
-        VocError: The server cannot be reached, or sent something else than the archive.
+        DataError: The server cannot be reached, or sent something else than the archive.
         OSError: ``devkit`` cannot be written, or the disk is full.
     """
     fetched = []
@@ -102,7 +103,7 @@ def fetch_devkit(
 
 
 def _download(url: str, target: Path, md5: str, progress: Progress) -> None:
-    """Writes ``target``, whole and with this hash; what has come so far lies beside it."""
+    """Writes ``target``, whole and with this hash; the part received so far is beside it."""
     part = target.with_name(f"{target.name}.part")
     present = part.stat().st_size if part.is_file() else 0
     try:
@@ -111,13 +112,13 @@ def _download(url: str, target: Path, md5: str, progress: Progress) -> None:
     except HTTPError as error:
         error.close()
         if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not present:  # else: it was all there
-            raise VocError(f"{url}: the server answers {error.code} {error.reason}. Try again later.") from error
+            raise DataError(f"{url}: the server answers {error.code} {error.reason}. Try again later.") from error
     except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
-        raise VocError(f"{url}: {getattr(error, 'reason', None) or error!r}. {_GO_ON}") from error
+        raise DataError(f"{url}: {getattr(error, 'reason', None) or error!r}. {_GO_ON}") from error
     found = _md5(part)
     if found != md5:
         part.unlink()
-        raise VocError(f"{url}: its MD5 is {found}, not {md5}; it was deleted. Run the command again.")
+        raise DataError(f"{url}: its MD5 is {found}, not {md5}; it was deleted. Run the command again.")
     part.replace(target)
 
 
@@ -126,7 +127,7 @@ def _receive(response: HTTPResponse, url: str, part: Path, present: int, progres
     if response.status != HTTPStatus.PARTIAL_CONTENT:
         present = 0
     elif not (response.headers["Content-Range"] or "").startswith(f"bytes {present}-"):
-        raise VocError(f"{url}: the server sends {response.headers['Content-Range']!r}, not from byte {present} on.")
+        raise DataError(f"{url}: the server sends {response.headers['Content-Range']!r}, not from byte {present} on.")
     total = present + int(response.headers["Content-Length"] or 0)
     with part.open("ab" if present else "wb") as file, progress(f"Fetching {part.stem}", total) as advance:
         advance(present)
@@ -134,7 +135,7 @@ def _receive(response: HTTPResponse, url: str, part: Path, present: int, progres
             file.write(chunk)
             advance(len(chunk))
     if part.stat().st_size < total:
-        raise VocError(f"{url}: the connection ended after {part.stat().st_size} of {total} bytes. {_GO_ON}")
+        raise DataError(f"{url}: the connection ended after {part.stat().st_size} of {total} bytes. {_GO_ON}")
 
 
 def _unpack(tar: Path, devkit: Path, progress: Progress) -> None:
@@ -153,7 +154,7 @@ def _unpack(tar: Path, devkit: Path, progress: Progress) -> None:
                     with place.open("wb") as file:
                         shutil.copyfileobj(source, file)
     except tarfile.TarError as error:
-        raise VocError(f"'{tar}' cannot be unpacked: {error}. Delete it and run the command again.") from error
+        raise DataError(f"'{tar}' cannot be unpacked: {error}. Delete it and run the command again.") from error
 
 
 def _md5(path: Path) -> str:

@@ -1,10 +1,10 @@
-"""The folder that a VOCdevkit is converted to: written whole or not at all, and checked when it is already there.
+"""The output folder of a VOC conversion: written whole or not at all, checked if it exists.
 
 It is built in a scratch folder beside its place and moved there in one step. It has Ultralytics' layout::
 
     voc.yaml  manifest.json  images/<split>/*.jpg  labels/<split>/*.txt
 
-and ``problems.txt`` where something was left out.
+and ``problems.txt`` if something was left out.
 """
 
 from __future__ import annotations
@@ -21,55 +21,56 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qreg_yolo.datasets.voc.devkit import Split, VocError
+from qreg_yolo.datasets.voc.devkit import Split
+from qreg_yolo.errors import DataError
 from qreg_yolo.io import files, strict_yaml
 from qreg_yolo.terminal import Progress, no_progress
 
 YAML, MANIFEST, PROBLEMS = "voc.yaml", "manifest.json", "problems.txt"
 VERSION = 1
-"""Of the layout; another one is another folder."""
+"""Version of the layout; another version needs another folder."""
 _DEAD_AFTER_S = 3600
 """Age of a scratch folder that no run can be writing to: it takes seconds."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """What the folder holds."""
+    """The content of the folder."""
 
     splits: tuple[Split, ...]
     description: dict[str, Any]
     """Content of the data YAML."""
     settings: dict[str, Any]
-    """What was converted, and how."""
+    """The devkit and the options of the conversion."""
     problems: str
-    """Text of `PROBLEMS`; empty where nothing was left out."""
+    """Text of `PROBLEMS`; empty if nothing was left out."""
 
 
 def find_output(out: Path, settings: Mapping[str, Any]) -> bool:
-    """Returns whether ``out`` is a finished conversion with these settings; False where it can still be written.
+    """Returns whether ``out`` is a finished conversion with these settings; False if it can be written.
 
     Raises:
-        VocError: Something else lies there, or a conversion with other settings.
+        DataError: It holds something else, or a conversion with other settings.
     """
     if not out.exists():
         return False
     if not out.is_dir():
-        raise VocError(f"--out '{out}' is a file. Give a folder.")
+        raise DataError(f"--out '{out}' is a file. Give a folder.")
     if not (out / MANIFEST).is_file():
         if out == Path.cwd() or out.is_mount():  # it would be replaced
-            raise VocError(f"--out '{out}' is the current folder or a mounted one. Give a folder inside it.")
+            raise DataError(f"--out '{out}' is the current folder or a mounted one. Give a folder inside it.")
         foreign = sorted(name for name in os.listdir(out) if PROBLEMS not in name)
         if foreign:
-            raise VocError(f"--out '{out}' holds '{foreign[0]}', but no finished conversion. Give a new folder.")
+            raise DataError(f"--out '{out}' holds '{foreign[0]}', but no finished conversion. Give a new folder.")
         return False
     try:
         found = json.loads((out / MANIFEST).read_text(encoding="utf-8"))["settings"]
         before = {key: found.get(key) for key in settings}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise VocError(f"'{out / MANIFEST}' is not as this command writes it. Give a new folder as --out.") from None
+        raise DataError(f"'{out / MANIFEST}' is not a manifest of this command. Give a new folder as --out.") from None
     changed = [f"{key} was {before[key]!r}, is {value!r}" for key, value in settings.items() if before[key] != value]
     if changed:
-        raise VocError(
+        raise DataError(
             f"--out '{out}' was converted with other settings: {'; '.join(changed)}. Give another --out, or delete "
             "that folder and run the command again."
         )
@@ -77,7 +78,7 @@ def find_output(out: Path, settings: Mapping[str, Any]) -> bool:
 
 
 def find_differences(out: Path, output: Output) -> list[str]:
-    """Returns the files of ``out``, relative, that are not what would be written; linked images are not read.
+    """Returns the files of ``out``, relative, that differ from what would be written; linked images are not read.
 
     An image or label file that does not belong to the conversion counts; other files (caches) do not.
     """
@@ -102,7 +103,7 @@ def write_output(out: Path, output: Output, progress: Progress = no_progress) ->
     """Writes the folder and returns how its images were placed ("symbolic link", "hard link", "copy") and how often.
 
     Raises:
-        VocError: Another run has written the folder meanwhile.
+        DataError: Another run has written the folder meanwhile.
         OSError: The place cannot be written, or the disk is full; nothing is left behind then.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -112,9 +113,9 @@ def write_output(out: Path, output: Output, progress: Progress = no_progress) ->
         built = scratch / out.name
         placed = _build(built, output, progress)
         if (out / MANIFEST).exists():
-            raise VocError(f"Another run has written '{out}' meanwhile. Run the command again to check it.")
+            raise DataError(f"Another run has written '{out}' meanwhile. Run the command again to check it.")
         if out.exists():
-            for path in out.glob(f"*{PROBLEMS}*"):  # of a run that found problems; nothing else lies there
+            for path in out.glob(f"*{PROBLEMS}*"):  # of a run that found problems; there is nothing else
                 path.unlink()
             out.rmdir()
         built.rename(out)

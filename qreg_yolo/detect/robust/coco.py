@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ultralytics.utils.ops import xywhn2xyxy
 
-from qreg_yolo.detect.robust.images import ImageSet
+from qreg_yolo.detect.data_check import ImageSet
 from qreg_yolo.detect.robust.models import Detections
 
 

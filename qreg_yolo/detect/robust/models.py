@@ -12,16 +12,15 @@ import torch
 from numpy.typing import NDArray
 from ultralytics.nn.autobackend import AutoBackend
 
-from qreg_yolo.datasets.classes import class_names
+from qreg_yolo.datasets.classes import ClassMap, class_map, class_names, match_classes
 from qreg_yolo.detect.checkpoint import load_weights, quantization_warning
-from qreg_yolo.detect.class_map import ClassMap, class_map, match_classes
+from qreg_yolo.detect.data_check import ImageSet
 from qreg_yolo.detect.outputs import identity
-from qreg_yolo.detect.robust.images import ImageSet
 from qreg_yolo.detect.robust.views import View, ViewKey
 from qreg_yolo.detect.validator import QuantDetectionValidator
+from qreg_yolo.errors import WeightsError
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.metrics.image_statistics import THRESHOLDS
-from qreg_yolo.training.tensor_file import WeightsError
 
 DETECTION = np.dtype([("image", "<i4"), ("confidence", "<f4"), ("category", "<i4"), ("hits", "<u2")])
 """One detection: index of its image, confidence, class, and a bit per IoU threshold (`image_statistics`)."""

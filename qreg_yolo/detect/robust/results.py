@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from ultralytics.utils.metrics import DetMetrics
 
-from qreg_yolo.detect.robust.images import ImageSet
+from qreg_yolo.detect.data_check import ImageSet
 from qreg_yolo.detect.robust.models import Candidate, Detections
 from qreg_yolo.io import records
 from qreg_yolo.metrics import image_statistics

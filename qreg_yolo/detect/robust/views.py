@@ -21,7 +21,7 @@ from ultralytics.data.dataset import YOLODataset
 from ultralytics.utils.patches import imread
 
 from qreg_yolo.corrupt import corrupt
-from qreg_yolo.detect.robust.images import ImageSet
+from qreg_yolo.detect.data_check import ImageSet
 from qreg_yolo.errors import DataError
 from qreg_yolo.metrics.conditions import CLEAN, Cell
 

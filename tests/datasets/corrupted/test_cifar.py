@@ -11,7 +11,6 @@ import pytest
 from qreg_yolo.corrupt import corrupt
 from qreg_yolo.datasets.cifar import cifar_in, read_cifar
 from qreg_yolo.datasets.corrupted import cifar
-from qreg_yolo.datasets.corrupted.manifest import SetsError
 from qreg_yolo.errors import DataError
 from tests.corrupt.synthetic_images import PICTURES
 from tests.datasets.corrupted.corrupted_helpers import contents, request
@@ -82,16 +81,17 @@ def test_a_limit_takes_a_fixed_subset_with_its_labels(folder: Path, tmp_path: Pa
 
 
 def test_what_is_wrong_is_said(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(SetsError, match="has all five"):
+    with pytest.raises(DataError, match="has all five"):
         cifar.write_cifar(folder, request(tmp_path / "out"))
-    with pytest.raises(SetsError, match="lies in the source's folder"):
+    with pytest.raises(DataError, match="is in the source's folder"):
         cifar.write_cifar(folder, asked(folder / "out"))
     cifar.write_cifar(folder, asked(tmp_path / "out", corruptions=("contrast",)))
-    with pytest.raises(SetsError, match="seed was 3, is 5"):
+    with pytest.raises(DataError, match="seed was 3, is 5"):
         cifar.write_cifar(folder, asked(tmp_path / "out", seed=5))
     next(folder.iterdir()).write_bytes(pickle.dumps({b"data": Path("x")}, protocol=2))
     with pytest.raises(DataError, match="Give a file of the official format"):
         cifar.write_cifar(folder, asked(tmp_path / "other"))
-    with pytest.raises(SetsError, match="has no CIFAR test images"):
-        cifar.write_cifar(tmp_path, asked(tmp_path / "other"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="has no CIFAR test images"):
+        cifar.write_cifar(tmp_path / "empty", asked(tmp_path / "other"))
     assert cifar_in(tmp_path) is None

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from qreg_yolo.datasets.corrupted.manifest import SetsError
 from qreg_yolo.datasets.corrupted.write import write_sets
 from qreg_yolo.datasets.sources import read_source
+from qreg_yolo.errors import DataError
 from qreg_yolo.io.locks import FolderInUseError, FolderLock
 from tests.datasets.corrupted.corrupted_helpers import contents, request, write_set
 
@@ -50,7 +50,7 @@ def test_what_another_process_wrote_meanwhile_is_noticed(yaml: Path, tmp_path: P
     def meanwhile(size: int) -> None:
         write_sets(source, request(out, corruptions=("snow",)))
 
-    with pytest.raises(SetsError, match=r"written into '.*' meanwhile. Start the same command again"):
+    with pytest.raises(DataError, match=r"written into '.*' meanwhile. Start the same command again"):
         write_sets(source, request(out), approve=meanwhile)
     write_sets(source, request(out))
     write_sets(source, request(tmp_path / "alone"))
@@ -63,10 +63,10 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(
     """Root may write anywhere but below a regular file; a read-only folder is what the system says of one."""
     monkeypatch.setattr("qreg_yolo.datasets.corrupted.write.look", lambda *_: pytest.fail("images were looked at"))
     (tmp_path / "file").touch()
-    with pytest.raises(SetsError, match=r"cannot be written: '.*file' is a file. Give another folder"):
+    with pytest.raises(DataError, match=r"cannot be written: '.*file' is a file. Give another folder"):
         write_sets(read_source(yaml), request(tmp_path / "file" / "out"))
     allowed = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path and allowed(path, mode))
-    with pytest.raises(SetsError, match=rf"cannot be written: '{tmp_path}' is read-only"):
+    with pytest.raises(DataError, match=rf"cannot be written: '{tmp_path}' is read-only"):
         write_sets(read_source(yaml), request(tmp_path / "out"))
     assert not (tmp_path / "out").exists()

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from qreg_yolo.corrupt import corrupt
-from qreg_yolo.datasets.corrupted import images as images_module
-from qreg_yolo.datasets.corrupted.manifest import SetsError
+from qreg_yolo.datasets.corrupted import write as write_module
 from qreg_yolo.datasets.corrupted.write import write_sets
 from qreg_yolo.datasets.image_io import decode
 from qreg_yolo.datasets.sources import read_source
+from qreg_yolo.errors import DataError
 from qreg_yolo.io import files, strict_yaml
 from tests.datasets.corrupted.corrupted_helpers import contents, request, write_set
 
@@ -79,8 +79,8 @@ def test_again_nothing_is_written_and_what_is_damaged_or_missing_is_made_anew(
     source, out = read_source(yaml), tmp_path / "out"
     write_sets(source, request(out))
     before, made = contents(out), list[str]()
-    original = images_module.encode
-    monkeypatch.setattr(images_module, "encode", lambda *a: (made.append("x"), original(*a))[1])
+    original = write_module.encode
+    monkeypatch.setattr(write_module, "encode", lambda *a: (made.append("x"), original(*a))[1])
     write_sets(source, request(out))
     assert not made
     (out / "snow/1/images/000.png").write_bytes(b"torn")
@@ -104,7 +104,7 @@ def test_further_sets_may_be_added_other_settings_not(yaml: Path, tmp_path: Path
         ({"format": "webp"}, "format was 'png', is 'webp'"),
         ({"limit": 2}, "limit was None, is 2; images was 3, is 2"),
     ):
-        with pytest.raises(SetsError, match=words):
+        with pytest.raises(DataError, match=words):
             write_sets(source, request(out, **change))
 
 
@@ -117,7 +117,7 @@ def test_an_image_that_changed_meanwhile_is_noticed(yaml: Path, tmp_path: Path) 
     source = read_source(yaml)
     write_sets(source, request(tmp_path / "out"))
     shutil.copy(source.images[1].path, source.images[0].path)
-    with pytest.raises(SetsError, match=r"000.jpg' has changed since"):
+    with pytest.raises(DataError, match=r"000.jpg' has changed since"):
         write_sets(source, request(tmp_path / "out"))
 
 
@@ -127,12 +127,12 @@ def test_what_cannot_be_used_is_named_or_left_out(
 ) -> None:
     bad, out = yaml.parent / "images/test/000.jpg", tmp_path / "out"
     if damage == "small":
-        bad.write_bytes(images_module.encode(np.zeros((8, 40, 3), np.uint8), "jpg"))
+        bad.write_bytes(write_module.encode(np.zeros((8, 40, 3), np.uint8), "jpg"))
     else:
         bad.write_bytes(b"no image")
     if damage == "late":  # Pillow takes it for an image, OpenCV does not
         monkeypatch.setattr("qreg_yolo.datasets.corrupted.write.look", lambda path, side: (None, 99))
-    with pytest.raises(SetsError, match=r"1 of 3 images cannot be used.*--skip-bad\.\n  000.jpg: "):
+    with pytest.raises(DataError, match=r"1 of 3 images cannot be used.*--skip-bad\.\n  000.jpg: "):
         write_sets(read_source(yaml), request(out))
     written = write_sets(read_source(yaml), request(out, skip_bad=True))
     assert (written.n_images, len(written.skipped)) == (2, 1)
@@ -152,6 +152,35 @@ def test_names_that_differ_in_their_suffix_alone_stay_apart(tmp_path: Path) -> N
     assert names == ["000.jpeg.png", "000.jpeg.txt", "000.jpg.png", "000.jpg.txt", "data.yaml"]
 
 
+def test_names_that_would_be_equal_with_a_suffix_stay_apart(tmp_path: Path) -> None:
+    yaml = write_set(tmp_path / "set", 1)
+    folder = yaml.parent / "images/test"
+    for name in ("000.png", "000.jpg.jpg"):
+        shutil.copy(folder / "000.jpg", folder / name)
+    assert write_sets(read_source(yaml), request(tmp_path / "out")).n_images == 3
+    names = sorted(path.name for path in (tmp_path / "out/snow/1/images").iterdir())
+    assert names == ["000.jpg.jpg.png", "000.jpg.png", "000.png.png"]
+
+
+def test_an_image_that_is_listed_twice_is_written_twice(tmp_path: Path) -> None:
+    yaml = write_set(tmp_path / "set", 1)
+    yaml.write_text(yaml.read_text().replace("val: images/test", "val: [images/test, images/test]"))
+    assert write_sets(read_source(yaml), request(tmp_path / "out")).n_images == 2
+    first, second = sorted((tmp_path / "out/snow/1/images").iterdir())
+    assert (first.name, second.name) == ("000.png", "000~2.png")
+    assert first.read_bytes() == second.read_bytes()
+    assert (tmp_path / "out/snow/1/labels/000~2.txt").is_file()
+
+
+def test_a_copy_has_the_names_and_the_number_of_classes_of_its_source(yaml: Path, tmp_path: Path) -> None:
+    yaml.write_text(yaml.read_text().replace("[cat, dog]", "['no', '010']"))
+    written = write_sets(read_source(yaml), request(tmp_path / "out"))
+    assert read_source(written.yamls[0]).names == {0: "no", 1: "010"}
+    (yaml.parent / "labels/test/000.txt").write_text("\ufeff2\t0.5\t0.5\t0.4\t0.4\n", encoding="utf-8")
+    written = write_sets(read_source(yaml.parent / "images"), request(tmp_path / "plain"))
+    assert read_source(written.yamls[0]).names == {0: "class_0", 1: "class_1", 2: "class_2"}
+
+
 def test_a_plain_folder_with_and_without_labels(yaml: Path, tmp_path: Path) -> None:
     written = write_sets(read_source(yaml.parent / "images"), request(tmp_path / "out"))
     assert strict_yaml.load(written.yamls[0])["nc"] == 2
@@ -164,7 +193,7 @@ def test_a_plain_folder_with_and_without_labels(yaml: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("where", ["images", "images/test/x", "labels/test", ""])
 def test_nothing_is_written_into_or_around_the_source(where: str, yaml: Path) -> None:
     before = sorted(yaml.parent.rglob("*"))
-    with pytest.raises(SetsError, match="Give a"):
+    with pytest.raises(DataError, match="Give a"):
         write_sets(read_source(yaml), request(yaml.parent / where))
     assert sorted(yaml.parent.rglob("*")) == before
 
@@ -173,12 +202,12 @@ def test_a_folder_of_something_else_is_left_alone(yaml: Path, tmp_path: Path) ->
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").touch()
-    with pytest.raises(SetsError, match=r"holds 'mine.txt'"):
+    with pytest.raises(DataError, match=r"holds 'mine.txt'"):
         write_sets(read_source(yaml), request(out))
     (out / "mine.txt").unlink()
     write_sets(read_source(yaml), request(out))
     shutil.copy(out / "snow/1/images/000.png", out / "snow/1/images/999.png")
-    with pytest.raises(SetsError, match=r"999.png' does not belong"):
+    with pytest.raises(DataError, match=r"999.png' does not belong"):
         write_sets(read_source(yaml), request(out))
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from qreg_yolo.datasets.voc.convert import convert_voc
-from qreg_yolo.datasets.voc.devkit import VocError
+from qreg_yolo.errors import DataError
 
 WIDTH, HEIGHT = 40, 30
 LISTS = {
@@ -79,7 +79,7 @@ def contents(folder: Path) -> dict[str, object]:
 
 def refusal(kit: Path, out: Path, **options: Any) -> str:
     """Returns the text of the error that converting the devkit raises."""
-    with pytest.raises(VocError) as error:
+    with pytest.raises(DataError) as error:
         convert_voc(kit, out, **options)
     return str(error.value)
 

@@ -16,8 +16,8 @@ import pytest
 
 from qreg_yolo.datasets.voc import download
 from qreg_yolo.datasets.voc.convert import convert_voc
-from qreg_yolo.datasets.voc.devkit import VocError
 from qreg_yolo.datasets.voc.download import ARCHIVES, Archive, fetch_devkit
+from qreg_yolo.errors import DataError
 from tests.datasets.voc.synthetic_devkit import LISTS, contents, write_kit
 from tests.file_server import Server, serve
 
@@ -61,7 +61,7 @@ def archives(server: Server, tmp_path: Path) -> list[Archive]:
 
 
 def refusal(devkit: Path, archives: Sequence[Archive], url: str) -> str:
-    with pytest.raises(VocError) as error:
+    with pytest.raises(DataError) as error:
         fetch_devkit(devkit, archives=archives, base_url=url)
     return str(error.value)
 
@@ -86,7 +86,7 @@ def test_a_broken_connection_is_named_and_resumed(server: Server, archives: list
     server.cut_after = 700
     size = len(server.files["/voc2007/trainval.tar"])
     message = refusal(tmp_path, archives, server.url)
-    assert all(word in message for word in (f"{server.url}/voc2007/trainval.tar", f"700 of {size} bytes", "goes on"))
+    assert all(word in message for word in (f"{server.url}/voc2007/trainval.tar", f"700 of {size} bytes", "resumes"))
     assert f"1400 of {size}" in refusal(tmp_path, archives, server.url)
     server.cut_after = None
     fetch_devkit(tmp_path, archives=archives, base_url=server.url)
@@ -173,7 +173,7 @@ def test_a_server_without_the_file_or_without_a_server(server: Server, archives:
 
 
 def test_the_network_is_left_alone_by_default_in_the_tests(tmp_path: Path, network_attempts: list[str]) -> None:
-    with pytest.raises(VocError, match="Check the network"):
+    with pytest.raises(DataError, match="Check the network"):
         fetch_devkit(tmp_path)
     assert network_attempts == ["thor.robots.ox.ac.uk"]
 

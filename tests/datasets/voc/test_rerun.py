@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qreg_yolo.datasets.voc.convert import convert_voc
-from qreg_yolo.datasets.voc.devkit import VocError
+from qreg_yolo.errors import DataError
 from qreg_yolo.io import files
 from tests import ROOT
 from tests.datasets.voc.synthetic_devkit import LISTS, annotate, annotation, box, contents, refusal, snapshot, write_kit
@@ -249,7 +249,7 @@ def test_another_run_that_was_faster_is_not_overwritten(kit: Path, out: Path) ->
         if label == "Writing":
             convert_voc(kit, out)
 
-    with pytest.raises(VocError, match="Another run has written"):
+    with pytest.raises(DataError, match="Another run has written"):
         convert_voc(kit, out, progress=race)
     assert convert_voc(kit, out).placed == {}
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from qreg_yolo.analysis import report
-from qreg_yolo.analysis.equal_fit import EqualFit, equal_fit, equal_fit_table
-from qreg_yolo.analysis.formats import to_markdown
-from qreg_yolo.analysis.results_csv import Curve
+from qreg_yolo.analysis.curves import Curve
+from qreg_yolo.analysis.loss_tables import EqualFit, equal_fit, equal_fit_table
+from qreg_yolo.analysis.table import to_markdown
 
 
 def curve(*values: float) -> Curve:

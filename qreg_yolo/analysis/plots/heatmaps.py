@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from qreg_yolo.analysis.comparison import Estimate
 from qreg_yolo.analysis.plots.style import COLUMN, PAGE, SMALL, TEXT, axes_for, palette_of
+from qreg_yolo.analysis.table import Estimate
 from qreg_yolo.metrics.conditions import DEFAULT_LAYOUT, Layout
 
 Square = Mapping[str, Estimate]

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from qreg_yolo.errors import did_you_mean
+from qreg_yolo.errors import AnalysisError, did_you_mean
 from qreg_yolo.io.results_csv import EPOCH, FILE, read_results
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.metrics.average_precision import Array
-from qreg_yolo.metrics.errors import AnalysisError
 
 _SEED = re.compile(r"-s\d+$")
 _WHOLE_LOSS = re.compile(r"(train|val)/loss$")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from qreg_yolo.analysis.formats import to_text
-from qreg_yolo.analysis.gradients import compare_gradients, gradient_table, own_row, read_report
-from qreg_yolo.metrics.errors import AnalysisError
+from qreg_yolo.analysis.noise import compare_gradients, gradient_table, own_row, read_report
+from qreg_yolo.analysis.table import to_text
+from qreg_yolo.errors import AnalysisError
 from tests.analysis.test_noise import report, row
 
 

@@ -1,4 +1,4 @@
-"""Class maps: which outputs of a model are the classes of the data."""
+"""Class names, matched by name, by number or with a map."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from qreg_yolo.datasets.classes import class_names
-from qreg_yolo.detect.class_map import class_map, match_classes
+from qreg_yolo.datasets.classes import class_map, class_names, match_classes, placeholder_names
+from qreg_yolo.errors import WeightsError
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.training.tensor_file import WeightsError
 
 
 def test_the_map_from_coco_to_voc() -> None:
@@ -52,6 +51,15 @@ def test_classes_go_by_name() -> None:
     ):
         with pytest.raises(WeightsError, match=words):
             match_classes(names, model_names, "m.pt", "d.yaml")
+
+
+def test_classes_without_names_go_by_number() -> None:
+    assert match_classes(placeholder_names(2), ["cat", "dog"], "m", "d") is None
+    found = match_classes(placeholder_names(1), ["cat", "dog"], "m", "d")
+    assert found is not None
+    assert (found.rows, found.names, found.label) == ((0,), ("cat",), "by-number")
+    with pytest.raises(WeightsError, match="only the model has 'cat'"):
+        match_classes(placeholder_names(2), ["cat"], "m", "d")
 
 
 def test_names_of_a_list_and_of_a_mapping() -> None:

@@ -1,18 +1,55 @@
-"""Tables as terminal text, Markdown, CSV and LaTeX."""
+"""A table of estimates, and its forms: terminal text, Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from qreg_yolo import terminal
-from qreg_yolo.analysis.comparison import Estimate
-from qreg_yolo.analysis.tables import Entry, Table
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, how it scatters over seeds, and its interval over images; nan: not measured."""
+
+    value: float
+    sd: float = math.nan
+    """Standard deviation over seeds (n - 1); nan for one seed."""
+    n: int = 1
+    """Seeds."""
+    lo: float = math.nan
+    hi: float = math.nan
+    """Ends of the 95 % interval; nan without per-image files."""
+
+    @property
+    def sign_is_open(self) -> bool:
+        """Whether the interval exists and holds 0."""
+        return self.lo <= 0 <= self.hi
+
+
+Entry = str | Estimate
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table before it has a format."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+    notes: tuple[str, ...]
+    """What the numbers are, what is missing, what to beware of."""
+    digits: int = 2
+    """Decimals of a number for reading."""
+    digits_of: Mapping[str, int] = field(default_factory=dict)
+    """Name of a column -> the same where it has others."""
+
 
 EMPTY = "-"
-"""What was not measured."""
+"""Text of an entry that was not measured."""
 _LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}"}
 _LATEX |= {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
 
