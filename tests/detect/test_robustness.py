@@ -23,7 +23,6 @@ from qreg_yolo.errors import AnalysisError
 from qreg_yolo.io import records
 from qreg_yolo.metrics import image_statistics
 from qreg_yolo.metrics.average_precision import mean_average_precision
-from tests import ROOT
 from tests.detect.conftest import Trained, train_tiny
 from tests.detect.robustness_helpers import BATCH, CELLS, listing, request
 from tests.process_helpers import run_forked
