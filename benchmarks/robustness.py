@@ -39,7 +39,7 @@ from qreg_yolo.detect.data_check import ImageSet, check_data  # noqa: E402
 from qreg_yolo.detect.robust.models import Judge, load_candidates  # noqa: E402
 from qreg_yolo.detect.robust.views import CorruptedBatches, Corrupting, View  # noqa: E402
 from qreg_yolo.detect.robustness import RobustnessRequest, measure  # noqa: E402
-from qreg_yolo.metrics.conditions import CLEAN, Cell  # noqa: E402
+from qreg_yolo.metrics.conditions import CLEAN, Condition  # noqa: E402
 from qreg_yolo.training.environment import use_threads  # noqa: E402
 
 
@@ -116,7 +116,7 @@ def on_disk(request: RobustnessRequest, images: ImageSet, folder: Path) -> None:
             subprocess.run([yolo, "detect", "val", *options.split()], check=True, stdout=subprocess.DEVNULL, env=shell)
 
 
-def write_set(images: ImageSet, cell: Cell, request: RobustnessRequest, folder: Path) -> Path:
+def write_set(images: ImageSet, cell: Condition, request: RobustnessRequest, folder: Path) -> Path:
     from qreg_yolo.corrupt import corrupt
 
     for image in images.images:

@@ -1,4 +1,4 @@
-"""The robustness square of one run, read from records: one value per cell and severity, in points (0..100)."""
+"""The robustness square of one run, read from records: one value per condition, in points (0..100)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qreg_yolo.corrupt.spec import NAMES
 from qreg_yolo.errors import AnalysisError, MissingFileError, did_you_mean
 from qreg_yolo.io import records
 from qreg_yolo.io.records import settings_differences
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.metrics.conditions import CLEAN, DEFAULT_METRICS, check_cell, check_severities
+from qreg_yolo.metrics.conditions import (
+    CLEAN,
+    DEFAULT_METRICS,
+    Condition,
+    check_condition,
+    check_severities,
+    conditions_of,
+)
 
 if TYPE_CHECKING:
     import polars
@@ -49,8 +57,8 @@ class Measurement:
     metric: str
     preset: str | None
     """None: only clean images were measured."""
-    values: Mapping[tuple[str, int], float] = field(repr=False)
-    """(cell, severity) -> points; clean is ("clean", 0)."""
+    values: Mapping[Condition, float] = field(repr=False)
+    """Condition -> points."""
 
     @property
     def bits(self) -> str:
@@ -71,8 +79,8 @@ class Measurement:
 
     @property
     def severities(self) -> tuple[int, ...]:
-        """The severities of which any cell was measured, ascending."""
-        return tuple(sorted({severity for cell, severity in self.values if cell != CLEAN}))
+        """The severities at which a corruption was measured, ascending."""
+        return tuple(sorted({severity for name, severity in self.values if name != CLEAN}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +99,7 @@ class Selection:
 def read_measurements(path: Path, selection: Selection = Selection()) -> list[Measurement]:
     """Returns the measurements in a table of records, in the order of their first rows.
 
-    Where a cell was measured twice the last row counts, since the table only grows.
+    Where a condition was measured twice the last row counts, since the table only grows.
 
     Raises:
         FileNotFoundError: No such file.
@@ -111,21 +119,21 @@ def measurements(
 ) -> list[Measurement]:
     """Returns the measurements in records that were read already; see `read_measurements`."""
     rows = _selected(table.to_dicts(), selection, source)
-    groups: dict[tuple[Any, ...], dict[str | None, dict[tuple[str, int], float]]] = {}
+    groups: dict[tuple[Any, ...], dict[str | None, dict[Condition, float]]] = {}
     for row in rows:
-        cell = row["corruption"] or CLEAN
+        name = row["corruption"] or CLEAN
         severity = row["severity"] or 0
-        check_cell(cell, source)
-        if cell != CLEAN:
-            check_severities([severity], f"{source}, '{cell}' of run {row['run_id']}")
+        check_condition(name, source)
+        if name != CLEAN:
+            check_severities([severity], f"{source}, '{name}' of run {row['run_id']}")
         if row["unit"] not in _POINTS:
             raise AnalysisError(
                 f"{source}: metric={row['metric']!r} is in {row['unit']!r}, and only {', '.join(_POINTS)} can be "
                 "compared in points. Choose another metric."
             )
-        preset = None if cell == CLEAN else row["preset"] or "unknown"
-        presets = groups.setdefault(tuple(row[name] for name in _RUN), {})
-        presets.setdefault(preset, {})[cell, severity] = row["value"] * _POINTS[row["unit"]]
+        preset = None if name == CLEAN else row["preset"] or "unknown"
+        presets = groups.setdefault(tuple(row[column] for column in _RUN), {})
+        presets.setdefault(preset, {})[name, severity] = row["value"] * _POINTS[row["unit"]]
     found = []
     for key, presets in groups.items():
         clean = presets.pop(None, {})
@@ -173,12 +181,9 @@ def _of_default_metric(rows: list[dict[str, Any]], source: str) -> list[dict[str
     return found
 
 
-def missing_cells(
-    measured: Iterable[Measurement], cells: Sequence[str], severities: Sequence[int]
-) -> list[tuple[Measurement, str, int]]:
-    """Returns which of the cells were not measured, or are nan: (measurement, cell, severity)."""
-    wanted = [(cell, severity) for cell in cells for severity in ([0] if cell == CLEAN else severities)]
-    return [(one, *key) for one in measured for key in wanted if math.isnan(one.values.get(key, math.nan))]
+def missing_conditions(run: Measurement, severities: Sequence[int]) -> list[Condition]:
+    """Returns the conditions at these severities that were not measured, or are nan."""
+    return [one for one in conditions_of(NAMES, severities) if math.isnan(run.values.get(one, math.nan))]
 
 
 ALIKE = ("track", "model", "data", "split", "seed", "metric", "preset", "n_images")

@@ -84,7 +84,7 @@ def heatmap(request: Request, out: Path, *, layout: Path | None = None, palette:
     places = read_layout(layout) if layout else DEFAULT_LAYOUT
     comparisons, severities = _compared(request)
     groups = by_seed(comparisons)
-    cells = [name for row in places for name in row]
+    conditions = [name for row in places for name in row]
     models = {group[0].pair.quantized.model_name for group in groups}
     squares = {}
     for group in groups:
@@ -94,8 +94,9 @@ def heatmap(request: Request, out: Path, *, layout: Path | None = None, palette:
                 f"{request.records}: {group_name(group)} was measured on several sets of images. Choose one with "
                 "--data, --split or --preset."
             )
-        measured = {cell: estimate(group, partial(map_delta, cell=cell, severities=severities)) for cell in cells}
-        squares[key] = measured
+        squares[key] = {
+            name: estimate(group, partial(map_delta, condition=name, severities=severities)) for name in conditions
+        }
     label = f"{_metric(comparisons)}\n{SCALE_LABEL}"  # in two lines: one row of squares is low
     if len(squares) == 1:
         figure, _ = draw_square(next(iter(squares.values())), layout=places, palette=palette, label=label)
@@ -117,15 +118,15 @@ def severity_curves(request: Request, out: Path, *, corruption: str | None = Non
     check_figure_path(out)
     if corruption is not None:
         _choice("corruption", corruption, NAMES)
-    cells = (corruption,) if corruption else NAMES
+    conditions = (corruption,) if corruption else NAMES
     comparisons, severities = _compared(request)
     curves: dict[str, dict[int, Estimate]] = {}
     for group in by_seed(comparisons):
         twin = f"{group[0].pair.fp32.model_name} fp32"
         for name, quantized in ((twin, False), (group_name(group), True)):
             points = {
-                severity: estimate(group, partial(_side, cells=where, severity=severity, quantized=quantized))
-                for severity, where in [(0, (CLEAN,)), *((severity, cells) for severity in severities)]
+                severity: estimate(group, partial(_side, conditions=where, severity=severity, quantized=quantized))
+                for severity, where in [(0, (CLEAN,)), *((severity, conditions) for severity in severities)]
             }
             curves.setdefault(name, points)
     label = f"{_metric(comparisons)} [points]"
@@ -179,11 +180,11 @@ def loss_curves(
 
 
 def legend(out: Path, layout: Path | None = None) -> str:
-    """Writes the legend square: which cell is where; returns what was drawn."""
+    """Writes the legend square: which condition is where; returns what was drawn."""
     check_figure_path(out)
     figure, _ = draw_legend(layout=read_layout(layout) if layout else DEFAULT_LAYOUT)
     save(figure, out)
-    return f"{out}: which cell is where."
+    return f"{out}: which condition is where."
 
 
 def _metric(comparisons: Sequence[Comparison]) -> str:
@@ -191,8 +192,8 @@ def _metric(comparisons: Sequence[Comparison]) -> str:
     return ", ".join(dict.fromkeys(one.pair.quantized.metric for one in comparisons))
 
 
-def _side(quantized_values: Values, fp32: Values, cells: Sequence[str], severity: int, quantized: bool) -> Number:
-    return mean_over(quantized_values if quantized else fp32, cells, (severity,))
+def _side(quantized_values: Values, fp32: Values, conditions: Sequence[str], severity: int, quantized: bool) -> Number:
+    return mean_over(quantized_values if quantized else fp32, conditions, (severity,))
 
 
 def _place(run: Measurement, *, with_model: bool) -> tuple[str, str]:

@@ -32,8 +32,8 @@ from qreg_yolo.io import records
 from qreg_yolo.io.files import writable_project
 from qreg_yolo.io.locks import FolderLock, terminable
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.metrics.conditions import Cell, cells_of
-from qreg_yolo.metrics.predictions import ACCURACIES, ImageAnswers, accuracy
+from qreg_yolo.metrics.conditions import Condition, conditions_of
+from qreg_yolo.metrics.predictions import ACCURACIES, ImagePredictions, accuracy
 from qreg_yolo.robustness import settings
 from qreg_yolo.robustness.checks import check_corruptions, check_counts
 from qreg_yolo.robustness.journal import Journal
@@ -81,9 +81,9 @@ class RobustnessRequest:
     threads: int | None = None
 
     @property
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[Condition]:
         """Clean, then every corruption at every severity."""
-        return cells_of(self.corruptions, self.severities)
+        return conditions_of(self.corruptions, self.severities)
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,9 @@ class _Measurement:
         merged = settings.merged(self.out, mine, models, contents)
         settings.write(self.out, {**merged, "n_images": len(self.images)})
 
-    def _measure(self, journal: Journal, missing: set[tuple[str, Cell]], values: Values, progress: Progress) -> None:
+    def _measure(
+        self, journal: Journal, missing: set[tuple[str, Condition]], values: Values, progress: Progress
+    ) -> None:
         """Shows every model every batch of every cell that is neither in the records nor in the journal."""
         due = self._due(journal, missing)
         tasks = [task for task, models in due.items() if models]
@@ -210,7 +212,7 @@ class _Measurement:
                     if not left[cell]:
                         self._conclude(cell, journal, missing, values)
 
-    def _due(self, journal: Journal, missing: set[tuple[str, Cell]]) -> dict[Task, list[Candidate]]:
+    def _due(self, journal: Journal, missing: set[tuple[str, Condition]]) -> dict[Task, list[Candidate]]:
         """Returns the models that are to be shown each batch."""
         done = journal.done()
         return {
@@ -223,7 +225,7 @@ class _Measurement:
             for number in range(len(self.batches))
         }
 
-    def _conclude(self, cell: Cell, journal: Journal, missing: set[tuple[str, Cell]], values: Values) -> None:
+    def _conclude(self, cell: Condition, journal: Journal, missing: set[tuple[str, Condition]], values: Values) -> None:
         """Turns the answers to all images of a cell into records."""
         due = [one for one in self.candidates if (one.run_id, cell) in missing]
         if not due:
@@ -231,7 +233,7 @@ class _Measurement:
         journal.flush()
         origin = records.provenance()
         for one in due:
-            answers = ImageAnswers(
+            answers = ImagePredictions(
                 correct=journal.rows(one.run_id, cell)["correct"],
                 targets=self.images.labels.numpy().astype(np.int32),
                 names=np.asarray(self.images.keys, np.str_),

@@ -29,7 +29,7 @@ from qreg_yolo.detect.robust.views import CorruptedBatches, Corrupting, View, Vi
 from qreg_yolo.io import records
 from qreg_yolo.io.files import writable_project
 from qreg_yolo.io.locks import FolderLock, terminable
-from qreg_yolo.metrics.conditions import Cell, cells_of
+from qreg_yolo.metrics.conditions import Condition, conditions_of
 from qreg_yolo.robustness import settings
 from qreg_yolo.robustness.checks import check_corruptions, check_counts
 from qreg_yolo.robustness.journal import Journal
@@ -71,9 +71,9 @@ class RobustnessRequest:
     coco_eval: bool = False
 
     @property
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[Condition]:
         """Clean, then every corruption at every severity."""
-        return cells_of(self.corruptions, self.severities)
+        return conditions_of(self.corruptions, self.severities)
 
 
 def measure(request: RobustnessRequest, progress: Progress = no_progress) -> RunResult:
@@ -184,7 +184,7 @@ class _Measurement:
         settings.write(self.out, {**merged, "n_images": len(images.images), "data_sha256": fingerprint.digest(now)})
         return now
 
-    def _detect(self, journal: Journal, missing: set[tuple[str, Cell]], progress: Progress) -> dict[str, str]:
+    def _detect(self, journal: Journal, missing: set[tuple[str, Condition]], progress: Progress) -> dict[str, str]:
         """Runs every model on every batch of every cell that is neither in the records nor in the journal.
 
         Returns:
@@ -196,7 +196,7 @@ class _Measurement:
         how = Corrupting(request.seed, request.preset, request.frost_dir)
         batches = CorruptedBatches(self.images, views, self.batch, how)
         done = journal.done()
-        tasks: dict[tuple[int, Cell], set[str]] = {}
+        tasks: dict[tuple[int, Condition], set[str]] = {}
         for number in range(batches.n_batches):
             for cell in request.cells:
                 runs = {one.run_id for one in self.candidates if (one.run_id, cell) in missing}
@@ -220,7 +220,7 @@ class _Measurement:
         return {run: judge.evaluation for group in judges.values() for run, judge in group.items()}
 
     def _conclude(
-        self, journal: Journal, missing: set[tuple[str, Cell]], values: Values, evaluations: dict[str, str]
+        self, journal: Journal, missing: set[tuple[str, Condition]], values: Values, evaluations: dict[str, str]
     ) -> list[str]:
         """Turns the detections of every missing cell into records; returns what pycocotools says of them."""
         notes = []

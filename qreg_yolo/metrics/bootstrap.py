@@ -1,7 +1,8 @@
 """Paired bootstrap over images: how far a difference between models could be due to the choice of the images.
 
 Every model is measured on the same resampled images, so that what makes an image hard for both cancels out. The same
-resamples serve all cells, since the same photographs lie under each corruption: means over cells get intervals too.
+resamples serve all conditions, since each corruption is shown on the same photographs: means over conditions get
+intervals too.
 What it does not cover is another training run: that is what several seeds are for.
 """
 
@@ -19,7 +20,7 @@ from qreg_yolo.errors import AnalysisError
 from qreg_yolo.metrics.average_precision import METRICS as PRECISIONS
 from qreg_yolo.metrics.average_precision import Array, mean_average_precision
 from qreg_yolo.metrics.image_statistics import ImageStatistics, PerImage
-from qreg_yolo.metrics.predictions import ACCURACIES, ImageAnswers, accuracy
+from qreg_yolo.metrics.predictions import ACCURACIES, ImagePredictions, accuracy
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -118,7 +119,7 @@ class _Kind:
 
 _KINDS: Mapping[type, _Kind] = {
     ImageStatistics: _Kind(tuple(PRECISIONS), mean_average_precision),
-    ImageAnswers: _Kind(ACCURACIES, accuracy),
+    ImagePredictions: _Kind(ACCURACIES, accuracy),
 }
 RESAMPLED: tuple[str, ...] = tuple(metric for kind in _KINDS.values() for metric in kind.metrics)
 """Every metric that has a bootstrap."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from qreg_yolo.errors import FileAccessError, InvalidValueError
 from qreg_yolo.io import files
-from qreg_yolo.metrics.conditions import Cell
+from qreg_yolo.metrics.conditions import Condition
 
 FLUSH_SECONDS = 30.0
 """At most so much work is lost by a kill."""
@@ -39,12 +39,12 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._waiting: dict[tuple[str, Cell], list[tuple[int, Rows]]] = {}
+        self._waiting: dict[tuple[str, Condition], list[tuple[int, Rows]]] = {}
         self._flushed = time.monotonic()
         self._chunks = {path: _members(path) for path in sorted(folder.glob("*.npz"))}
         """File -> the arrays in it."""
 
-    def done(self) -> set[tuple[str, Cell, int]]:
+    def done(self) -> set[tuple[str, Condition, int]]:
         """Returns the (run, cell, batch) that its files hold.
 
         Raises:
@@ -59,7 +59,7 @@ class Journal:
                         found |= {(run_id, (name, int(severity)), int(batch)) for batch in chunk[member]}
         return found
 
-    def add(self, run_id: str, cell: Cell, batch: int, rows: Rows) -> None:
+    def add(self, run_id: str, cell: Condition, batch: int, rows: Rows) -> None:
         """Takes the rows of one batch, and writes what has gathered when it is time."""
         self._waiting.setdefault((run_id, cell), []).append((batch, rows))
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:
@@ -86,7 +86,7 @@ class Journal:
             self._waiting.clear()
         self._flushed = time.monotonic()
 
-    def rows(self, run_id: str, cell: Cell) -> Rows:
+    def rows(self, run_id: str, cell: Condition) -> Rows:
         """Returns all that was written of a cell, by image: the same in whatever order it was measured."""
         member = f"{run_id}/{cell[0]}/{cell[1]}{_ROWS}"
         parts = []

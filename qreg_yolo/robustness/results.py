@@ -10,13 +10,13 @@ import numpy as np
 
 from qreg_yolo.io import records
 from qreg_yolo.metrics import image_statistics
-from qreg_yolo.metrics.conditions import CLEAN, Cell
+from qreg_yolo.metrics.conditions import CLEAN, Condition
 from qreg_yolo.metrics.image_statistics import PerImage
 from qreg_yolo.terminal import number, table
 
 PER_IMAGE = "per_image"
 """Folder of the per-image files, beside the records."""
-Values = dict[tuple[str, Cell], dict[str, float]]
+Values = dict[tuple[str, Condition], dict[str, float]]
 """(run, cell) -> metric -> fraction."""
 
 
@@ -43,7 +43,9 @@ def finished(folder: Path, metrics: Iterable[str]) -> Values:
     }
 
 
-def outstanding(run_ids: Sequence[str], cells: Sequence[Cell], values: Values) -> tuple[set[tuple[str, Cell]], int]:
+def outstanding(
+    run_ids: Sequence[str], cells: Sequence[Condition], values: Values
+) -> tuple[set[tuple[str, Condition]], int]:
     """Returns which cells of which runs are still to be measured, and how many are not.
 
     Args:
@@ -64,7 +66,7 @@ def known_before(again: int, missing: int) -> list[str]:
 def conclude(
     folder: Path,
     run: Mapping[str, Any],
-    cell: Cell,
+    cell: Condition,
     statistics: PerImage,
     values: Mapping[str, float],
     *,
@@ -110,7 +112,7 @@ def conclude(
     )
 
 
-def summary(run_ids: Sequence[str], cells: Sequence[Cell], values: Values, metric: str, title: str) -> str:
+def summary(run_ids: Sequence[str], cells: Sequence[Condition], values: Values, metric: str, title: str) -> str:
     """Returns one row per model: clean, mean over the corruptions (of the mean over severities) and their ratio.
 
     Args:

@@ -8,7 +8,7 @@ import pytest
 
 from qreg_yolo.analysis.measurements import (
     Selection,
-    missing_cells,
+    missing_conditions,
     pair_twins,
     precision_warnings,
     read_measurements,
@@ -16,7 +16,7 @@ from qreg_yolo.analysis.measurements import (
 )
 from qreg_yolo.errors import AnalysisError
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.metrics.conditions import CELLS, read_layout
+from qreg_yolo.metrics.conditions import read_layout
 from tests.analysis.synthetic_records import record, square, write
 
 
@@ -121,15 +121,15 @@ def test_a_selection_that_holds_nothing_says_what_there_is(tmp_path: Path) -> No
         read_measurements(tmp_path / "empty.csv")
 
 
-def test_the_last_of_two_rows_counts_and_missing_cells_are_listed(tmp_path: Path) -> None:
+def test_the_last_of_two_rows_counts_and_missing_conditions_are_listed(tmp_path: Path) -> None:
     rows = [record("fog", 3, 0.1), record("fog", 3, 0.2), record(value=0.3)]
     (one,) = read_measurements(write(tmp_path / "r.csv", rows))
     assert one.values == {("fog", 3): pytest.approx(20), ("clean", 0): pytest.approx(30)}
-    lacking = missing_cells([one], CELLS, (3,))
+    lacking = missing_conditions(one, (3,))
     assert len(lacking) == 18
     (undefined,) = read_measurements(write(tmp_path / "nan.csv", [record("fog", 3, float("nan"))]))
-    assert (undefined, "fog", 3) in missing_cells([undefined], CELLS, (3,))
-    assert (one, "snow", 3) in lacking
+    assert ("fog", 3) in missing_conditions(undefined, (3,))
+    assert ("snow", 3) in lacking
 
 
 def test_layouts(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_layouts(tmp_path: Path) -> None:
     path.write_text("- [clean, fog]\n- [snow, frost]\n")
     assert read_layout(path) == (("clean", "fog"), ("snow", "frost"))
     for text, words in (
-        ("- [clean, fog]\n- [snow]\n", "2, 1 cells"),
+        ("- [clean, fog]\n- [snow]\n", "2, 1 conditions"),
         ("- [clean, foog]\n", "Did you mean 'fog'"),
         ("- [fog, fog]\n", "twice"),
         ("rows: 3\n", "not a list of rows"),

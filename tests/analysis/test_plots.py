@@ -29,10 +29,10 @@ from qreg_yolo.analysis.plots import (
 from qreg_yolo.analysis.plots.curves import aligned
 from qreg_yolo.analysis.table import Estimate
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.metrics.conditions import CELLS
+from qreg_yolo.metrics.conditions import CONDITIONS
 from tests.analysis.synthetic_records import square, write
 
-SQUARE = {cell: Estimate(number - 9.5, lo=number - 11.5, hi=number - 7.5) for number, cell in enumerate(CELLS)}
+SQUARE = {name: Estimate(number - 9.5, lo=number - 11.5, hi=number - 7.5) for number, name in enumerate(CONDITIONS)}
 
 
 def texts(ax: Axes) -> list[str]:
@@ -52,7 +52,7 @@ def test_a_square_shows_every_value_name_and_open_sign() -> None:
     assert len(figure.axes) == 2, "the square and its scale"
 
 
-def test_missing_cells_are_hatched_without_a_number_and_said() -> None:
+def test_missing_conditions_are_hatched_without_a_number_and_said() -> None:
     square = {**SQUARE, "fog": Estimate(math.nan)}
     del square["snow"]
     _, ax = draw_square(square)
@@ -81,7 +81,7 @@ def test_a_grid_has_one_symmetric_scale() -> None:
     assert len(figure.axes) == 5, "four squares, one scale"
     assert figure.axes[-1].get_ylim() == (-9.5, 9.5)
     expected = PALETTES["red-green"]((2.0 + 9.5) / 19)
-    assert cells(axes[0, 0])[CELLS.index("fog")].get_facecolor() == pytest.approx(expected)
+    assert cells(axes[0, 0])[CONDITIONS.index("fog")].get_facecolor() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("palette", PALETTES)

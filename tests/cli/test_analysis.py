@@ -72,8 +72,8 @@ def test_the_overfitting_gap_in_another_format(tmp_path: Path) -> None:
     assert_refused(qreg_yolo(*words, "--x", "train/loss", "--smoothing", 0.5), 2, "--smoothing goes with the epochs")
 
 
-def test_warnings_and_missing_cells_are_printed(tmp_path: Path) -> None:
-    path = write(tmp_path / "r.csv", [*square(), *square(bits=4, precision="bf16", cells=("clean", "fog"))])
+def test_warnings_and_missing_conditions_are_printed(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.csv", [*square(), *square(bits=4, precision="bf16", conditions=("clean", "fog"))])
     for command in (["table", path], ["plot", "heatmap", path, "--out", tmp_path / "a.png"]):
         outcome = qreg_yolo(*command)
         assert outcome.code == 0, outcome.err

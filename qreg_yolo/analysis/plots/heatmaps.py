@@ -1,4 +1,4 @@
-"""The 20-cell squares of QReg (arXiv 2206.12372), Figs. 2 to 6: what quantization changes under each corruption."""
+"""The heatmaps of QReg (arXiv 2206.12372), Figs. 2 to 6: the change by quantization under each of 20 conditions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qreg_yolo.analysis.table import Estimate
 from qreg_yolo.metrics.conditions import DEFAULT_LAYOUT, Layout
 
 Square = Mapping[str, Estimate]
-"""Cell -> difference in points; a cell that is not there, or nan, was not measured."""
+"""Condition -> difference in points; a condition that is not there, or nan, was not measured."""
 SCALE_LABEL = "quantized − fp32 [points]"
 _SMALLEST = 4.5
 """Font size of values where squares stand close, points: legible in print; from 10 on they lose their decimal there."""
@@ -35,12 +35,12 @@ def draw_square(
     palette: str = "red-green",
     label: str = SCALE_LABEL,
 ) -> tuple[Figure, Axes]:
-    """Returns one square with the cells' names, its scale and a legend of its marks.
+    """Returns one square with the conditions' names, its scale and a legend of its marks.
 
     Args:
         square: The differences.
         ax: Where to draw; None: a new figure of one column's width.
-        layout: Which cell is where.
+        layout: Which condition is where.
         limit: End of the scale, points; None: the largest difference.
         palette: A name in ``PALETTES``.
         label: What the scale says.
@@ -66,7 +66,7 @@ def draw_grid(
 
     Args:
         squares: (row, column) -> square, for example ("lsq", "4-bit"); rows and columns appear as they first come up.
-        layout: Which cell is where; the names are in `draw_legend`.
+        layout: Which condition is where; the names are in `draw_legend`.
         palette: A name in ``PALETTES``.
         label: What the scale says.
         title: What stands above the columns' names.
@@ -103,12 +103,12 @@ def draw_legend(
     layout: Layout = DEFAULT_LAYOUT,
     thumbnails: Mapping[str, NDArray[np.uint8]] | None = None,
 ) -> tuple[Figure, Axes]:
-    """Returns the legend square (QReg, Fig. 3a): which cell is where.
+    """Returns the legend square (QReg, Fig. 3a): which condition is where.
 
     Args:
         ax: Where to draw; None: a new figure of one column's width.
-        layout: Which cell is where.
-        thumbnails: Cell -> picture of it, ``(height, width, 3)`` RGB uint8; cells without one stay white.
+        layout: Which condition is where.
+        thumbnails: Condition -> picture of it, ``(height, width, 3)`` RGB uint8; conditions without one stay white.
     """
     figure, ax = axes_for(ax, COLUMN, (0.8 if thumbnails else 0.5) * len(layout) + 0.1)
     _blank(ax, layout)
@@ -146,8 +146,8 @@ def _blank(ax: Axes, layout: Layout) -> None:
 
 def _scale(squares: Iterable[Square], layout: Layout, limit: float | None, palette: str) -> ScalarMappable:
     """Returns one scale for all squares, as far below 0 as above."""
-    cells = {name for row in layout for name in row}
-    values = [abs(one.value) for square in squares for name, one in square.items() if name in cells]
+    conditions = {name for row in layout for name in row}
+    values = [abs(one.value) for square in squares for name, one in square.items() if name in conditions]
     largest = max((value for value in values if math.isfinite(value)), default=0.0)
     end = limit or largest or 1.0
     colours: LinearSegmentedColormap = palette_of(palette)
@@ -213,6 +213,6 @@ def _draw_scale(figure: Figure, axes: Sequence[Axes], scale: ScalarMappable, lab
 
 def _note(squares: Iterable[Square], layout: Layout) -> str:
     """Returns the legend of the marks that occur."""
-    cells = [square.get(name, Estimate(math.nan)) for square in squares for row in layout for name in row]
-    marks = [_OPEN] if any(one.sign_is_open for one in cells) else []
-    return "    ".join([*marks, _MISSING] if any(math.isnan(one.value) for one in cells) else marks)
+    conditions = [square.get(name, Estimate(math.nan)) for square in squares for row in layout for name in row]
+    marks = [_OPEN] if any(one.sign_is_open for one in conditions) else []
+    return "    ".join([*marks, _MISSING] if any(math.isnan(one.value) for one in conditions) else marks)

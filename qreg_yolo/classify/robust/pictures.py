@@ -12,9 +12,9 @@ from qreg_yolo.classify.data import ImageSet
 from qreg_yolo.corrupt.draws import Image
 from qreg_yolo.datasets.corrupted.cifar import Chunk, Published, corrupt_chunk
 from qreg_yolo.datasets.corrupted.pool import run_ordered
-from qreg_yolo.metrics.conditions import CLEAN, Cell
+from qreg_yolo.metrics.conditions import CLEAN, Condition
 
-Task = tuple[Cell, int]
+Task = tuple[Condition, int]
 """One batch of images, by number, under one corruption."""
 
 

@@ -13,7 +13,7 @@ from qreg_yolo.detect.robust.models import Candidate, Detections
 from qreg_yolo.io import records
 from qreg_yolo.metrics import image_statistics
 from qreg_yolo.metrics.average_precision import METRICS, mean_average_precision
-from qreg_yolo.metrics.conditions import Cell
+from qreg_yolo.metrics.conditions import Condition
 from qreg_yolo.metrics.image_statistics import THRESHOLDS, ImageStatistics
 from qreg_yolo.robustness import results
 
@@ -24,7 +24,7 @@ MEASURED = (*METRICS, "precision", "recall")
 def conclude(
     folder: Path,
     candidate: Candidate,
-    cell: Cell,
+    cell: Condition,
     detections: Detections,
     images: ImageSet,
     preset: str,

@@ -23,9 +23,9 @@ from ultralytics.utils.patches import imread
 from qreg_yolo.corrupt import corrupt
 from qreg_yolo.detect.data_check import ImageSet
 from qreg_yolo.errors import DataError
-from qreg_yolo.metrics.conditions import CLEAN, Cell
+from qreg_yolo.metrics.conditions import CLEAN, Condition
 
-Task = tuple[int, Cell]
+Task = tuple[int, Condition]
 """One batch of images under one corruption."""
 Picture = NDArray[np.uint8]
 """`(h, w, c)`, BGR as the host decodes."""
@@ -146,7 +146,7 @@ class CorruptedBatches(Dataset[tuple[Task, list[dict[str, Any]]]]):
             raise DataError(f"{path} cannot be decoded. Repair or remove it; what was measured so far is kept.")
         return np.asarray(picture, np.uint8)
 
-    def _corrupted(self, picture: Picture, image: int, cell: Cell) -> Picture:
+    def _corrupted(self, picture: Picture, image: int, cell: Condition) -> Picture:
         name, severity = cell
         if name == CLEAN:
             return picture
