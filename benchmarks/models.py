@@ -128,10 +128,10 @@ def yolov5n_with(head: str) -> nn.Module:
     from ultralytics.nn.tasks import yaml_model_load
 
     from qreg_yolo.detect import QuantDetectionModel
-    from qreg_yolo.detect.quantization_config import Section
+    from qreg_yolo.detect.quantization_config import QuantizationConfig
 
     description = yaml_model_load("yolov5n.yaml")
-    Section.from_request({"bits": 32, "head": head}, pretrained=False).write(description)
+    QuantizationConfig.from_request({"bits": 32, "head": head}).write(description)
     torch.manual_seed(SEED)
     model: Any = QuantDetectionModel(description, nc=20, verbose=False)
     model.args = SimpleNamespace(imgsz=320, box=7.5, cls=0.5, dfl=1.5)

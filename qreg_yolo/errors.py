@@ -69,6 +69,10 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         )
 
 
+class ModelError(UserError, ValueError):
+    """A model YAML that does not describe a detector."""
+
+
 class WeightsError(UserError, ValueError):
     """A file that is no usable checkpoint."""
 

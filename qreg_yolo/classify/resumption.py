@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from qreg_yolo.classify.checkpoint import Description, Progress
 from qreg_yolo.config.classification import ClassifyConfig, as_milestones, from_mapping
+from qreg_yolo.config.sections import QUANT
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.quant.spec import FLOAT_BITS, QuantSpec
+from qreg_yolo.quant.spec import QuantSpec, spelled_out
 
 RESUMABLE: tuple[str, ...] = ("compile", "data_dir", "device", "threads", "verify")
 """Options that may differ when a run is resumed."""
@@ -55,15 +55,9 @@ def resumed_config(
 
 def _spelled_out(given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options as a configuration holds them: both widths for ``bits``, lists for milestones."""
-    options = dict(given)
-    quant = {name: options.pop(name) for name in ("bits", "weight_only") if name in options}
-    own = {f.name for f in fields(QuantSpec)} & options.keys()
-    if quant.get("weight_only"):
-        options["act_bits"] = FLOAT_BITS
-    if "bits" in quant:
-        options.setdefault("weight_bits", quant["bits"])
-        options.setdefault("act_bits", quant["bits"])
-    QuantSpec.from_options({name: options[name] for name in own})  # a wrong value is an error of its own
+    quant = {name: value for name, value in given.items() if name in QUANT.keys}
+    QuantSpec.from_options(quant)  # a wrong value is an error of its own
+    options = {name: value for name, value in given.items() if name not in quant} | spelled_out(quant)
     if "milestones" in options:
         options["milestones"] = list(as_milestones(options["milestones"]))
     return options

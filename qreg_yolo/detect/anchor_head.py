@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ultralytics.nn.modules.head import Detect
 from ultralytics.nn.tasks import DetectionModel
 
-from qreg_yolo.detect.errors import ModelError
+from qreg_yolo.errors import ModelError
 
 ANCHORS = (
     ((10, 13), (16, 30), (33, 23)),

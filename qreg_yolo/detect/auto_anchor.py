@@ -17,7 +17,7 @@ from ultralytics.data.utils import exif_size
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER, RANK
 
-from qreg_yolo.detect.quantization_config import Section
+from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.errors import InvalidValueError
 
 Sizes = NDArray[np.float64]
@@ -145,13 +145,13 @@ def look_at_anchors(model: DetectionModel, labels: Iterable[Mapping[str, Any]], 
     Raises:
         ValueError: As `fitted_anchors`.
     """
-    section = Section.read(model.yaml)
-    if section is None or not section.head.has_anchors or not len(sizes := object_sizes(labels, imgsz)):
+    config = QuantizationConfig.of(model).head
+    if not config.has_anchors or not len(sizes := object_sizes(labels, imgsz)):
         return
-    head, anchor_t = model.model[-1], section.head.anchor_t
+    head, anchor_t = model.model[-1], config.anchor_t
     present = head.anchor_wh.cpu().double().numpy().reshape(-1, 2)
     found, note = fit_of(sizes, present, anchor_t), ""
-    if section.head.autoanchor and not resumed:
+    if config.autoanchor and not resumed:
         anchors = fitted_anchors(sizes, anchor_t, len(present)).round(1)
         better = fit_of(sizes, anchors, anchor_t)
         note = "; kept: those fitted to the training set are no better"

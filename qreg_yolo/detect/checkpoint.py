@@ -11,19 +11,17 @@ from ultralytics.utils.torch_utils import strip_optimizer
 
 from qreg_yolo.config.detection import HeadConfig
 from qreg_yolo.detect.compat import as_loaded, as_taken
-from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.model_yaml import check_model_yaml
-from qreg_yolo.detect.quantization_config import KEY, Section
+from qreg_yolo.detect.quantization_config import KEY, QuantizationConfig
 from qreg_yolo.detect.safe_load import check_archive, check_file, is_classic, unreadable
 from qreg_yolo.detect.safetensors_checkpoint import load_safetensors
 from qreg_yolo.detect.yolov5_weights import ClassicWeights, read_classic
-from qreg_yolo.errors import MissingFileError, WeightsError
+from qreg_yolo.errors import MissingFileError, ModelError, WeightsError
 from qreg_yolo.io import files
 from qreg_yolo.io.pickles import PickleError
 from qreg_yolo.io.torch_archive import TorchArchive
 from qreg_yolo.quant.convert import quantized_layers
-from qreg_yolo.quant.spec import FLOAT_BITS, QuantSpec
 from qreg_yolo.training.tensor_file import SUFFIX, fill
 
 __all__ = [
@@ -151,11 +149,11 @@ def quantization_warning(model: nn.Module) -> str | None:
     yaml = getattr(model, "yaml", None) or {}
     if KEY not in yaml or quantized_layers(model):
         return None
-    section = Section.read(yaml)
-    if section is None or not section.layers:
+    layers = QuantizationConfig.read(yaml).layers
+    if not layers:
         return None
     return (
-        f"The model's YAML describes {len(section.layers)} quantized layers, but none is: a trainer other than "
+        f"The model's YAML describes {len(layers)} quantized layers, but none is: a trainer other than "
         "qreg-yolo's has rebuilt it in full precision. Train it with qreg-yolo train, or QuantYOLO."
     )
 
@@ -183,8 +181,7 @@ def classic_detector(weights: ClassicWeights) -> QuantDetectionModel:
     description = yaml_model_load(f"yolov5{size}.yaml")
     if weights.activation is not None:
         description["activation"] = weights.activation
-    spec = QuantSpec(weight_bits=FLOAT_BITS, act_bits=FLOAT_BITS)
-    Section(spec=spec, pretrained=True, head=HeadConfig(kind="anchor")).write(description)
+    QuantizationConfig(pretrained=True, head=HeadConfig(kind="anchor")).write(description)
     try:
         model = QuantDetectionModel(description, nc=len(names), verbose=False)
     except ModelError as error:

@@ -15,7 +15,7 @@ from qreg_yolo.detect.data_check import ImageSet, check_data
 from qreg_yolo.detect.facade import QuantYOLO
 from qreg_yolo.detect.policy import spare_layers
 from qreg_yolo.detect.preflight import check_arguments, check_classes
-from qreg_yolo.detect.quantization_config import Section, head_kind
+from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.errors import MissingFileError, did_you_mean
 from qreg_yolo.io.files import writable_project
@@ -58,8 +58,8 @@ def validate(
     checked = None if data is None else _checked(data, split, arguments.get("single_cls"))
     facade = _facade(weights)
     model, trained = facade.model, facade.trained_with
-    if head not in (None, head_kind(model.yaml)):
-        raise ConfigError(f"'{weights}' has the {head_kind(model.yaml)} head, --head asks for {head}. Drop --head.")
+    if head not in (None, present := QuantizationConfig.of(model).head.kind):
+        raise ConfigError(f"'{weights}' has the {present} head, --head asks for {head}. Drop --head.")
     single = arguments.get("single_cls", trained.get("single_cls"))
     checked = checked or _checked(str(trained.get("data") or "demo"), split, single)
     names, data_names = class_names(model.names), class_names(checked.names)
@@ -145,12 +145,11 @@ def inspect_weights(path: Path) -> Inspection:
 def _inspect(path: Path) -> Inspection:
     model, checkpoint = load_weights(path)
     imgsz = int(checkpoint.get("train_args", {}).get("imgsz") or 640)
-    section = Section.read(model.yaml)
     image = torch.zeros(1, int(model.yaml.get("channels", 3)), imgsz, imgsz)
     macs = count_macs(model, lambda: model(image))
     return Inspection(
         weights=str(path),
-        label=section.spec.label if section else "fp32",
+        label=QuantizationConfig.of(model).spec.label,
         imgsz=imgsz,
         layers=layer_reports(model, macs),
         size=model_size(model),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
@@ -18,7 +19,7 @@ from qreg_yolo.detect.head_transfer import HeadRows
 from qreg_yolo.detect.model_yaml import check_model_yaml
 from qreg_yolo.detect.policy import edge_layers, float_layers
 from qreg_yolo.detect.precision import in_bf16, trains_in_bf16
-from qreg_yolo.detect.quantization_config import Section
+from qreg_yolo.detect.quantization_config import KEY, QuantizationConfig
 from qreg_yolo.detect.yolov5_weights import ClassicWeights
 from qreg_yolo.errors import UnsupportedError
 from qreg_yolo.quant.base import Quantizer, keep_float32
@@ -47,26 +48,30 @@ class QuantDetectionModel(DetectionModel):
     ) -> None:
         cfg = cfg if isinstance(cfg, dict) else yaml_model_load(cfg)
         check_model_yaml(cfg, f"The model YAML '{cfg.get('yaml_file', 'without a name')}'")
-        section = Section.read(cfg)
-        has_anchors = section is not None and section.head.has_anchors
+        config = QuantizationConfig.read(cfg)
+        has_anchors = config.head.has_anchors
         super().__init__(cfg, ch, nc, verbose and not has_anchors)
         if has_anchors:
             put_anchor_head(self)
             if verbose:
                 self.info()
-        if section is None:
-            return
-        if section.layers is None:
+        if config.layers is None:
             report = plan_quantization(
                 self,
-                section.spec,
+                config.spec,
                 edge_layers=edge_layers(self),
                 keep_float=float_layers(self),
-                pretrained=section.pretrained,
+                pretrained=config.pretrained,
             )
-            section.layers, section.skipped = report.swapped, report.skipped
-            section.write(self.yaml)
-        apply_plan(self, section.layers)
+            config = replace(config, layers=report.swapped, skipped=report.skipped)
+            config.write(self.yaml)
+        assert config.layers is not None
+        apply_plan(self, config.layers)
+
+    @property
+    def quantization(self) -> QuantizationConfig:
+        """The request, and the plan of every layer."""
+        return QuantizationConfig.of(self)
 
     def record_plan(self, unreached: Mapping[str, str] | None = None) -> None:
         """Writes what calibration decided into ``yaml["qreg"]``: signedness per layer, and which layers it left out.
@@ -74,11 +79,10 @@ class QuantDetectionModel(DetectionModel):
         Args:
             unreached: The layers that calibration converted back to full precision, with the reason.
         """
-        section = Section.read(self.yaml)
-        if section is not None:
-            section.layers = {name: layer.plan for name, layer in quantized_layers(self).items()}
-            section.skipped |= unreached or {}
-            section.write(self.yaml)
+        if KEY in self.yaml:
+            layers = {name: layer.plan for name, layer in quantized_layers(self).items()}
+            config = self.quantization
+            replace(config, layers=layers, skipped={**config.skipped, **(unreached or {})}).write(self.yaml)
 
     def load(self, weights: dict[str, Any] | nn.Module | ClassicWeights, verbose: bool = True) -> None:
         """Loads what fits by name and shape; the quantizers' state too where the source is quantized alike.
@@ -141,10 +145,8 @@ class QuantDetectionModel(DetectionModel):
 
     def init_criterion(self) -> Any:
         """Returns the loss that goes with the head."""
-        section = Section.read(self.yaml)
-        if section is not None and section.head.has_anchors:
-            return AnchorLoss(self, section.head)
-        return super().init_criterion()
+        head = self.quantization.head
+        return AnchorLoss(self, head) if head.has_anchors else super().init_criterion()
 
     def is_fused(self) -> bool:
         """Returns False: nothing is ever folded into a quantized model.

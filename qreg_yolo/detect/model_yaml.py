@@ -16,7 +16,7 @@ import torchvision.ops
 from torch import nn
 from ultralytics.nn import tasks
 
-from qreg_yolo.detect.errors import ModelError
+from qreg_yolo.errors import ModelError
 
 ACTIVATIONS = frozenset(
     [

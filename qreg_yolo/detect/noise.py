@@ -17,7 +17,7 @@ from qreg_yolo.datasets.sources import check_channels, find_data
 from qreg_yolo.detect.compat import restore_threads
 from qreg_yolo.detect.data_check import MIN_SIDE, ImageSet, check_data
 from qreg_yolo.detect.policy import edge_layers, float_layers
-from qreg_yolo.detect.quantization_config import Section
+from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.detect.robust.models import Candidate, classes_of, load_candidates
 from qreg_yolo.detect.robust.views import CorruptedBatches, Corrupting, View
 from qreg_yolo.io import records
@@ -71,7 +71,7 @@ def measure(request: DetectorNoiseRequest, progress: Progress = no_progress) -> 
         LOGGER.warning(warning)
     images = _images(request, candidate) if request.losses else None
     model = candidate.model.to(device)
-    plan, section = _plan(model), Section.read(model.yaml)
+    plan, spec = _plan(model), QuantizationConfig.of(model).spec
     if request.folder is not None:
         writable_project(request.folder, "--out")
     rows = study(
@@ -79,13 +79,13 @@ def measure(request: DetectorNoiseRequest, progress: Progress = no_progress) -> 
         gradient_layers(model, plan),
         plan,
         request.sweep,
-        own=section.spec if section is not None and own_rounding(model) else None,
+        own=spec if own_rounding(model) else None,
         task=None if images is None else _task(candidate, images, device),
         progress=progress,
     )
     about: dict[str, Any] = {
         "weights": str(request.weights), "track": "detect", "model": candidate.identity["model"],
-        "label": section.spec.label if section else "fp32", **records.provenance(),
+        "label": spec.label, **records.provenance(),
     }  # fmt: skip
     if images is not None:
         about |= {"data": images.yaml.stem, "split": images.split, "n_images": len(images.images)}

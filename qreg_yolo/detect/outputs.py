@@ -12,7 +12,7 @@ import torch
 from ultralytics.utils import LOGGER
 
 from qreg_yolo.config.detection import RunConfig, dump
-from qreg_yolo.detect.quantization_config import KEY, Section
+from qreg_yolo.detect.quantization_config import KEY, QuantizationConfig
 from qreg_yolo.io import files, records
 from qreg_yolo.io.results_csv import read_results
 from qreg_yolo.terminal import number, table
@@ -127,20 +127,19 @@ def append_records(
 
 def identity(weights: Path, model_yaml: dict[str, Any], seed: int) -> dict[str, Any]:
     """Returns the fields of a record that say which run and which of its checkpoints was measured."""
-    section = Section.read(model_yaml)
+    config = QuantizationConfig.read(model_yaml)
     model = Path(str(model_yaml.get("yaml_file") or "unknown")).name
-    if section is not None and section.head.has_anchors:
+    if config.head.has_anchors:
         model = f"{Path(model).stem}-anchor"  # another network: it has its own fp32 twin
     digest = files.sha256(weights)
-    label = section.spec.label if section else "fp32"
     return {
-        "run_id": f"{Path(model).stem}-{label}-s{seed}-{weights.stem}-{digest[:8]}",
+        "run_id": f"{Path(model).stem}-{config.spec.label}-s{seed}-{weights.stem}-{digest[:8]}",
         "track": "detect",
         "model": model,
-        "method": "fp32" if section is None or section.spec.is_float else section.spec.method,
-        "weight_bits": section.spec.weight_bits if section else 32,
-        "act_bits": section.spec.act_bits if section else 32,
-        "precision": section.precision if section else "fp32",
+        "method": "fp32" if config.spec.is_float else config.spec.method,
+        "weight_bits": config.spec.weight_bits,
+        "act_bits": config.spec.act_bits,
+        "precision": config.precision,
         "seed": seed,
         "weights_sha256": digest,
     }

@@ -18,11 +18,11 @@ from qreg_yolo.config.ultralytics_arguments import Command, without_effect
 from qreg_yolo.datasets.classes import class_names
 from qreg_yolo.detect.compat import restore_threads
 from qreg_yolo.detect.data_check import ImageSet
-from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.model_yaml import check_model_yaml
-from qreg_yolo.detect.quantization_config import KEY, Section
-from qreg_yolo.errors import DataError, MissingFileError
+from qreg_yolo.detect.quantization_config import KEY, QuantizationConfig
+from qreg_yolo.errors import DataError, MissingFileError, ModelError
 from qreg_yolo.io.strict_yaml import ConfigError
+from qreg_yolo.quant.spec import spelled_out
 
 RESUMABLE: tuple[str, ...] = (
     "batch", "cache", "channels_last", "close_mosaic", "device", "freeze", "imgsz", "patience", "plots", "save_period",
@@ -196,10 +196,11 @@ def check_resumption(
         raise ConfigError(
             f"{fixed[0]}={arguments[fixed[0]]} cannot change when a run is resumed. What can: {', '.join(RESUMABLE)}."
         )
-    before = Section.from_request(trained, pretrained=False)
-    wanted = Section.from_request({"activation": before.activation, **request}, pretrained=False)
-    widths = {"bits": ("weight_bits", "act_bits"), "weight_only": ("act_bits",)}
-    for name in sorted({field for option in request for field in widths.get(option, (option,))}):
+    before = QuantizationConfig.from_request(trained)
+    wanted = QuantizationConfig.from_request({"activation": before.activation, **request})
+    activation = {name: value for name, value in request.items() if name == "activation"}
+    quant = {name: value for name, value in request.items() if name != "activation"}
+    for name in sorted({**spelled_out(quant), **activation}):
         old, new = (getattr(s if name == "activation" else s.spec, name) for s in (before, wanted))
         if old != new:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""``model.yaml["qreg"]``: the one truth about how a detector is quantized, as a plain dictionary on disk."""
+"""The quantization of a detector: ``model.yaml["qreg"]``, a plain dictionary on disk, as validated values."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from torch import nn
+
 from qreg_yolo.config.detection import HeadConfig
-from qreg_yolo.errors import InvalidTypeError, InvalidValueError, did_you_mean
-from qreg_yolo.quant.spec import LayerPlan, QuantSpec
+from qreg_yolo.errors import InvalidTypeError, InvalidValueError, check_choice, did_you_mean
+from qreg_yolo.quant.spec import FLOAT_BITS, LayerPlan, QuantSpec
 
 KEY = "qreg"
 """The key in ``model.yaml`` and in the trainer's arguments."""
@@ -16,19 +18,19 @@ LOG_NOISE, VAL_EVERY = "log_noise", "val_every"
 """Keys in the trainer's request alone: whether each epoch's weight noise is logged, and epochs between validations."""
 VERSION = 1
 _ACTIVATIONS = {"silu": None, "relu": "nn.ReLU()"}
-"""Our names -> the host's ``activation`` key; None: its default, SiLU."""
+"""Our names -> Ultralytics' ``activation`` key; None: its default, SiLU."""
 
 
-@dataclass
-class Section:
-    """What is asked for, and what was decided about it.
+@dataclass(frozen=True)
+class QuantizationConfig:
+    """The request, and the plan that was made from it.
 
-    ``layers`` is None until the replacement pass has run. From then on it is the truth: rebuilding, resuming and
-    evaluating follow it and decide nothing again.
+    ``layers`` is None until the replacement pass has run. From then on rebuilding, resuming and evaluating follow it
+    and decide nothing again. The default is that of a float model.
     """
 
-    spec: QuantSpec
-    """What was asked for."""
+    spec: QuantSpec = field(default_factory=lambda: QuantSpec(weight_bits=FLOAT_BITS, act_bits=FLOAT_BITS))
+    """The request."""
     activation: str = "silu"
     """`silu` | `relu`."""
     pretrained: bool = False
@@ -37,14 +39,14 @@ class Section:
     """Arithmetic outside the quantizers in training."""
     head: HeadConfig = field(default_factory=HeadConfig)
     """The detection head."""
-    layers: dict[str, LayerPlan] | None = None
+    layers: Mapping[str, LayerPlan] | None = None
     """The plan of every quantized layer, by full name."""
-    skipped: dict[str, str] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
     """The other layers, with the reason."""
 
     @classmethod
-    def from_request(cls, request: Mapping[str, Any], *, pretrained: bool) -> Section:
-        """Returns the section of what a user wrote: `QuantSpec`'s options, ``activation`` and ``head``.
+    def from_request(cls, request: Mapping[str, Any], *, pretrained: bool = False) -> QuantizationConfig:
+        """Returns the configuration of a user's options: `QuantSpec`'s, ``activation`` and ``head``.
 
         ``head`` is a kind, or a mapping of `HeadConfig`'s fields. ``log_noise`` and ``val_every`` are not about the
         quantization: they are checked and not kept.
@@ -58,23 +60,20 @@ class Section:
             raise InvalidTypeError(f"{LOG_NOISE} must be true or false, not {log_noise!r}.")
         if type(every := options.pop(VAL_EVERY, 1)) is not int or every < 1:
             raise InvalidValueError(f"{VAL_EVERY}={every!r} is not a whole number of at least 1.")
-        if activation not in _ACTIVATIONS:
-            names = ", ".join(_ACTIVATIONS)
-            hint = did_you_mean(str(activation), _ACTIVATIONS)
-            raise InvalidValueError(f"activation={activation!r} is not one of: {names}.{hint}")
+        check_choice("activation", activation, tuple(_ACTIVATIONS))
         head = _head(options.pop("head", None))
         return cls(spec=QuantSpec.from_options(options), activation=activation, pretrained=pretrained, head=head)
 
     @classmethod
-    def read(cls, model_yaml: Mapping[str, Any]) -> Section | None:
-        """Returns the section of a model's YAML dictionary, or None where it has none.
+    def read(cls, model_yaml: Mapping[str, Any]) -> QuantizationConfig:
+        """Returns the configuration in a model's YAML dictionary; without one, that of a float model.
 
         Raises:
-            ValueError: A section that another version wrote.
+            ValueError: Another version wrote it.
         """
         data = model_yaml.get(KEY)
         if data is None:
-            return None
+            return cls(layers={})
         if data.get("version") != VERSION:
             raise InvalidValueError(
                 f"The model's '{KEY}' section has version {data.get('version')!r}, this qreg-yolo reads {VERSION}. "
@@ -91,8 +90,14 @@ class Section:
             skipped=dict(data["skipped"]),
         )
 
+    @classmethod
+    def of(cls, model: nn.Module) -> QuantizationConfig:
+        """Returns the configuration of a detector; errors as `read`."""
+        yaml: Any = getattr(model, "yaml", None)
+        return cls.read(yaml or {})
+
     def write(self, model_yaml: dict[str, Any]) -> None:
-        """Puts the section into a model's YAML dictionary, with the host's own ``activation`` key."""
+        """Puts the configuration into a model's YAML dictionary, with Ultralytics' own ``activation`` key."""
         layers = None if self.layers is None else {name: plan.to_dict() for name, plan in self.layers.items()}
         model_yaml[KEY] = {
             "version": VERSION,
@@ -116,15 +121,3 @@ def _head(given: str | Mapping[str, Any] | None) -> HeadConfig:
         if name not in known:
             raise InvalidValueError(f"head has no '{name}'.{did_you_mean(str(name), known)} Known: {', '.join(known)}.")
     return HeadConfig(**given)
-
-
-def head_kind(model_yaml: Mapping[str, Any]) -> str:
-    """Returns which head a model's YAML dictionary asks for."""
-    section = Section.read(model_yaml)
-    return HeadConfig().kind if section is None else section.head.kind
-
-
-def same_request(wanted: Mapping[str, Any], trained: Mapping[str, Any] | None) -> bool:
-    """Returns whether a user's options ask for what a checkpoint was trained with; None: it was with none of them."""
-    sections = [Section.from_request(request or {}, pretrained=False) for request in (wanted, trained)]
-    return sections[0] == sections[1] and trained is not None

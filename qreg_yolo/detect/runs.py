@@ -19,7 +19,6 @@ from qreg_yolo.detect import outputs
 from qreg_yolo.detect.anchor_head import check_levels
 from qreg_yolo.detect.checkpoint import ClassicWeights, Start, existing, load_start, quantization_warning
 from qreg_yolo.detect.data_check import ImageSet, Label, check_data
-from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.facade import QuantYOLO
 from qreg_yolo.detect.precision import amp_hint, resolve_amp
 from qreg_yolo.detect.preflight import (
@@ -30,11 +29,11 @@ from qreg_yolo.detect.preflight import (
     check_names,
     check_resumption,
 )
-from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, VAL_EVERY, Section, head_kind
+from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, VAL_EVERY, QuantizationConfig
 from qreg_yolo.detect.safe_load import check_file
 from qreg_yolo.detect.safetensors_checkpoint import save_safetensors
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
-from qreg_yolo.errors import FileAccessError
+from qreg_yolo.errors import FileAccessError, ModelError
 from qreg_yolo.io import records
 from qreg_yolo.io.files import writable_project
 from qreg_yolo.io.locks import FolderLock, refuse_if_locked, terminable
@@ -260,14 +259,13 @@ def _write_artefact(model: QuantYOLO) -> None:
 
 def summary(model_yaml: dict[str, Any]) -> str:
     """Returns a few lines on what is quantized, from a model's YAML dictionary."""
-    section = Section.read(model_yaml)
-    layers, skipped = (section.layers or {}, section.skipped) if section else ({}, {})
-    return plan_summary(layers, skipped, noun="convolutions")
+    config = QuantizationConfig.read(model_yaml)
+    return plan_summary(config.layers or {}, config.skipped, noun="convolutions")
 
 
 def _other_head(model_yaml: dict[str, Any], kind: str) -> str | None:
     """Returns what to say where a checkpoint's head is not the one that is trained, else None."""
-    if (present := head_kind(model_yaml)) == kind:
+    if (present := QuantizationConfig.read(model_yaml).head.kind) == kind:
         return None
     return (
         f"The checkpoint has the {present} head, this run the {kind} head, which starts untrained. To keep it: "

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from copy import copy, deepcopy
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from qreg_yolo.detect.outputs import Evaluated, defined
 from qreg_yolo.detect.policy import clipping_warning, frozen_norms
 from qreg_yolo.detect.precision import precision_of
 from qreg_yolo.detect.preflight import RESUMABLE
-from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, VAL_EVERY, Section, head_kind, same_request
+from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, VAL_EVERY, QuantizationConfig
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.errors import FileAccessError, InvalidValueError
 from qreg_yolo.io import files
@@ -46,7 +47,6 @@ from qreg_yolo.io.files import what_is_kept
 from qreg_yolo.io.records import settings_text
 from qreg_yolo.quant.calibration import calibrate
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
-from qreg_yolo.quant.spec import QuantSpec
 from qreg_yolo.quant.weight_noise import noise_columns
 from qreg_yolo.training.cpu import tune_cpu
 from qreg_yolo.training.finite import NonFiniteError, all_finite, diagnosis, norm_is_finite
@@ -90,7 +90,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         refuse_host_quantization(overrides)
         refuse_distillation(overrides)
         if overrides.get(KEY) is not None:
-            Section.from_request(overrides[KEY], pretrained=False)  # a wrong option fails before a folder is made
+            QuantizationConfig.from_request(overrides[KEY])  # a wrong option fails before a folder is made
         self._accumulate = 1
         self._batch: dict[str, Any] = {}
         self._batches_since_step = 0
@@ -131,7 +131,8 @@ class QuantDetectionTrainer(DetectionTrainer):
         else:
             super().check_resume(overrides)
         trained = getattr(self.args, KEY, None)
-        if self.resume and wanted is not None and not same_request(wanted, trained):
+        asked = QuantizationConfig.from_request
+        if self.resume and wanted is not None and (trained is None or asked(wanted) != asked(trained)):
             raise InvalidValueError(
                 f"The checkpoint was trained with qreg={trained}, this run asks for qreg={wanted}. Resume without "
                 "quantization options, or start a new run with --weights."
@@ -175,9 +176,9 @@ class QuantDetectionTrainer(DetectionTrainer):
         model_yaml = deepcopy(cfg) if isinstance(cfg, dict) else yaml_model_load(cfg)
         request = None if self.resume else getattr(self.args, KEY, None)
         if request is not None:
-            section = Section.from_request({"head": head_kind(model_yaml), **request}, pretrained=weights is not None)
-            section.precision = self._precision
-            section.write(model_yaml)
+            head = QuantizationConfig.read(model_yaml).head.kind
+            config = QuantizationConfig.from_request({"head": head, **request}, pretrained=weights is not None)
+            replace(config, precision=self._precision).write(model_yaml)
         model = self.set_model_names_for_load(
             QuantDetectionModel(
                 model_yaml, nc=self.data["nc"], ch=self.data["channels"], verbose=verbose and RANK == -1
@@ -186,7 +187,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         if weights is not None:
             model.load(weights)
         assert isinstance(model, QuantDetectionModel)
-        if request is not None and (warning := clipping_warning(model, section.spec, section.activation)) is not None:
+        if request is not None and (warning := clipping_warning(model, config.spec, config.activation)) is not None:
             LOGGER.warning(warning)
         return model
 
@@ -256,8 +257,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         }
         for group in optimizer.param_groups:
             group["params"] = split_quantizer_parameters(plain, group["params"])
-        section = Section.read(plain.yaml)
-        spec = section.spec if section else QuantSpec()
+        spec = QuantizationConfig.of(plain).spec
         for group in quantizer_parameter_groups(plain, weight_decay=decay, clip_decay=spec.clip_decay, **common):
             optimizer.add_param_group(group)
             count, decay_of = len(group["params"]), group["weight_decay"]

@@ -10,7 +10,7 @@ from ultralytics.nn.tasks import yaml_model_load
 
 from qreg_yolo.detect import QuantDetectionModel
 from qreg_yolo.detect.policy import edge_layers, float_layers
-from qreg_yolo.detect.quantization_config import Section
+from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.quant import QuantSpec, quantized_layers
 from qreg_yolo.quant.convert import ConversionReport, candidate_layers, plan_quantization
 from qreg_yolo.quant.spec import FLOAT_BITS, LayerPlan
@@ -31,7 +31,7 @@ def build_network(name: str, method: str = "lsq") -> QuantDetectionModel:
     """Returns a detector for four classes at 4 bits, not yet calibrated."""
     yaml, head = yaml_and_head(name)
     cfg = yaml_model_load(yaml)
-    Section.from_request({"bits": 4, "method": method, "head": head}, pretrained=False).write(cfg)
+    QuantizationConfig.from_request({"bits": 4, "method": method, "head": head}, pretrained=False).write(cfg)
     return QuantDetectionModel(cfg, nc=4, verbose=False)
 
 
@@ -50,7 +50,7 @@ def table(model: QuantDetectionModel) -> str:
 
 
 def _lines(model: QuantDetectionModel, pact: ConversionReport) -> Iterator[str]:
-    section = Section.read(model.yaml)
+    section = QuantizationConfig.read(model.yaml)
     assert section is not None
     edges, layers = edge_layers(model), quantized_layers(model)
     for name, _, _, _ in candidate_layers(model):

@@ -14,9 +14,9 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from qreg_yolo.detect import QuantDetectionModel
 from qreg_yolo.detect.anchor_head import ANCHORS, AnchorDetect, check_levels
-from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.policy import edge_layers, float_layers
-from qreg_yolo.detect.quantization_config import Section
+from qreg_yolo.detect.quantization_config import QuantizationConfig
+from qreg_yolo.errors import ModelError
 from qreg_yolo.quant import quantized_layers
 from tests.detect.test_model import build, calibrated, images
 
@@ -107,14 +107,14 @@ def test_other_detectors_are_refused(model: str, words: str) -> None:
     cfg = yaml_model_load(model)
     with pytest.raises(ModelError, match=words):
         check_levels(DetectionModel(cfg, verbose=False))
-    Section.from_request({"bits": 4, "head": "anchor"}, pretrained=False).write(cfg)
+    QuantizationConfig.from_request({"bits": 4, "head": "anchor"}, pretrained=False).write(cfg)
     with pytest.raises(ModelError, match="anchor_free"):
         QuantDetectionModel(cfg, verbose=False)
 
 
 def test_the_three_output_convolutions_are_the_edge() -> None:
     model = build(bits=4, head="anchor")
-    section = Section.read(model.yaml)
+    section = QuantizationConfig.read(model.yaml)
     assert section is not None
     assert section.layers is not None
     assert section.head.kind == "anchor"
@@ -131,7 +131,7 @@ def test_the_three_output_convolutions_are_the_edge() -> None:
 
 @pytest.mark.parametrize("method", ["pact", "dorefa"])
 def test_the_edge_stays_float_for_pact_and_dorefa(method: str) -> None:
-    section = Section.read(build(bits=4, method=method, head="anchor").yaml)
+    section = QuantizationConfig.read(build(bits=4, method=method, head="anchor").yaml)
     assert section is not None
     assert section.skipped.keys() == set(EDGES)
 
@@ -155,7 +155,7 @@ def test_rebuilding_from_the_yaml_gives_the_same_detector() -> None:
     again = QuantDetectionModel(deepcopy(model.yaml), nc=4, verbose=False)
     again.load(model, verbose=False)
     assert torch.equal(again.eval()(images())[0], model(images())[0])
-    section = Section.read(again.yaml)
+    section = QuantizationConfig.read(again.yaml)
     assert section is not None
     assert section.head.box == 0.02
 
@@ -180,13 +180,13 @@ def test_backbone_and_neck_of_the_hosts_detector_are_taken(plain: DetectionModel
 )
 def test_wrong_requests_are_named(head: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        Section.from_request({"bits": 4, "head": head}, pretrained=False)
+        QuantizationConfig.from_request({"bits": 4, "head": head}, pretrained=False)
 
 
 def test_a_section_without_a_head_has_the_hosts() -> None:
     """Checkpoints of before the anchor head have none."""
     yaml = build(bits=4).yaml
     assert "head" not in yaml["qreg"]
-    section = Section.read(yaml)
+    section = QuantizationConfig.read(yaml)
     assert section is not None
     assert section.head.kind == "anchor_free"

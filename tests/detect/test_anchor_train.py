@@ -20,7 +20,7 @@ from qreg_yolo.datasets.classes import ClassMap
 from qreg_yolo.detect import QuantDetectionValidator, QuantYOLO, save_safetensors
 from qreg_yolo.detect.evaluate import inspect_weights
 from qreg_yolo.detect.outputs import identity
-from qreg_yolo.detect.quantization_config import head_kind
+from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.detect.robustness import measure
 from qreg_yolo.io import records
 from tests.detect.conftest import Trained, train_tiny
@@ -187,5 +187,5 @@ def test_eight_images_are_overfitted_in_two_minutes(tiny_data: Path, tmp_path: P
         hsv_v=0.0, translate=0.0, scale=0.0, fliplr=0.0, cos_lr=True, project=str(tmp_path), name="run", workers=0,
     )  # fmt: skip
     assert time.process_time() - start < 120, "seconds of CPU time on one thread"
-    assert head_kind(model.model.yaml) == "anchor"
+    assert QuantizationConfig.of(model.model).head.kind == "anchor"
     assert float(metrics.box.map50) > 0.95

@@ -15,7 +15,7 @@ from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
 from qreg_yolo.detect.checkpoint import classic_detector, load_start, load_weights
 from qreg_yolo.detect.evaluate import validate
 from qreg_yolo.detect.head_transfer import HeadRows
-from qreg_yolo.detect.quantization_config import head_kind
+from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.detect.yolov5_weights import ClassicWeights
 from qreg_yolo.errors import WeightsError
 from qreg_yolo.io import records
@@ -59,7 +59,7 @@ def test_a_classic_file_of_version_6_runs_and_gives_what_its_tensors_give(
     path, saved = classic
     model, checkpoint = load_weights(path)
     assert type(model) is QuantDetectionModel
-    assert head_kind(model.yaml) == "anchor"
+    assert QuantizationConfig.of(model).head.kind == "anchor"
     assert not quantized_layers(model)
     assert model.names == dict(enumerate(NAMES))
     assert checkpoint["train_args"] == {}
@@ -196,7 +196,7 @@ def test_training_from_python_starts_from_a_classic_file_and_keeps_its_head(
     model = QuantYOLO(str(classic[0]))
     with host_warnings() as said:
         model.train(data=str(tiny_data), qreg={"bits": 4}, epochs=1, project=str(tmp_path), name="run", **SETTINGS)
-    assert head_kind(model.model.yaml) == "anchor"
+    assert QuantizationConfig.of(model.model).head.kind == "anchor"
     taken = "Anchor head of 4 classes: box and objectness rows taken, class rows of 2 of 5 classes by name"
     assert f"{taken}; untrained: triangle, cross, ring" in said
     assert sum(line.startswith("Anchors: best possible recall 1.0000 at 64 px") for line in said) == 1

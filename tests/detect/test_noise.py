@@ -17,7 +17,7 @@ from qreg_yolo.datasets.demo.scene import CLASS_NAMES
 from qreg_yolo.detect.anchor_head import AnchorDetect
 from qreg_yolo.detect.checkpoint import load_weights
 from qreg_yolo.detect.noise import BatchLoss, DetectorNoiseRequest, measure, raw_outputs
-from qreg_yolo.detect.quantization_config import Section
+from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.detect.safetensors_checkpoint import save_safetensors
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from qreg_yolo.errors import DataError
@@ -152,4 +152,4 @@ def test_weight_noise_is_not_logged_otherwise(request_: dict[str, Any] | None, t
 
 def test_log_noise_is_true_or_false() -> None:
     with pytest.raises(TypeError, match="log_noise must be true or false, not 'yes'"):
-        Section.from_request({"log_noise": "yes"}, pretrained=False)
+        QuantizationConfig.from_request({"log_noise": "yes"}, pretrained=False)

@@ -12,7 +12,7 @@ from ultralytics.nn.tasks import yaml_model_load
 
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO, precision
 from qreg_yolo.detect.checkpoint import load_weights
-from qreg_yolo.detect.quantization_config import Section
+from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.quant import quantized_layers
 from qreg_yolo.training import environment as hardware
 from tests.detect.conftest import SETTINGS
@@ -35,7 +35,7 @@ def _in_training(model: nn.Module, image: torch.Tensor) -> tuple[dict[str, Any],
 
 def float_section() -> dict[str, Any]:
     model_yaml: dict[str, Any] = {}
-    Section.from_request({"bits": 32}, pretrained=False).write(model_yaml)
+    QuantizationConfig.from_request({"bits": 32}, pretrained=False).write(model_yaml)
     return dict(model_yaml["qreg"])
 
 
@@ -86,7 +86,7 @@ def test_a_run_in_bf16_says_so_wherever_it_is_recorded(tiny_data: Path, tmp_path
     settings = {**SETTINGS, "imgsz": 32, "epochs": 1, "project": str(tmp_path), "name": "run", "amp": "bf16"}
     model.train(data=str(tiny_data), qreg={"bits": 4}, device="cpu", **settings)
     trained, _ = load_weights(tmp_path / "run" / "weights" / "best.pt")
-    assert Section.read(trained.yaml).precision == "bf16"
+    assert QuantizationConfig.read(trained.yaml).precision == "bf16"
     assert {t.dtype for t in trained.state_dict().values() if t.is_floating_point()} == {torch.float32}
 
 

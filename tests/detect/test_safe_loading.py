@@ -20,10 +20,9 @@ from ultralytics.utils import IterableSimpleNamespace
 
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
 from qreg_yolo.detect.checkpoint import load_start, load_weights
-from qreg_yolo.detect.errors import ModelError
 from qreg_yolo.detect.model_yaml import check_model_yaml
 from qreg_yolo.detect.safe_load import OUR_CLASSES, check_file
-from qreg_yolo.errors import WeightsError
+from qreg_yolo.errors import ModelError, WeightsError
 from qreg_yolo.quant.spec import METHODS
 from tests import ROOT
 from tests.detect.conftest import Trained

@@ -17,7 +17,7 @@ from ultralytics.utils import DEFAULT_CFG
 from qreg_yolo.detect import QuantDetectionModel, QuantDetectionTrainer, QuantYOLO
 from qreg_yolo.detect.compat import check_host
 from qreg_yolo.detect.policy import frozen_norms
-from qreg_yolo.detect.quantization_config import Section
+from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.detect.resume import preserved_random_state
 from qreg_yolo.quant import Quantizer, quantized_layers
 from qreg_yolo.training.environment import requested_threads
@@ -244,7 +244,7 @@ def test_a_layer_that_calibration_does_not_reach_is_float_in_the_network_and_in_
             trainer=Trainer, data=str(tiny_data), qreg=request_, epochs=1, project=str(tmp_path), name="run", **SETTINGS
         )
     trainer = stopped.value.args[0]
-    section = Section.read(trainer.model.yaml)
+    section = QuantizationConfig.read(trainer.model.yaml)
     assert section is not None
     assert type(trainer.model.model[1].conv) is torch.nn.Conv2d
     assert "no calibration batch called it" in section.skipped["model.1.conv"]
