@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from qreg_yolo.datasets.voc.devkit import Split
-from qreg_yolo.errors import DataError
+from qreg_yolo.errors import DataError, check_same_settings
 from qreg_yolo.io import files, strict_yaml
 from qreg_yolo.terminal import Progress, no_progress
 
@@ -68,12 +68,8 @@ def find_output(out: Path, settings: Mapping[str, Any]) -> bool:
         before = {key: found.get(key) for key in settings}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"'{out / MANIFEST}' is not a manifest of this command. Give a new folder as --out.") from None
-    changed = [f"{key} was {before[key]!r}, is {value!r}" for key, value in settings.items() if before[key] != value]
-    if changed:
-        raise DataError(
-            f"--out '{out}' was converted with other settings: {'; '.join(changed)}. Give another --out, or delete "
-            "that folder and run the command again."
-        )
+    remedy = "Give another --out, or delete that folder and run the command again."
+    check_same_settings(out, before, settings, remedy, DataError)
     return True
 
 
