@@ -24,7 +24,7 @@ from qreg_yolo.noise.study import NoiseRequest, Plan, gradient_layers, report, s
 from qreg_yolo.quant.convert import plan_quantization
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
 from qreg_yolo.quant.weight_noise import own_rounding
-from qreg_yolo.robustness.checks import check_counts
+from qreg_yolo.robustness.request import check_counts
 from qreg_yolo.terminal import Progress, no_progress
 
 LIMIT = 64

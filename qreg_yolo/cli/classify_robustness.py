@@ -53,9 +53,9 @@ def robustness(
     prepare_host(online=download, checkpoints=False)
     fetch(data or "demo", data_dir, download)
     find_own_code(model or "")
-    from qreg_yolo.classify.robustness import RobustnessRequest, measure
+    from qreg_yolo.classify.robustness import ClassifierRobustnessRequest, measure
 
-    request = RobustnessRequest(
+    request = ClassifierRobustnessRequest(
         weights=weights, project=project, name=name, data=data, data_dir=data_dir, verify=not no_verify, model=model,
         published=published, corruptions=names, severities=levels, limit=limit, batch=batch, seed=seed, preset=preset,
         frost_dir=frost_dir, workers=workers, device=device, threads=threads,

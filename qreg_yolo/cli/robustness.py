@@ -49,9 +49,9 @@ def robustness(
     project, name = output_folder(out, overrides)
     folder = project / (Path(data).stem if name is None else name)
     prepare_host(online=False)
-    from qreg_yolo.detect.robustness import RobustnessRequest, measure
+    from qreg_yolo.detect.robustness import DetectorRobustnessRequest, measure
 
-    request = RobustnessRequest(
+    request = DetectorRobustnessRequest(
         weights=weights, data=data, out=folder, corruptions=names, severities=levels, split=split, limit=limit,
         batch=batch, imgsz=imgsz, seed=seed, preset=preset, frost_dir=frost_dir, workers=workers, device=device,
         threads=threads, class_map=class_map, skip_bad=skip_bad, coco_eval=coco_eval,

@@ -150,6 +150,7 @@ class BatchValidator(QuantDetectionValidator):
         self.backend.warmup(imgsz=(1, images.channels, detector.imgsz, detector.imgsz))
         self.init_metrics(self.backend)
 
+    @torch.inference_mode()
     def detections(self, batch: dict[str, Any], first: int) -> Rows:
         """Returns the model's detections on a batch that Ultralytics has preprocessed.
 

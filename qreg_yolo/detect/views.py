@@ -106,8 +106,7 @@ class CorruptedBatches(Dataset[tuple[Task, list[dict[str, Any]]]]):
         if self._decoded[0] != number:
             self._decoded = (number, [self._decode(image) for image in chosen])
         corrupted = [
-            self._corrupted(decoded, image, condition)
-            for image, decoded in zip(chosen, self._decoded[1], strict=True)
+            self._corrupted(decoded, image, condition) for image, decoded in zip(chosen, self._decoded[1], strict=True)
         ]
         return task, [view.batch_of(self.parts[number], corrupted) for view in self.views]
 

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -72,8 +73,8 @@ class Track(ABC, Generic[Model]):
     """Images per batch."""
     preset: str
     """Constants of the corruptions, or `PUBLISHED`."""
-    device: str
-    """Type of the device."""
+    device: Any
+    """The ``torch.device`` to compute on."""
     torch: str
     """Version of torch."""
     journal: str = "unfinished"
@@ -83,9 +84,10 @@ class Track(ABC, Generic[Model]):
     title: ClassVar[str]
     """Heading of the summary."""
 
-    def part(self, number: int) -> slice:
-        """Returns the images of a batch."""
-        return slice(number * self.batch, min((number + 1) * self.batch, self.n_images))
+    @cached_property
+    def parts(self) -> list[slice]:
+        """The images of each batch."""
+        return [slice(i, min(i + self.batch, self.n_images)) for i in range(0, self.n_images, self.batch)]
 
     def model_settings(self, model: Model) -> dict[str, Any]:
         """Returns the settings that decide the numbers of a model."""
@@ -171,7 +173,7 @@ def _settings(track: Track[Model]) -> dict[str, Any]:
         "data": track.data, "split": track.split, "limit": request.limit, "preset": track.preset,
         "seed": (request.seed or 0) if generated else None,
         "frost": load_overlays(request.frost_dir).identity if with_frost else None,
-        "batch": track.batch, "device": track.device, "opencv": cv2.__version__, "torch": track.torch,
+        "batch": track.batch, "device": track.device.type, "opencv": cv2.__version__, "torch": track.torch,
     }  # fmt: skip
 
 
@@ -196,10 +198,10 @@ def _measure(track: Track[Model], out: Path, values: Values, progress: Progress)
     done, due = journal.done(), dict[Task, set[str]]()
     for condition in track.request.conditions:
         runs = [model.run_id for model in track.models if (model.run_id, condition) not in values]
-        for batch in range(-(-track.n_images // track.batch)):
+        for batch in range(len(track.parts)):
             if left := {run_id for run_id in runs if (run_id, (condition, batch)) not in done}:
                 due[condition, batch] = left
-    sizes = {task: len(range(track.n_images)[track.part(task[1])]) for task in due}
+    sizes = {task: track.parts[task[1]].stop - track.parts[task[1]].start for task in due}
     tasks = {task: frozenset(runs) for task, runs in due.items()}
     with (
         _kept(journal, out),
