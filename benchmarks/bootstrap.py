@@ -1,4 +1,4 @@
-"""How long the paired bootstrap of a whole grid takes: 1000 resamples x 20 cells x 4 models, on one core.
+"""Time of the paired bootstrap of a whole grid: 1000 resamples x 20 cells x 4 models, on one core.
 
     OMP_NUM_THREADS=1 python benchmarks/bootstrap.py                # 300 images
     OMP_NUM_THREADS=1 python benchmarks/bootstrap.py --images 672

@@ -1,4 +1,4 @@
-"""What a compiled training step costs with quantization, times compiled fp32: the trainer's own, in its own loop.
+"""Cost of a compiled training step with quantization, times compiled fp32, in the trainer's own loop.
 
     python benchmarks/compiled_training.py                   # W4A4 LSQ beside fp32, the demo set, 320 px, batch 16
     python benchmarks/compiled_training.py --repeats 5 --bits 8
@@ -70,8 +70,8 @@ def report(medians: dict[int, list[float]], count: int, arguments: argparse.Name
     quantized = medians[arguments.bits]
     ratios = [q / fp for q, fp in zip(quantized, medians[FP32], strict=True)]
     lines = [
-        f"YOLOv5n, W{arguments.bits}A{arguments.bits} LSQ (edges 8 bits) beside fp32, both with `compile=True`, "
-        f"{arguments.imgsz} px, batch {arguments.batch}, {count} steps per repeat and network",
+        f"YOLOv5n, W{arguments.bits}A{arguments.bits} LSQ (first and last layers 8 bits) beside fp32, both with "
+        f"`compile=True`, {arguments.imgsz} px, batch {arguments.batch}, {count} steps per repeat and network",
         "",
         f"commit {where['commit']}; {where['versions']}; {where['command']}",
         "",

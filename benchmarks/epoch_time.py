@@ -1,4 +1,4 @@
-"""Where the time of an epoch goes: decoding, augmentation, forward, backward, optimizer, validation, NMS.
+"""Time of an epoch by part: decoding, augmentation, forward, backward, optimizer, validation, NMS.
 
     python benchmarks/epoch_time.py                              # the demo set, W4A4 and fp32
     python benchmarks/epoch_time.py --data voc.yaml --imgsz 160 --bits 32 --mosaic 1

@@ -112,10 +112,10 @@ def _yolov5n_loss(model: nn.Module, batch: Tensor) -> Tensor:
 
 
 def _quantize_yolov5n(model: nn.Module) -> object:
-    from qreg_yolo.detect.policy import edge_layers, float_layers
+    from qreg_yolo.detect.policy import first_last_layers, float_layers
 
-    spec = QuantSpec(weight_bits=BITS, act_bits=BITS, edge_bits=8)
-    return quantize_model(model, spec, edge_layers=edge_layers(model), keep_float=float_layers(model))
+    spec = QuantSpec(weight_bits=BITS, act_bits=BITS, first_last_bits=8)
+    return quantize_model(model, spec, first_last_layers=first_last_layers(model), keep_float=float_layers(model))
 
 
 # ---------------------------------------------------------------------------------------------- the two heads

@@ -1,4 +1,4 @@
-"""What a measurement of robustness left behind: what the tests of both tracks read."""
+"""Readers of a measurement's files, for the tests of both tracks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What loading a module must not load, each seen in a fresh interpreter."""
+"""Modules that an import must not load, each seen in a fresh interpreter."""
 
 from __future__ import annotations
 

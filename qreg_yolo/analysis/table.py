@@ -49,7 +49,7 @@ class Table:
 
 
 EMPTY = "-"
-"""What was not measured."""
+"""Text of an entry that was not measured."""
 _LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}"}
 _LATEX |= {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
 

@@ -29,7 +29,7 @@ HEADER = "qreg_yolo_classifier"
 VERSION = 1
 LACKING = "is no classifier of qreg-yolo. Give a file that 'classify train' wrote."
 _OPTIMIZER = "optimizer/"
-"""What the names of the optimizer's tensors begin with."""
+"""Prefix of the optimizer's tensors."""
 
 
 @dataclass(kw_only=True)

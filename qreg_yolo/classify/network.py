@@ -1,4 +1,4 @@
-"""A float network becomes a quantized one: which layers are its edges, and calibration on the first training images."""
+"""Quantization of a classifier: its first and last layers, and calibration on the first training images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROBE_SIDE = 32
 
 
 def quantize_network(model: nn.Module, spec: QuantSpec, *, pretrained: bool) -> ConversionReport:
-    """Quantizes a network in place by ``spec``, its first and last layer as the spec's edges.
+    """Quantizes a network in place by ``spec``, its first and last layer at ``first_last_bits``.
 
     Raises:
         ConfigError: A pattern of the spec that matches no layer (the nearest is named).
@@ -30,12 +30,12 @@ def quantize_network(model: nn.Module, spec: QuantSpec, *, pretrained: bool) -> 
     if spec.is_float:
         return ConversionReport(skipped={name: "32 bits" for name, _, _, _ in candidate_layers(model)})
     try:
-        return quantize_model(model, spec, edge_layers=edge_layers(model), pretrained=pretrained)
+        return quantize_model(model, spec, first_last_layers=first_last_layers(model), pretrained=pretrained)
     except ValueError as error:
         raise ConfigError(f"section 'quant': {error}") from error
 
 
-def edge_layers(model: nn.Module) -> list[str]:
+def first_last_layers(model: nn.Module) -> list[str]:
     """Returns the full names of the first and the last convolution or linear layer to run, on a black image."""
     ran: list[str] = []
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from qreg_yolo.classify.checkpoint import Description, load_classifier
 from qreg_yolo.classify.data import ImageSet, evaluation_batches
 from qreg_yolo.classify.datasets import class_rows, load_measured
-from qreg_yolo.classify.network import edge_layers
+from qreg_yolo.classify.network import first_last_layers
 from qreg_yolo.classify.setup import prepare
 from qreg_yolo.datasets.sources import select_keys
 from qreg_yolo.io import records
@@ -87,10 +87,10 @@ def _images(request: ClassifierNoiseRequest, description: Description) -> ImageS
 
 
 def _plan(network: nn.Module) -> Plan:
-    edges = edge_layers(network)
+    ends = first_last_layers(network)
 
     def plan(spec: QuantSpec) -> Mapping[str, LayerPlan]:
-        return plan_quantization(network, spec, edge_layers=edges, pretrained=True).swapped
+        return plan_quantization(network, spec, first_last_layers=ends, pretrained=True).swapped
 
     return plan
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind: description, ``results.csv``, TensorBoard's events, records, and what it prints."""
+"""Output of a run: description, ``results.csv``, TensorBoard's events, records, and lines for the terminal."""
 
 from __future__ import annotations
 

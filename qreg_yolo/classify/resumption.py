@@ -1,4 +1,4 @@
-"""What a run that goes on may change, and what it keeps."""
+"""Configuration of a resumed run: options that may change, and those that stay."""
 
 from __future__ import annotations
 

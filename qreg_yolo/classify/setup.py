@@ -1,4 +1,4 @@
-"""What a run begins with: threads, device, precision, and the network with its initial weights in place."""
+"""Start of a run: threads, device, precision, and the network with its initial weights."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from qreg_yolo.cli.options import (
     ActBits,
     Amp,
     Bits,
-    EdgeBits,
+    FirstLastBits,
     LogNoise,
     Method,
     PerChannel,
@@ -19,7 +19,7 @@ from qreg_yolo.cli.options import (
     ValEvery,
     WeightBits,
     WeightOnly,
-    edge,
+    first_last,
 )
 from qreg_yolo.cli.process import find_own_code, prepare_host
 from qreg_yolo.io.resources import recipe_path
@@ -75,7 +75,7 @@ def train(
     method: Method = None,
     weight_only: WeightOnly = None,
     per_channel: PerChannel = None,
-    edge_bits: EdgeBits = None,
+    first_last_bits: FirstLastBits = None,
     signed: Signed = None,
     weights: Annotated[str | None, typer.Option(help="Checkpoint to start from. [default: from scratch]")] = None,
     hyp: Annotated[str | None, typer.Option(help="Recipe: a name or a YAML file. [default: by data]")] = None,
@@ -107,11 +107,11 @@ def train(
     given = {
         "model": model, "data": data, "data_dir": data_dir, "verify": False if no_verify else None, "bits": bits,
         "weight_bits": weight_bits, "act_bits": act_bits, "method": method, "weight_only": weight_only,
-        "per_channel": per_channel, "edge_bits": edge(edge_bits), "signed": signed, "weights": weights,
-        "train_images": train_images, "epochs": epochs, "val_every": val_every, "milestones": milestones,
-        "gamma": gamma, "lr0": lr0, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay,
-        "batch": batch, "aug": aug, "amp": amp, "compile": compile_, "log_noise": log_noise, "seed": seed,
-        "threads": threads, "device": device, "project": project, "name": name,
+        "per_channel": per_channel, "first_last_bits": first_last(first_last_bits), "signed": signed,
+        "weights": weights, "train_images": train_images, "epochs": epochs, "val_every": val_every,
+        "milestones": milestones, "gamma": gamma, "lr0": lr0, "momentum": momentum, "nesterov": nesterov,
+        "weight_decay": weight_decay, "batch": batch, "aug": aug, "amp": amp, "compile": compile_,
+        "log_noise": log_noise, "seed": seed, "threads": threads, "device": device, "project": project, "name": name,
     }  # fmt: skip
     from qreg_yolo.config.classification import KINDS
     from qreg_yolo.config.key_values import parse_overrides

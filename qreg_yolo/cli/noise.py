@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from qreg_yolo.cli.classify import DataDir, Device, NoVerify, Threads
-from qreg_yolo.cli.options import EdgeBits, PerChannel, edge
+from qreg_yolo.cli.options import FirstLastBits, PerChannel, first_last
 from qreg_yolo.cli.process import bar, find_own_code, prepare_host
 from qreg_yolo.config.sections import COMMAND_LINE, named
 from qreg_yolo.io.strict_yaml import ConfigError
@@ -32,7 +32,7 @@ def noise(
     weights: Annotated[Path, typer.Argument(help="Checkpoint of a detector or a classifier.")],
     bits: Annotated[str, typer.Option(help="Widths of the weights, such as 2,4,8 or 1-8,32.")] = "2,4,8",
     methods: Annotated[str, typer.Option(help="Of lsq,lsq+,pact,dorefa.")] = "lsq,pact,dorefa",
-    edge_bits: EdgeBits = None,
+    first_last_bits: FirstLastBits = None,
     per_channel: PerChannel = None,
     data: Annotated[str | None, typer.Option(help="Data set or data YAML. [default: the checkpoint's]")] = None,
     data_dir: DataDir = None,
@@ -54,7 +54,7 @@ def noise(
     """Measure the noise of quantized weights, and what it does to the loss, against the theorem's prediction."""
     with named(COMMAND_LINE):
         sweep = Sweep(
-            methods=tuple(methods.split(",")), bits=parse_bits(bits), edge_bits=edge(edge_bits),
+            methods=tuple(methods.split(",")), bits=parse_bits(bits), first_last_bits=first_last(first_last_bits),
             per_channel=bool(per_channel), draws=draws, seed=seed,
         )  # fmt: skip
     asked: dict[str, Any] = {

@@ -12,8 +12,11 @@ ActBits = Annotated[int | None, typer.Option(help="Width of the activations alon
 Method = Annotated[str | None, typer.Option(help="lsq | lsq+ | pact | dorefa. [default: lsq]")]
 WeightOnly = Annotated[bool | None, typer.Option("--weight-only", help="Full-precision activations.")]
 PerChannel = Annotated[bool | None, typer.Option("--per-channel", help="One weight step per output channel.")]
-EdgeBits = Annotated[
-    str | None, typer.Option(help="First and last layers: 8 | 32 | same. [default: lsq, lsq+ 8; else 32]")
+FirstLastBits = Annotated[
+    str | None,
+    typer.Option(
+        "--first-last-bits", "--edge-bits", help="First and last layers: 8 | 32 | same. [default: lsq, lsq+ 8; else 32]"
+    ),
 ]
 Signed = Annotated[str | None, typer.Option(help="LSQ inputs: auto | signed | unsigned. [default: auto]")]
 LogNoise = Annotated[
@@ -23,6 +26,6 @@ ValEvery = Annotated[int | None, typer.Option(help="Epochs from one validation t
 Amp = Annotated[str | None, typer.Option(help="Mixed precision: off | bf16 | auto. [default: off]")]
 
 
-def edge(text: str | None) -> int | str | None:
-    """Returns ``--edge-bits`` as `QuantSpec` takes it: a width, or the word."""
+def first_last(text: str | None) -> int | str | None:
+    """Returns ``--first-last-bits`` as `QuantSpec` takes it: a width, or the word."""
     return int(text) if text in ("8", "32") else text

@@ -11,7 +11,7 @@ from qreg_yolo.cli.options import (
     ActBits,
     Amp,
     Bits,
-    EdgeBits,
+    FirstLastBits,
     LogNoise,
     Method,
     PerChannel,
@@ -19,7 +19,7 @@ from qreg_yolo.cli.options import (
     ValEvery,
     WeightBits,
     WeightOnly,
-    edge,
+    first_last,
 )
 from qreg_yolo.cli.process import prepare_host
 from qreg_yolo.config.checks import AMP_CHOICES
@@ -54,7 +54,7 @@ def train(
     method: Method = None,
     weight_only: WeightOnly = None,
     per_channel: PerChannel = None,
-    edge_bits: EdgeBits = None,
+    first_last_bits: FirstLastBits = None,
     signed: Signed = None,
     activation: Annotated[str | None, typer.Option(help="silu | relu. [default: silu]")] = None,
     head: Annotated[
@@ -76,9 +76,10 @@ def train(
     """Train a quantized detector (by default YOLOv5n at 4 bits with LSQ, on the built-in demo set)."""
     given = {
         "bits": bits, "weight_bits": weight_bits, "act_bits": act_bits, "method": method, "weight_only": weight_only,
-        "per_channel": per_channel, "edge_bits": edge(edge_bits), "signed": signed, "activation": activation,
-        "head": head, "autoanchor": autoanchor, "model": model, "data": data, "weights": weights, "seed": seed,
-        "threads": threads, "online": online, "log_noise": log_noise, "val_every": val_every,
+        "per_channel": per_channel, "first_last_bits": first_last(first_last_bits), "signed": signed,
+        "activation": activation, "head": head, "autoanchor": autoanchor, "model": model, "data": data,
+        "weights": weights, "seed": seed, "threads": threads, "online": online, "log_noise": log_noise,
+        "val_every": val_every,
     }  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
     arguments = _with_amp(amp, parse_overrides(overrides or [], KINDS))

@@ -126,7 +126,7 @@ _UNPRINTABLE = frozenset(["Cc", "Cs", "Zl", "Zp"])
 _LONGEST = 240
 """Bytes of a folder's name: file systems take 255, and ``-2`` and the like are appended."""
 _NOTHING = object()
-"""What a reader returns for a text that is not of its type."""
+"""Result of a reader for a text that is not of its type."""
 
 
 def _none(word: str) -> Any:

@@ -35,7 +35,8 @@ class Section:
 Layout = Mapping[str, Section]
 """Section name -> section."""
 QUANT = Section(
-    lambda **options: QuantSpec.from_options(options), ["bits", "weight_only", *(f.name for f in fields(QuantSpec))]
+    lambda **options: QuantSpec.from_options(options),
+    ["bits", "weight_only", "edge_bits", *(f.name for f in fields(QuantSpec))],
 )
 """Section ``quant`` of both tracks."""
 

@@ -1,4 +1,4 @@
-"""Which of Ultralytics' arguments a command or a recipe may set, and of what type.
+"""Ultralytics' arguments that a command or a recipe may set, with their types.
 
 The names and defaults are read from Ultralytics' own ``default.yaml``, without importing Ultralytics; what becomes of
 each is in `ultralytics_arguments`. Ranges stay Ultralytics' business.

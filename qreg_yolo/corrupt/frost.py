@@ -22,7 +22,7 @@ _SUFFIXES = (".png", ".jpg", ".jpeg")
 _DRAWN_FROM = 5
 """The original draws from the first five of its six files; the second and third are the same picture."""
 _COVER = 1.1
-"""How much larger than the image an overlay is made, so that there is something to choose from."""
+"""Size of a drawn overlay relative to the image, so that crops differ."""
 _SIDE = 512
 _PALETTES = (
     ((78.0, 149.0, 166.0), 18.0),

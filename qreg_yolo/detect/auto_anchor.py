@@ -1,4 +1,4 @@
-"""How well the anchors fit a training set's objects, and anchors that fit them better (YOLOv5's auto-anchor).
+"""YOLOv5's auto-anchor: the fit of anchors to a training set's objects, and better anchors.
 
 Written from the published definition of YOLOv5 6.0 (doi 10.5281/zenodo.5563715).
 """

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 Start: TypeAlias = DetectionModel | ClassicWeights
-"""What a training can start from."""
+"""Start of a training."""
 
 
 def load_weights(path: Path) -> tuple[DetectionModel, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What is done with a checkpoint: it is measured on a data set, or draws its detections on images."""
+"""Validation, prediction and inspection of a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an anchor head takes from one of other classes: box and objectness rows, and class rows of equal names."""
+"""Transfer between anchor heads of different classes: box and objectness rows, and class rows of equal names."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from qreg_yolo.detect.anchor_head import AnchorDetect, put_anchor_head
 from qreg_yolo.detect.anchor_loss import AnchorLoss
 from qreg_yolo.detect.head_transfer import HeadRows
 from qreg_yolo.detect.model_yaml import check_model_yaml
-from qreg_yolo.detect.policy import edge_layers, float_layers
+from qreg_yolo.detect.policy import first_last_layers, float_layers
 from qreg_yolo.detect.precision import in_bf16, trains_in_bf16
 from qreg_yolo.detect.quantization_config import KEY, QuantizationConfig
 from qreg_yolo.detect.yolov5_weights import ClassicWeights
@@ -59,7 +59,7 @@ class QuantDetectionModel(DetectionModel):
             report = plan_quantization(
                 self,
                 config.spec,
-                edge_layers=edge_layers(self),
+                first_last_layers=first_last_layers(self),
                 keep_float=float_layers(self),
                 pretrained=config.pretrained,
             )

@@ -17,7 +17,7 @@ from qreg_yolo.datasets.sources import check_channels, find_data
 from qreg_yolo.detect.batch_validator import Detector, classes_of, load_detectors
 from qreg_yolo.detect.compat import restore_threads
 from qreg_yolo.detect.data_check import MIN_SIDE, ImageSet, check_data
-from qreg_yolo.detect.policy import edge_layers, float_layers
+from qreg_yolo.detect.policy import first_last_layers, float_layers
 from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.detect.views import CorruptedBatches, View
 from qreg_yolo.io import records
@@ -38,7 +38,7 @@ LIMIT = 16
 _BATCH = 8
 """Images at a time; the loss of each batch is one unit of the sample."""
 Raw = Mapping[str, Any]
-"""What a head gives in training: tensors, or lists of them, by name."""
+"""Outputs of a head in training: tensors, or lists of them, by name."""
 _FEATURES = "feats"
 """The name of its inputs among them: the host's loss reads their shapes."""
 
@@ -102,10 +102,10 @@ def _images(request: DetectorNoiseRequest, detector: Detector) -> ImageSet:
 
 
 def _plan(model: Any) -> Plan:
-    edges, keep_float = edge_layers(model), float_layers(model)
+    ends, keep_float = first_last_layers(model), float_layers(model)
 
     def plan(spec: QuantSpec) -> Mapping[str, LayerPlan]:
-        return plan_quantization(model, spec, edge_layers=edges, keep_float=keep_float, pretrained=True).swapped
+        return plan_quantization(model, spec, first_last_layers=ends, keep_float=keep_float, pretrained=True).swapped
 
     return plan
 

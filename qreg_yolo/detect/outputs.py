@@ -1,4 +1,4 @@
-"""What a run leaves beside Ultralytics' own files: the resolved configuration, the environment, records, a table."""
+"""Files of a run that Ultralytics does not write: configuration, environment and records; and its final table."""
 
 from __future__ import annotations
 

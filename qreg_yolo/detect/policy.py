@@ -1,4 +1,4 @@
-"""Where to quantize a detector: which convolutions stay out or form the edge, chosen by structure, never by name."""
+"""The quantized layers of a detector, chosen by structure: first and last layers, and those that stay in float."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _branch_ends(head: Detect) -> Iterator[nn.Module]:
                 yield branch[-1]
 
 
-def edge_layers(model: nn.Module) -> list[str]:
+def first_last_layers(model: nn.Module) -> list[str]:
     """Returns the full names of the first convolution and the output convolutions."""
     return [first_convolution(model), *output_convolutions(model)]
 

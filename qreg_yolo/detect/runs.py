@@ -42,7 +42,7 @@ from qreg_yolo.training.environment import use_threads
 from qreg_yolo.training.tensor_file import SUFFIX
 
 _DEFAULTS: dict[str, Any] = {"optimizer": "SGD"}
-"""Where a recipe is silent: never `optimizer=auto`."""
+"""Defaults that a recipe may override: never `optimizer=auto`."""
 
 
 def train(config: RunConfig) -> outputs.RunResult:

@@ -1,4 +1,4 @@
-"""Which classes a checkpoint may name: loading one revives those, and executes nothing that the file brings along.
+"""Classes that a checkpoint may name; loading executes nothing from the file.
 
 A pickle may name any function and have it called. Here a file is read as data first (`qreg_yolo.io.torch_archive`), and
 refused for any name that no detector's checkpoint needs; then torch's restricted unpickler (``weights_only=True``)

@@ -29,7 +29,7 @@ VERSION = 1
 """Of the description."""
 LACKING = "holds tensors without a description by qreg-yolo. Give a file that train wrote."
 _FIELDS: dict[str, type] = {"model": dict, "names": list, "stride": list, "train_args": dict}
-"""What the description must have, beside its version."""
+"""Required fields of the description, besides its version."""
 
 
 def save_safetensors(model: DetectionModel, path: Path, train_args: Mapping[str, Any] | None = None) -> None:

@@ -23,7 +23,7 @@ METRICS: dict[str, tuple[int, ...]] = {"map50": (0,), "map50_95": tuple(range(TH
 Array = NDArray[np.float64]
 
 _RECALLS = np.linspace(0, 1, 101)
-"""Where the host (and COCO) samples the precision-recall curve."""
+"""Recalls at which Ultralytics (and COCO) samples the precision-recall curve."""
 _STEPS = np.diff(_RECALLS)
 _AREAS = np.concatenate([[0.0], np.cumsum(np.append(_STEPS, 0) / 2 + np.insert(_STEPS, 0, 0) / 2)])
 """Area, by the trapezoidal rule, under the first n samples of a curve that is 1."""

@@ -1,4 +1,4 @@
-"""A classifier's predictions on the images of one set: all that its accuracy and its bootstrap need."""
+"""Predictions of a classifier per image, and their accuracy."""
 
 from __future__ import annotations
 

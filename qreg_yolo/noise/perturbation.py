@@ -1,4 +1,4 @@
-"""What noise on the weights does to a loss: its two terms of second order, and the measured rise.
+"""The rise of a loss under noise on the weights: its two second-order terms, and the measured rise.
 
 Noise ``d`` of mean 0 and variance ``sigma_l^2`` in layer l moves the outputs, ``y(w + d) = y + J d + ...``, and raises
 the loss on average, to second order (docs/theory.md), by::

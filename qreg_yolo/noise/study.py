@@ -197,7 +197,7 @@ def _both(plain: Weights, rounding: Mapping[str, Rounding]) -> tuple[Weights, We
 
 def gradient_layers(model: nn.Module, plan: Plan) -> list[str]:
     """Returns the layers whose weights could be quantized, each under the first of its names."""
-    possible = plan(QuantSpec(weight_bits=8, act_bits=FLOAT_BITS, edge_bits="same"))
+    possible = plan(QuantSpec(weight_bits=8, act_bits=FLOAT_BITS, first_last_bits="same"))
     return [name for name in distinct_layers(model) if name in possible]
 
 

@@ -1,4 +1,4 @@
-"""Which quantizations of one network's weights to compare: methods by widths, as validated values (no torch)."""
+"""The quantizations that a noise study compares: methods by widths, as validated values (no torch)."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Sweep:
     """`lsq` | `lsq+` | `pact` | `dorefa`."""
     bits: tuple[int, ...] = (2, 4, 8)
     """Widths of the weights, 1..8 or 32."""
-    edge_bits: int | str | None = None
-    """First and last layers, as `QuantSpec.edge_bits`."""
+    first_last_bits: int | str | None = None
+    """First and last layers, as `QuantSpec.first_last_bits`."""
     per_channel: bool = False
     """One step per output channel."""
     draws: int = 16
@@ -76,6 +76,6 @@ class Sweep:
 
     def _spec(self, method: str, bits: int) -> QuantSpec:
         return QuantSpec(
-            method=method, weight_bits=bits, act_bits=FLOAT_BITS, edge_bits=self.edge_bits,
+            method=method, weight_bits=bits, act_bits=FLOAT_BITS, first_last_bits=self.first_last_bits,
             per_channel=self.per_channel,
         )  # fmt: skip

@@ -22,7 +22,7 @@ def uninitialized_quantizers(model: nn.Module) -> list[str]:
 
 
 UNREACHED: tuple[str, ...] = ("float", "error")
-"""What can be done with a layer that no calibration batch reaches."""
+"""Choices for a layer that no calibration batch reaches."""
 _UNCALLED = "no calibration batch called it: its weight is read directly, or it runs in training alone"
 _EMPTY = "calibration batches gave it empty inputs only"
 

@@ -76,24 +76,24 @@ def plan_quantization(
     model: nn.Module,
     spec: QuantSpec,
     *,
-    edge_layers: Sequence[str] = (),
+    first_last_layers: Sequence[str] = (),
     keep_float: Mapping[str, str] | None = None,
     pretrained: bool = False,
 ) -> ConversionReport:
     """Returns what `quantize_model` would do, changing nothing. Arguments and errors as there."""
     layers = {fqn: (parent, attribute, layer) for fqn, parent, attribute, layer in candidate_layers(model)}
     keep_float = keep_float or {}
-    _check_names(spec, edge_layers, keep_float, list(layers))
+    _check_names(spec, first_last_layers, keep_float, list(layers))
     report = ConversionReport()
     for fqn, (parent, attribute, layer) in layers.items():
         reason = keep_float.get(fqn) or _unsupported(parent, layer) or _left_out(fqn, spec)
         if reason:
             report.skipped[fqn] = reason
             continue
-        local = spec.for_layer(fqn, edge=fqn in edge_layers)
+        local = spec.for_layer(fqn, first_or_last=fqn in first_last_layers)
         plan = local.layer_plan(rescale=pretrained or not followed_by_batch_norm(parent, attribute))
         if plan.is_float:
-            report.skipped[fqn] = "first or last layer, in full precision" if fqn in edge_layers else "32 bits"
+            report.skipped[fqn] = "first or last layer, in full precision" if fqn in first_last_layers else "32 bits"
         else:
             report.swapped[fqn] = plan
     return report
@@ -133,7 +133,7 @@ def quantize_model(
     model: nn.Module,
     spec: QuantSpec,
     *,
-    edge_layers: Sequence[str] = (),
+    first_last_layers: Sequence[str] = (),
     keep_float: Mapping[str, str] | None = None,
     pretrained: bool = False,
 ) -> ConversionReport:
@@ -145,7 +145,7 @@ def quantize_model(
     Args:
         model: Any module.
         spec: What is asked for; its patterns are matched against full layer names.
-        edge_layers: Full names of the first and last layers, which get ``spec.edge_bits``.
+        first_last_layers: Full names of the first and last layers, which get ``spec.first_last_bits``.
         keep_float: Full names that stay in full precision, with the reason for the report.
         pretrained: Whether trained float weights are (or will be) loaded: DoReFa then keeps their scale.
 
@@ -153,7 +153,9 @@ def quantize_model(
         ValueError: A pattern or name that matches no layer (the nearest is given), or a layer that is quantized
             otherwise already; the model is as it was then.
     """
-    report = plan_quantization(model, spec, edge_layers=edge_layers, keep_float=keep_float, pretrained=pretrained)
+    report = plan_quantization(
+        model, spec, first_last_layers=first_last_layers, keep_float=keep_float, pretrained=pretrained
+    )
     apply_plan(model, report.swapped)
     return report
 
@@ -210,13 +212,15 @@ def _left_out(fqn: str, spec: QuantSpec) -> str | None:
     return None
 
 
-def _check_names(spec: QuantSpec, edge_layers: Sequence[str], keep_float: Mapping[str, str], names: list[str]) -> None:
+def _check_names(
+    spec: QuantSpec, first_last_layers: Sequence[str], keep_float: Mapping[str, str], names: list[str]
+) -> None:
     groups = (("include", spec.include), ("exclude", spec.exclude), ("overrides", tuple(spec.overrides)))
     for option, patterns in groups:
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise InvalidValueError(f"{option} pattern '{pattern}' matches no layer.{did_you_mean(pattern, names)}")
-    for argument, given in (("edge_layers", edge_layers), ("keep_float", keep_float)):
+    for argument, given in (("first_last_layers", first_last_layers), ("keep_float", keep_float)):
         for name in given:
             if name not in names:
                 raise InvalidValueError(f"{argument}: the model has no layer '{name}'.{did_you_mean(name, names)}")

@@ -1,4 +1,4 @@
-"""What a checkpoint is made of, as a whole: layers, size and cost, as a table or as JSON."""
+"""Inspection of a checkpoint: layers, size and cost, as a table or as JSON."""
 
 from __future__ import annotations
 

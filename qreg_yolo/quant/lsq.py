@@ -133,7 +133,7 @@ class LSQInputQuantizer(Quantizer):
     def _set_range(self, spec: QuantizerSpec) -> None:
         self.spec = spec
         self.quant_min, self.quant_max = grid_bounds(spec.bits, signed=bool(spec.signed))
-        self.binary = spec.bits == 1 and bool(spec.signed)
+        self._binary = spec.bits == 1 and bool(spec.signed)
         self.is_signed.fill_(bool(spec.signed))
 
     @property
@@ -185,7 +185,7 @@ class LSQInputQuantizer(Quantizer):
             quant_min=self.quant_min,
             quant_max=self.quant_max,
             grad_scale=self.grad_scale(x),
-            binary=self.binary,
+            binary=self._binary,
         )
 
     def grad_scale(self, x: Tensor) -> float:
@@ -196,7 +196,7 @@ class LSQInputQuantizer(Quantizer):
     def to_int(self, x: Tensor) -> Tensor:
         self.require_initialized()
         codes = lsq_codes(
-            x.detach(), self.step_size, quant_min=self.quant_min, quant_max=self.quant_max, binary=self.binary
+            x.detach(), self.step_size, quant_min=self.quant_min, quant_max=self.quant_max, binary=self._binary
         )
         return codes.detach().to(torch.int32)
 
@@ -205,7 +205,7 @@ class LSQInputQuantizer(Quantizer):
 
     def spacing(self, x: Tensor) -> Tensor:
         step = positive(self.step_size.detach(), x)
-        return 2.0 * step if self.binary else step
+        return 2.0 * step if self._binary else step
 
     def clipped(self, x: Tensor) -> Tensor:
         return lsq_clipped(x.detach(), self.step_size.detach(), quant_min=self.quant_min, quant_max=self.quant_max)

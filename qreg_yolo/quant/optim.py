@@ -1,4 +1,4 @@
-"""How optimizers must treat the quantizers' own parameters."""
+"""Optimizer groups and learning rates of the quantizers' own parameters."""
 
 from __future__ import annotations
 

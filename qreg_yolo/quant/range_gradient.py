@@ -55,7 +55,7 @@ def local_gradients(
         step, offset = ranges
         return lsq_plus_local_gradients(x, step, offset, quant_min=low, quant_max=high)
     (step,) = ranges
-    return (lsq_local_gradient(x, step, quant_min=low, quant_max=high, binary=quantizer.binary),)
+    return (lsq_local_gradient(x, step, quant_min=low, quant_max=high, binary=quantizer._binary),)
 
 
 @with_signature

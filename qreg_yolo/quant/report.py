@@ -1,4 +1,4 @@
-"""What quantization does to each layer: widths, codes in use, clipping, signal to noise, size and operations."""
+"""Report of each layer: widths, codes in use, clipping, signal to noise, size and operations."""
 
 from __future__ import annotations
 

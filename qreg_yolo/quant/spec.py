@@ -1,4 +1,4 @@
-"""What to quantize and how, as frozen values (standard library only).
+"""Specification of a quantization, as frozen values (standard library only).
 
 Three levels, each a plain dictionary on disk (``to_dict`` / ``from_dict``):
 
@@ -21,7 +21,7 @@ METHODS: tuple[str, ...] = ("lsq", "lsq+", "pact", "dorefa")
 SIGNED_CHOICES: tuple[str, ...] = ("auto", "signed", "unsigned")
 GRAD_SCALE_CHOICES: tuple[str, ...] = ("sample", "batch")
 AUTO_CHOICES: tuple[str | bool, ...] = ("auto", True, False)
-EDGE_CHOICES: tuple[int | str | None, ...] = (None, 8, 32, "same")
+FIRST_LAST_CHOICES: tuple[int | str | None, ...] = (None, 8, 32, "same")
 FLOAT_BITS = 32
 """The width that means: no quantizer."""
 WIDTHS: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)
@@ -98,7 +98,7 @@ class QuantSpec:
     """1..8, or 32 for full precision."""
     act_bits: int = 4
     """1..8, or 32 for full precision."""
-    edge_bits: int | str | None = None
+    first_last_bits: int | str | None = None
     """First and last layers: 8, 32, "same", or None: 8 for `lsq` and `lsq+`, 32 for `pact` and `dorefa`."""
     per_channel: bool = False
     """Weights: one step per output channel."""
@@ -137,7 +137,7 @@ class QuantSpec:
         _check_choice("grad_scale", self.grad_scale, GRAD_SCALE_CHOICES)
         _check_choice("rescale", self.rescale, AUTO_CHOICES)
         _check_choice("relative_steps", self.relative_steps, AUTO_CHOICES)
-        _check_choice("edge_bits", self.edge_bits, EDGE_CHOICES)
+        _check_choice("first_last_bits", self.first_last_bits, FIRST_LAST_CHOICES)
         check_bits("weight_bits", self.weight_bits)
         check_bits("act_bits", self.act_bits)
         for name in ("per_channel", "max_grad"):
@@ -160,8 +160,8 @@ class QuantSpec:
     def from_options(cls, options: Mapping[str, Any]) -> QuantSpec:
         """Returns the spec of a dictionary as users write it.
 
-        Beside the fields it takes ``bits`` (both widths; ``weight_bits`` and ``act_bits`` win over it) and
-        ``weight_only`` (full-precision activations).
+        Besides the fields it takes ``bits`` (both widths; ``weight_bits`` and ``act_bits`` win over it),
+        ``weight_only`` (full-precision activations), and ``edge_bits``, the older name of ``first_last_bits``.
 
         Raises:
             ValueError: An unknown key (the nearest is named), or ``weight_only`` beside quantized ``act_bits``.
@@ -169,7 +169,7 @@ class QuantSpec:
         options = dict(options)
         known = [f.name for f in fields(cls)]
         for key in options:
-            if key not in (*known, "bits", "weight_only"):
+            if key not in (*known, "bits", "weight_only", "edge_bits"):
                 raise InvalidValueError(
                     f"'{key}' is not a quantization option.{did_you_mean(key, known)} "
                     f"Known: bits, weight_only, {', '.join(known)}."
@@ -192,9 +192,13 @@ class QuantSpec:
         """A short name for files such as `lsq-w4a4` (`lsqplus-w4a4`), or `fp32`."""
         return "fp32" if self.is_float else f"{self.method.replace('+', 'plus')}-w{self.weight_bits}a{self.act_bits}"
 
-    def edge(self) -> QuantSpec:
+    def first_last(self) -> QuantSpec:
         """Returns the spec of the first and last layers (a side in full precision stays so)."""
-        bits = self.edge_bits if self.edge_bits is not None else (8 if self.method in ("lsq", "lsq+") else FLOAT_BITS)
+        bits = (
+            self.first_last_bits
+            if self.first_last_bits is not None
+            else (8 if self.method in ("lsq", "lsq+") else FLOAT_BITS)
+        )
         if bits == "same":
             return self
         assert isinstance(bits, int)
@@ -204,9 +208,12 @@ class QuantSpec:
             act_bits=FLOAT_BITS if self.act_bits == FLOAT_BITS else bits,
         )
 
-    def for_layer(self, fqn: str, *, edge: bool = False) -> QuantSpec:
-        """Returns the spec of the layer called ``fqn``: the edge widths, then every override whose pattern matches."""
-        local = self.edge() if edge else self
+    def for_layer(self, fqn: str, *, first_or_last: bool = False) -> QuantSpec:
+        """Returns the spec of the layer called ``fqn``.
+
+        The widths of the first and last layers come first, then every override whose pattern matches.
+        """
+        local = self.first_last() if first_or_last else self
         for pattern, override in self.overrides.items():
             if fnmatchcase(fqn, pattern):
                 local = local._overridden(pattern, override)
@@ -251,13 +258,13 @@ class QuantSpec:
 
 
 def spelled_out(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns options with ``bits`` and ``weight_only`` replaced by the widths that they stand for.
+    """Returns options with ``bits`` and ``weight_only`` as widths, and ``edge_bits`` under its name of today.
 
     Raises:
         ValueError: ``bits`` is not a width, or ``weight_only`` comes with quantized ``act_bits``.
         TypeError: ``weight_only`` is not true or false.
     """
-    options = dict(options)
+    options = {"first_last_bits" if name == "edge_bits" else name: value for name, value in options.items()}
     bits, weight_only = options.pop("bits", None), options.pop("weight_only", False)
     if not isinstance(weight_only, bool):
         raise InvalidTypeError(f"weight_only must be true or false, not {weight_only!r}.")

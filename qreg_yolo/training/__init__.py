@@ -1,1 +1,1 @@
-"""What the training of detectors and of classifiers has in common: guards, random states, precision, environment."""
+"""Parts of training that both tracks share."""

@@ -1,4 +1,4 @@
-"""What makes training on the CPU faster without a change in what is computed: the allocator, and the compiler."""
+"""Faster training on the CPU with the same results: settings of the allocator and of the compiler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of robustness share: a call."""
+"""A call of the measurement, for the tests of robustness."""
 
 from __future__ import annotations
 

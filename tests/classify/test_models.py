@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from qreg_yolo.classify.models import MODELS, build_model
-from qreg_yolo.classify.network import check_output, edge_layers
+from qreg_yolo.classify.network import check_output, first_last_layers
 from qreg_yolo.io.strict_yaml import ConfigError
 from tests.classify.synthetic_networks import PLAIN
 
@@ -33,7 +33,7 @@ def test_parameters_are_as_published(name: str) -> None:
 def test_logits_and_edges(name: str) -> None:
     model = build_model(name, 10, seed=0)
     check_output(model, name, 10)
-    assert edge_layers(model) == ["conv", "fc"]
+    assert first_last_layers(model) == ["conv", "fc"]
     assert model.training
 
 
@@ -71,7 +71,7 @@ def test_the_initial_weights_follow_from_the_seed_and_he() -> None:
 def test_a_factory_of_the_users_own() -> None:
     model = build_model(PLAIN, 7, seed=0)
     check_output(model, PLAIN, 7)
-    assert edge_layers(model) == ["first", "head"]
+    assert first_last_layers(model) == ["first", "head"]
 
 
 def test_edges_go_by_the_order_of_running_not_of_registration() -> None:
@@ -85,7 +85,7 @@ def test_edges_go_by_the_order_of_running_not_of_registration() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.head(self.middle(self.stem(x)).mean((2, 3)))
 
-    assert edge_layers(Backwards()) == ["stem", "head"]
+    assert first_last_layers(Backwards()) == ["stem", "head"]
 
 
 @pytest.mark.parametrize(

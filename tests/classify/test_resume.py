@@ -115,7 +115,7 @@ def test_a_torn_results_table_is_written_anew(cifar10: Path, tmp_path: Path, mon
         ({"act_bits": 8}, ["act_bits=4", "8"]),
         ({"weight_only": True}, ["act_bits=4", "32"]),
         ({"method": "dorefa"}, ["method=lsq", "dorefa"]),
-        ({"edge_bits": "same"}, ["edge_bits=None", "same"]),
+        ({"first_last_bits": "same"}, ["first_last_bits=None", "same"]),
         ({"epochs": 9}, ["epochs=4", "9"]),
         ({"lr0": 0.5}, ["lr0=0.1", "0.5"]),
         ({"milestones": "1,2"}, ["milestones", "[1, 2]"]),

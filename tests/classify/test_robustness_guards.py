@@ -1,4 +1,4 @@
-"""What a measurement of classifiers' robustness refuses, and what it notices."""
+"""Faults that a measurement of classifiers' robustness refuses or notices."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_calibration_draws_nothing_and_sees_the_first_images(cifar10: Path) -> N
 
 
 def test_quantizers_have_groups_of_their_own(cifar10: Path) -> None:
-    run = prepared(cifar10, bits=4, method="pact", edge_bits="same", weight_decay=0.02)
+    run = prepared(cifar10, bits=4, method="pact", first_last_bits="same", weight_decay=0.02)
     optimizer = loop.build_optimizer(run.config, run.model)
     decays = {group["param_group"]: group["weight_decay"] for group in optimizer.param_groups}
     assert decays == {"network": 0.02, "quant_clip": 0.02}
@@ -120,7 +120,7 @@ def test_what_is_logged_each_epoch(cifar10: Path, tmp_path: Path) -> None:
 
 
 def test_everything_about_the_noise_is_logged_where_that_is_asked_for(cifar10: Path, tmp_path: Path) -> None:
-    folder = train(cifar10, tmp_path, epochs=1, log_noise=True, method="pact", edge_bits="same")
+    folder = train(cifar10, tmp_path, epochs=1, log_noise=True, method="pact", first_last_bits="same")
     header = (folder / "results.csv").read_text().splitlines()[0].split(",")[7:]
     assert {f"{kind}/{name}" for kind in ("noise_uniform", "noise_kurtosis") for name in ("second", "total")} <= {
         *header
@@ -133,7 +133,7 @@ def test_everything_about_the_noise_is_logged_where_that_is_asked_for(cifar10: P
 
 @pytest.mark.parametrize("method", ["lsq", "lsq+", "dorefa", "pact"])
 def test_the_noise_is_that_of_the_fake_quantized_weights(method: str, cifar10: Path) -> None:
-    run = prepared(cifar10, bits=3, method=method, edge_bits="same")
+    run = prepared(cifar10, bits=3, method=method, first_last_bits="same")
     found = loop.layer_columns(run.model, log_noise=False)
     layer = quantized_layers(run.model)["second"]
     plain = layer.weight.detach().double()
@@ -149,7 +149,7 @@ def test_the_noise_is_that_of_the_fake_quantized_weights(method: str, cifar10: P
 
 
 def test_a_fine_grid_has_the_uniform_noise_of_its_step(cifar10: Path) -> None:
-    run = prepared(cifar10, model="resnet18", bits=8, edge_bits="same")
+    run = prepared(cifar10, model="resnet18", bits=8, first_last_bits="same")
     for name, noise in layer_noise(run.model).items():
         if name.startswith("blocks") and "conv" in name:
             assert noise.sigma2 == pytest.approx(noise.step**2 / 12, rel=0.02)
@@ -220,7 +220,7 @@ def test_the_network_learns_the_tiny_set(cifar10: Path, tmp_path: Path) -> None:
 def test_one_sided_quantizers_on_signed_images_are_warned_about(
     cifar10: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(cifar10, tmp_path / "a", epochs=1, method="pact", edge_bits="same")
+    train(cifar10, tmp_path / "a", epochs=1, method="pact", first_last_bits="same")
     assert "WARNING: the activations of these layers are clipped at 0" in (said := capsys.readouterr().out)
     assert "negative too: first. " in said
     for number, options in enumerate(({"method": "pact"}, {"method": "lsq"})):

@@ -1,4 +1,4 @@
-"""What exists but cannot be used: exit 1, one message that names the file, and nothing of before is lost."""
+"""Inputs that exist but cannot be used: exit 1, one message that names the file, nothing is lost."""
 
 from __future__ import annotations
 

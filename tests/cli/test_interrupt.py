@@ -59,7 +59,7 @@ def test_an_interrupted_run_says_how_to_go_on(stopped: Run) -> None:
         (["--act-bits", "8"], ["act_bits=4", "8"]),
         (["--weight-only"], ["act_bits=4", "32"]),
         (["--method", "dorefa"], ["method=lsq", "dorefa"]),
-        (["--edge-bits", "same"], ["edge_bits=None", "same"]),
+        (["--edge-bits", "same"], ["first_last_bits=None", "same"]),
         (["--activation", "relu"], ["activation=silu", "relu"]),
         (["epochs=9"], ["epochs=9", "cannot change"]),
         (["lr0=0.5"], ["lr0=0.5", "cannot change"]),

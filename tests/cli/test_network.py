@@ -51,11 +51,11 @@ print(outcome(loopback), outcome(unix))
 """
 COUNTING = """
 import os, sys
-from qreg_yolo.cli import main, offline
+from qreg_yolo.cli import main, process
 
 attempts = []
-original = offline._is_local
-offline._is_local = lambda host: original(host) or bool(attempts.append(host))
+original = process._is_local
+process._is_local = lambda host: original(host) or bool(attempts.append(host))
 try:
     main(sys.argv[1:])
 finally:
@@ -98,7 +98,7 @@ def test_training_tries_one_connection_for_a_font_which_is_refused(hyp: Path, da
 
 
 def test_the_count_of_attempts_can_fail(tmp_path: Path) -> None:
-    program = COUNTING.replace("main(sys.argv[1:])", "offline.prepare_host(online=False)\n"
+    program = COUNTING.replace("main(sys.argv[1:])", "process.prepare_host(online=False)\n"
                                "    import socket\n    socket.getaddrinfo('example.com', 80)")  # fmt: skip
     result = run(program)
     assert "attempts: ['example.com']" in result.stderr

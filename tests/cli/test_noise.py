@@ -81,7 +81,7 @@ def test_beside_its_twin(classifier: Path, tmp_path: Path) -> None:
         (["--bits", "4,4"], ["bits='4,4'", "each once"]),
         (["--draws", "1"], ["draws=1: give 4 or more"]),
         (["--limit", "0"], ["limit=0: give 1 or more"]),
-        (["--edge-bits", "5"], ["edge_bits='5' is not one of: 8, 32, same"]),
+        (["--edge-bits", "5"], ["first_last_bits='5' is not one of: 8, 32, same"]),
         (["--split", "test"], ["split='test' is not one of: train, val"]),
         (["--data", "cifar"], ["data='cifar'", "Did you mean 'cifar10'"]),
         (["--data", "cifar10"], ["--data cifar10 needs --data-dir DIR"]),

@@ -25,7 +25,7 @@ TRAIN = [
     (["--weight-bits", "16"], ["weight_bits=16"]),
     (["--act-bits", "0"], ["act_bits=0"]),
     (["--bitz", "4"], ["--bitz", "--bits"]),
-    (["--edge-bits", "4"], ["edge_bits='4'", "8, 32, same"]),
+    (["--edge-bits", "4"], ["first_last_bits='4'", "8, 32, same"]),
     (["--edge-bits", "smae"], ["Did you mean 'same'"]),
     (["--signed", "maybe"], ["signed='maybe'", "auto, signed, unsigned"]),
     (["--signed", "signed", "--method", "pact"], ["signed", "pact"]),

@@ -35,7 +35,7 @@ def write(tmp_path: Path, text: str) -> Path:
                 method="dorefa",
                 weight_bits=2,
                 act_bits=32,
-                edge_bits="same",
+                first_last_bits="same",
                 rescale=True,
                 clip_decay=1e-5,
                 exclude=("model.24.*", "1e-4"),
@@ -194,8 +194,10 @@ def test_defaults_then_recipe_then_command_line(tmp_path: Path) -> None:
 
 
 def test_an_option_that_is_none_was_not_given(tmp_path: Path) -> None:
-    path = write(tmp_path, "run: {weights: a.pt}\nquant: {weight_bits: 2, act_bits: 8, edge_bits: same}")
-    given_none = detection.resolve(path, {"weights": None, "bits": None, "edge_bits": None, "seed": None}, {"seed": 1})
+    path = write(tmp_path, "run: {weights: a.pt}\nquant: {weight_bits: 2, act_bits: 8, first_last_bits: same}")
+    given_none = detection.resolve(
+        path, {"weights": None, "bits": None, "first_last_bits": None, "seed": None}, {"seed": 1}
+    )
     assert given_none == detection.resolve(path, {}, {"seed": 1})
     assert given_none.run.weights == "a.pt"
 

@@ -1,4 +1,4 @@
-"""What holds for all 19: any size and layout, nothing changed behind the caller's back, stronger means further off."""
+"""Properties of all 19: any size and layout, inputs unchanged, a higher severity changes more."""
 
 from __future__ import annotations
 

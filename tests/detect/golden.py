@@ -9,7 +9,7 @@ from pathlib import Path
 from ultralytics.nn.tasks import yaml_model_load
 
 from qreg_yolo.detect import QuantDetectionModel
-from qreg_yolo.detect.policy import edge_layers, float_layers
+from qreg_yolo.detect.policy import first_last_layers, float_layers
 from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.quant import QuantSpec, quantized_layers
 from qreg_yolo.quant.convert import ConversionReport, candidate_layers, plan_quantization
@@ -43,7 +43,7 @@ def table(model: QuantDetectionModel) -> str:
     pact = plan_quantization(
         model,
         QuantSpec(method="pact", weight_bits=4, act_bits=4),
-        edge_layers=edge_layers(model),
+        first_last_layers=first_last_layers(model),
         keep_float=float_layers(model),
     )
     return "\n".join([f"{'layer':32}{'place':7}{'lsq':7}{'pact':7}not quantized because", *_lines(model, pact)]) + "\n"
@@ -52,7 +52,7 @@ def table(model: QuantDetectionModel) -> str:
 def _lines(model: QuantDetectionModel, pact: ConversionReport) -> Iterator[str]:
     section = QuantizationConfig.read(model.yaml)
     assert section is not None
-    edges, layers = edge_layers(model), quantized_layers(model)
+    edges, layers = first_last_layers(model), quantized_layers(model)
     for name, _, _, _ in candidate_layers(model):
         place = "edge" if name in edges else "inner"
         lsq = _widths(layers[name].plan if name in layers else None)

@@ -14,7 +14,7 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from qreg_yolo.detect import QuantDetectionModel
 from qreg_yolo.detect.anchor_head import ANCHORS, AnchorDetect, check_levels
-from qreg_yolo.detect.policy import edge_layers, float_layers
+from qreg_yolo.detect.policy import first_last_layers, float_layers
 from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.errors import ModelError
 from qreg_yolo.quant import quantized_layers
@@ -118,7 +118,7 @@ def test_the_three_output_convolutions_are_the_edge() -> None:
     assert section is not None
     assert section.layers is not None
     assert section.head.kind == "anchor"
-    assert edge_layers(model) == EDGES
+    assert first_last_layers(model) == EDGES
     assert float_layers(model) == {}
     assert section.skipped == {}
     assert len(section.layers) == 60

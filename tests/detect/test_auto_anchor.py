@@ -1,4 +1,4 @@
-"""How anchors fit a data set, and anchors that fit it better, only where they are asked for."""
+"""The fit of anchors to a dataset, and better anchors where they are asked for."""
 
 from __future__ import annotations
 

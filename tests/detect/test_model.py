@@ -14,7 +14,7 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from qreg_yolo.detect import QuantDetectionModel
 from qreg_yolo.detect.model import quantizer_state
-from qreg_yolo.detect.policy import clipping_warning, edge_layers, float_layers
+from qreg_yolo.detect.policy import clipping_warning, first_last_layers, float_layers
 from qreg_yolo.detect.quantization_config import KEY, QuantizationConfig
 from qreg_yolo.quant import QuantConv2d, QuantSpec, calibrate, quantized_layers, uninitialized_quantizers
 
@@ -50,7 +50,7 @@ def test_golden_structure_of_yolov5n() -> None:
     assert len(section.layers) == 75
     assert section.skipped.keys() == {DFL}
     assert "DFL" in section.skipped[DFL]
-    assert sorted(edge_layers(model)) == sorted(EDGES)
+    assert sorted(first_last_layers(model)) == sorted(EDGES)
     assert list(float_layers(model)) == [DFL]
     for name, plan in section.layers.items():
         assert plan.weight is not None
@@ -71,16 +71,16 @@ def test_edges_stay_float_for_pact_and_dorefa(method: str) -> None:
 def test_edges_of_an_end_to_end_head_count_its_one_to_one_branches() -> None:
     """Chosen by structure: YOLO26 has twelve bare output convolutions in another place of the graph, and no DFL."""
     model = DetectionModel("yolo26n.yaml", nc=4, verbose=False)
-    edges = edge_layers(model)
+    edges = first_last_layers(model)
     assert edges[0] == "model.0.conv"
     assert sum("one2one" in name for name in edges) == 6
     assert len(edges) == 13
     assert float_layers(model) == {}
 
 
-@pytest.mark.parametrize(("edge_bits", "widths"), [(8, {8}), ("same", {3}), (32, set())])
-def test_edge_bits(edge_bits: int | str, widths: set[int]) -> None:
-    layers = quantized_layers(build(bits=3, edge_bits=edge_bits))
+@pytest.mark.parametrize(("first_last_bits", "widths"), [(8, {8}), ("same", {3}), (32, set())])
+def test_edge_bits(first_last_bits: int | str, widths: set[int]) -> None:
+    layers = quantized_layers(build(bits=3, first_last_bits=first_last_bits))
     assert {layer.weight_fake_quant.bits for name, layer in layers.items() if name in EDGES} == widths
 
 
@@ -92,7 +92,7 @@ def test_weight_only_has_no_input_quantizers() -> None:
 
 def test_dorefa_keeps_the_scale_where_no_norm_follows_or_weights_are_loaded() -> None:
     def rescaled(**request: Any) -> set[str]:
-        layers = quantized_layers(build(bits=4, method="dorefa", edge_bits="same", **request))
+        layers = quantized_layers(build(bits=4, method="dorefa", first_last_bits="same", **request))
         return {name for name, layer in layers.items() if layer.weight_fake_quant.spec.rescale}
 
     assert rescaled() == set(EDGES[1:])  # the bare output convolutions; the first one has BatchNorm behind it

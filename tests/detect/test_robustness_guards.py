@@ -1,4 +1,4 @@
-"""What a measurement of robustness refuses, notices, and does not let itself be misled by."""
+"""Faults that a measurement of robustness refuses, notices or ignores."""
 
 from __future__ import annotations
 

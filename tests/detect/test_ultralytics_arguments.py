@@ -1,4 +1,4 @@
-"""What becomes of each argument of Ultralytics: the table against its own list, and every one that works, run once."""
+"""The table of Ultralytics' arguments against its own list; every argument that works runs once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often the 95 % interval holds the true difference: two unequal detectors whose mAP on all images is known."""
+"""Coverage of the 95 % interval: two unequal detectors whose mAP on all images is known."""
 
 from __future__ import annotations
 

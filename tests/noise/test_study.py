@@ -28,7 +28,7 @@ LAYERS = ["stem", "twice", "block.0", "head"]
 def plan_of(model: nn.Module) -> Plan:
     def plan(spec: QuantSpec) -> Mapping[str, LayerPlan]:
         edges = [name for name in ("stem", "head") if hasattr(model, name)]
-        return plan_quantization(model, spec, edge_layers=edges, pretrained=True).swapped
+        return plan_quantization(model, spec, first_last_layers=edges, pretrained=True).swapped
 
     return plan
 
@@ -66,7 +66,7 @@ def test_what_several_methods_share_comes_once() -> None:
         ({"methods": ("lsq", "lsq")}, "methods='lsq,lsq'"),
         ({"draws": 3}, "draws=3: give 4 or more"),
         ({"seed": -1}, "seed=-1: give 0 or more"),
-        ({"edge_bits": 4}, "edge_bits=4"),
+        ({"first_last_bits": 4}, "first_last_bits=4"),
     ],
 )
 def test_sweeps_that_cannot_be(options: dict[str, Any], words: str) -> None:
@@ -132,7 +132,7 @@ def test_the_relative_norm_does_not_see_a_layers_scale_before_batchnorm() -> Non
 def test_the_networks_own_quantizers_come_first() -> None:
     model = mixed()
     spec = QuantSpec(weight_bits=2, act_bits=4)
-    quantize_model(model, spec, edge_layers=["stem", "head"])
+    quantize_model(model, spec, first_last_layers=["stem", "head"])
     calibrate(model, [image()])
     model.twice.weight_fake_quant.step_size.data.mul_(1.5)  # as training moves it
     rows = rows_of(model, Sweep(methods=("lsq",), bits=(2, 8), draws=4), own=spec, task=task_of(model))

@@ -172,7 +172,7 @@ def test_a_frozen_batch_norm_uses_the_statistics_that_training_uses():
         torch.manual_seed(0)
         net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3))
         net[1].running_var.fill_(100.0)
-        quantize_model(net, QuantSpec(method="lsq", weight_bits=8, act_bits=8, edge_bits="same", signed="signed"))
+        quantize_model(net, QuantSpec(method="lsq", weight_bits=8, act_bits=8, first_last_bits="same", signed="signed"))
         return net
 
     images = image()

@@ -1,4 +1,4 @@
-"""Which layers, at which widths: patterns, edges, exclusions; a miss is an error."""
+"""Layers and their widths: patterns, first and last layers, exclusions; a miss is an error."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_pattern_that_misses_names_the_nearest_layer(option):
     assert [type(m) for m in model.modules()] == types
 
 
-@pytest.mark.parametrize("argument", ["edge_layers", "keep_float"])
+@pytest.mark.parametrize("argument", ["first_last_layers", "keep_float"])
 def test_a_name_that_misses_names_the_nearest_layer(argument):
     value = {"hed": "why not"} if argument == "keep_float" else ["hed"]
     with pytest.raises(ValueError, match=rf"{argument}: the model has no layer 'hed'. Did you mean 'head'\?"):
@@ -84,7 +84,7 @@ def test_a_name_that_misses_names_the_nearest_layer(argument):
 
 
 @pytest.mark.parametrize(
-    ("method", "edge_bits", "edge"),
+    ("method", "first_last_bits", "edge"),
     [
         ("lsq", None, (8, 8)),
         ("lsq", 32, None),
@@ -96,9 +96,9 @@ def test_a_name_that_misses_names_the_nearest_layer(argument):
         ("dorefa", 8, (8, 8)),
     ],
 )
-def test_edges_by_method(method, edge_bits, edge):
-    spec = QuantSpec(method=method, weight_bits=4, act_bits=2, edge_bits=edge_bits)
-    report = plan_quantization(mixed(), spec, edge_layers=["stem", "head"])
+def test_edges_by_method(method, first_last_bits, edge):
+    spec = QuantSpec(method=method, weight_bits=4, act_bits=2, first_last_bits=first_last_bits)
+    report = plan_quantization(mixed(), spec, first_last_layers=["stem", "head"])
     found = widths(report.swapped)
     assert found["twice"] == (4, 2)
     for name in ("stem", "head"):
@@ -108,13 +108,13 @@ def test_edges_by_method(method, edge_bits, edge):
 
 
 def test_an_edge_keeps_a_side_that_is_in_full_precision():
-    plans = swapped(QuantSpec(weight_bits=4, act_bits=32), edge_layers=["stem"])
+    plans = swapped(QuantSpec(weight_bits=4, act_bits=32), first_last_layers=["stem"])
     assert widths(plans)["stem"] == (8, 32)
-    assert swapped(QuantSpec(weight_bits=32, act_bits=32), edge_layers=["stem"]) == {}
+    assert swapped(QuantSpec(weight_bits=32, act_bits=32), first_last_layers=["stem"]) == {}
 
 
 def test_an_override_wins_over_the_edge():
-    plans = swapped(QuantSpec(overrides={"stem": {"weight_bits": 3}}), edge_layers=["stem", "head"])
+    plans = swapped(QuantSpec(overrides={"stem": {"weight_bits": 3}}), first_last_layers=["stem", "head"])
     assert widths(plans)["stem"] == (3, 8)
     assert widths(plans)["head"] == (8, 8)
 

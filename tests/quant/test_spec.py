@@ -49,8 +49,8 @@ def test_good_widths(bits):
         ({"signed": True}, "signed=True is not one of: auto, signed, unsigned"),
         ({"grad_scale": "numel"}, "grad_scale='numel' is not one of: sample, batch"),
         ({"rescale": 1}, "rescale=1 is not one of: auto, true, false"),
-        ({"edge_bits": 4}, "edge_bits=4 is not one of: 8, 32, same"),
-        ({"edge_bits": "8"}, "edge_bits='8'"),
+        ({"first_last_bits": 4}, "first_last_bits=4 is not one of: 8, 32, same"),
+        ({"first_last_bits": "8"}, "first_last_bits='8'"),
         ({"clip_init": 0}, "clip_init must be a positive number, not 0"),
         ({"clip_init": True}, "clip_init must be a positive number"),
         ({"clip_init": math.inf}, "clip_init must be a positive number"),
@@ -60,7 +60,7 @@ def test_good_widths(bits):
         ({"method": "pact", "signed": "signed"}, "signed='signed' does not go with method='pact'"),
         ({"method": "dorefa", "signed": "signed"}, "signed='signed' does not go with method='dorefa'"),
         ({"overrides": {"a": {"bitz": 4}}}, "Override 'a': 'bitz' is not an option of a layer. Did you mean 'bits'?"),
-        ({"overrides": {"a": {"bits": 9}}}, "weight_bits=9 is not a width"),
+        ({"overrides": {"a": {"bits": 9}}}, "bits=9 is not a width"),
         ({"overrides": {"a": {"method": "lsk"}}}, "Did you mean 'lsq'?"),
     ],
 )
@@ -129,7 +129,7 @@ def test_a_weight_only_spec_may_ask_for_signed():
 
 
 @pytest.mark.parametrize(
-    ("method", "edge_bits", "expected"),
+    ("method", "first_last_bits", "expected"),
     [
         ("lsq", None, 8),
         ("lsq+", None, 8),
@@ -140,8 +140,8 @@ def test_a_weight_only_spec_may_ask_for_signed():
         ("dorefa", "same", 3),
     ],
 )
-def test_edge_widths_by_method(method, edge_bits, expected):
-    edge = QuantSpec(method=method, weight_bits=3, act_bits=3, edge_bits=edge_bits).edge()
+def test_edge_widths_by_method(method, first_last_bits, expected):
+    edge = QuantSpec(method=method, weight_bits=3, act_bits=3, first_last_bits=first_last_bits).first_last()
     assert (edge.weight_bits, edge.act_bits) == (expected, expected)
 
 
@@ -196,7 +196,7 @@ def specs(methods, signs):
         method=st.sampled_from(methods),
         weight_bits=WIDTH,
         act_bits=WIDTH,
-        edge_bits=st.sampled_from([None, 8, 32, "same"]),
+        first_last_bits=st.sampled_from([None, 8, 32, "same"]),
         per_channel=st.booleans(),
         signed=st.sampled_from(signs),
         grad_scale=st.sampled_from(["sample", "batch"]),
@@ -221,7 +221,7 @@ def test_to_dict_survives_json_and_from_options(spec):
 @given(SPECS, st.booleans(), st.sampled_from([None, True, False]))
 def test_layer_plans_survive_json(spec, edge, rescale):
     for name in ("a.b", "c"):
-        plan = spec.for_layer(name, edge=edge).layer_plan(rescale=rescale)
+        plan = spec.for_layer(name, first_or_last=edge).layer_plan(rescale=rescale)
         assert LayerPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 
 

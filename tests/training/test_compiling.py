@@ -1,4 +1,4 @@
-"""What Inductor is told: the graph's rewriting, and what the compiled network computes."""
+"""Settings of Inductor: the rewritten graph, and the results of the compiled network."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def network() -> tuple[nn.Sequential, Tensor]:
         nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), nn.SiLU(), nn.Conv2d(16, 16, 3, bias=False)
     )
     x = torch.randn(4, 3, 12, 12)
-    quantize_model(model, QuantSpec(weight_bits=4, act_bits=4, edge_bits="same"))
+    quantize_model(model, QuantSpec(weight_bits=4, act_bits=4, first_last_bits="same"))
     calibrate(model, [x])
     return model.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
 

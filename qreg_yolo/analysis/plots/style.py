@@ -1,4 +1,4 @@
-"""What the figures have in common: sizes for print, colours, and files."""
+"""Style of all figures: sizes for print, colours, and files."""
 
 from __future__ import annotations
 

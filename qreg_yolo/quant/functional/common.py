@@ -1,4 +1,4 @@
-"""What every method shares: the dtype to compute in, rounding with the straight-through gradient, positive scales."""
+"""Operations that every method uses: dtypes, rounding with the straight-through gradient, positive scales."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from qreg_yolo.quant.functional.common import (
 )
 
 _CLIPS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
-"""Where the search for the initial range starts, in standard deviations about the mean; and from the full range."""
+"""Starts of the search for the initial range, in standard deviations about the mean; the full range is one too."""
 _MAX_FITS = 50
 """Straight-line fits from one start."""
 _MIN_GAIN = 1e-4
