@@ -7,7 +7,7 @@ from typing import Any
 
 from qreg_yolo.detect.robustness import DetectorRobustnessRequest
 
-CELLS = (("gaussian_noise", 1), ("brightness", 1))
+CONDITIONS = (("gaussian_noise", 1), ("brightness", 1))
 BATCH = 3
 
 
@@ -16,6 +16,6 @@ def listing(yaml: Path) -> dict[str, bytes]:
 
 
 def request(weights: list[Path], data: Path, out: Path, **more: Any) -> DetectorRobustnessRequest:
-    options: dict[str, Any] = {"corruptions": tuple(name for name, _ in CELLS), "severities": (1,), "batch": BATCH}
+    options: dict[str, Any] = {"corruptions": tuple(name for name, _ in CONDITIONS), "severities": (1,), "batch": BATCH}
     options |= {"threads": 1, "workers": 0}
     return DetectorRobustnessRequest(weights=weights, data=str(data), out=out, split="val", **{**options, **more})

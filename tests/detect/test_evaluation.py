@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from qreg_yolo.detect.robust.coco import coco_map
-from qreg_yolo.detect.robust.models import BOXED, load_candidates
 
 from qreg_yolo.config.detection import resolve
 from qreg_yolo.detect import QuantYOLO, evaluate, noise, runs
+from qreg_yolo.detect.batch_validator import BOXED, coco_map, load_detectors
 from qreg_yolo.detect.data_check import ImageSet
 from qreg_yolo.detect.robustness import DetectorRobustnessRequest
 from qreg_yolo.detect.robustness import measure as measure_robustness
@@ -90,8 +89,8 @@ def test_robustness_and_noise_take_classes_by_name(
     def numbers(data: Path) -> list[list[float]]:
         """Returns the classes in the labels that ``noise`` hands to the loss."""
         request = noise.DetectorNoiseRequest(weights=trained.best, data=str(data), split="val", limit=4)
-        (candidate,), _ = load_candidates([trained.best], None)
-        return [sorted(label["cls"].ravel().tolist()) for label in noise._images(request, candidate).labels]
+        (detector,) = load_detectors([trained.best], None)
+        return [sorted(label["cls"].ravel().tolist()) for label in noise._images(request, detector).labels]
 
     assert numbers(turned) == numbers(tiny_data)
 
@@ -125,8 +124,8 @@ def test_robustness_and_noise_take_a_class_map(trained: Trained, tiny_data: Path
     assert values[1]["value"] == values[0]["value"] > 0.02
     assert "class_map=map " in values[1]["evaluation"]
     asked = noise.DetectorNoiseRequest(weights=trained.best, data=str(other), split="val", class_map=str(given))
-    (candidate,), _ = load_candidates([trained.best], None)
-    assert list(noise._images(asked, candidate).names.values()) == names
+    (detector,) = load_detectors([trained.best], None)
+    assert list(noise._images(asked, detector).names.values()) == names
 
 
 def test_pycocotools_has_no_map_without_objects(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from qreg_yolo.detect.robust import models
+from qreg_yolo.detect.batch_validator import BatchValidator
 from qreg_yolo.detect.robustness import measure
 from qreg_yolo.errors import DataError, WeightsError
 from qreg_yolo.io import files, records
@@ -159,7 +159,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(
 ) -> None:
     """Root may write into any folder, but not below a regular file; what the system says of others is put in."""
     out = make(tmp_path, monkeypatch)
-    monkeypatch.setattr(models.Judge, "measure", lambda *_: pytest.fail("something was measured"))
+    monkeypatch.setattr(BatchValidator, "detections", lambda *_: pytest.fail("something was measured"))
     with pytest.raises(OSError, match=r"cannot be written: .*\. Give another folder with --out\."):
         measure(request([trained.best], data, out))
 
@@ -174,8 +174,8 @@ def test_a_folder_that_becomes_read_only_is_named_and_what_was_written_is_kept(
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         original(path, content, **more)
 
-    measured = models.Judge.measure
-    monkeypatch.setattr(models.Judge, "measure", lambda *a: passes.append(1) or measured(*a))
+    measured = BatchValidator.detections
+    monkeypatch.setattr(BatchValidator, "detections", lambda *a: passes.append(1) or measured(*a))
     monkeypatch.setattr("qreg_yolo.robustness.journal.FLUSH_SECONDS", 0.0)
     monkeypatch.setattr(files, "write_bytes", refuse)
     with pytest.raises(OSError, match=r"out' cannot be written: Permission denied.*start the same command again"):
