@@ -35,7 +35,7 @@ _BATCH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierNoiseRequest(NoiseRequest):
-    """What `measure` is asked for; None: as the checkpoint was trained, or the default."""
+    """The request of `measure`; None: as the checkpoint was trained, or the default."""
 
     data_dir: str | None = None
     verify: bool = True

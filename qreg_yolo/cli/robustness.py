@@ -23,7 +23,7 @@ PROJECT = "runs/robustness"
 
 def robustness(
     arguments: Annotated[
-        list[str], typer.Argument(metavar="WEIGHTS... [project=FOLDER] [name=NAME]", help="Checkpoints, fp32 twin too.")
+        list[str], typer.Argument(metavar="WEIGHTS... [project=FOLDER] [name=NAME]", help="Checkpoints and baseline.")
     ],
     data: Annotated[str, typer.Option(help="Data YAML, demo or voc.")],
     corruptions: Annotated[str, typer.Option(help="19 | 15 | names such as fog,snow.")] = "19",
@@ -32,9 +32,9 @@ def robustness(
     limit: Annotated[int | None, typer.Option(help="A fixed random subset of so many images.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images per batch. [default: as val]")] = None,
     imgsz: Annotated[int | None, typer.Option(help="Image size, px. [default: each model's own]")] = None,
-    seed: Annotated[int, typer.Option(help="Of the corruptions.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the corruptions.")] = 0,
     preset: Annotated[str, typer.Option(help="imagenet224 | inception299 | tiny64 | cifar32.")] = "imagenet224",
-    frost_dir: Annotated[Path | None, typer.Option(help="Folder of frost pictures. [default: found or drawn]")] = None,
+    frost_dir: Annotated[Path | None, typer.Option(help="Folder of frost overlays. [default: found or drawn]")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that corrupt. [default: CPU 0, GPU 8]")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, or the number of a GPU.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: all cores]")] = None,
@@ -43,7 +43,7 @@ def robustness(
     coco_eval: Annotated[bool, typer.Option("--coco-eval", help="Compare mAP with pycocotools.")] = False,
     out: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/robustness/DATA]")] = None,
 ) -> None:
-    """Measure checkpoints on clean and corrupted images, in one pass; a second call goes on."""
+    """Measure checkpoints on clean and corrupted images, in one pass; the same call resumes."""
     names, levels = parse_corruptions(corruptions), parse_severities(severities)
     weights, overrides = parted(arguments)
     project, name = output_folder(out, overrides)
@@ -74,7 +74,7 @@ def parted(arguments: list[str]) -> tuple[list[Path], list[str]]:
 def output_folder(out: Path | None, overrides: list[str]) -> tuple[Path, str | None]:
     """Returns where the output folder lies, and its name; None: that of the data set.
 
-    The same call has the same folder, so that it goes on.
+    The same call has the same folder, so that it resumes.
 
     Raises:
         ConfigError: Words other than ``project=`` and ``name=``, or one of them with ``--out``.

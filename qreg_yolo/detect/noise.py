@@ -40,12 +40,12 @@ _BATCH = 8
 Raw = Mapping[str, Any]
 """Outputs of a head in training: tensors, or lists of them, by name."""
 _FEATURES = "feats"
-"""The name of its inputs among them: the host's loss reads their shapes."""
+"""The name of its inputs among them: Ultralytics' loss reads their shapes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorNoiseRequest(NoiseRequest):
-    """What `measure` is asked for; None: as the checkpoint was trained, or the default."""
+    """The request of `measure`; None: as the checkpoint was trained, or the default."""
 
     imgsz: int | None = None
     """Px; None: the training's."""
@@ -113,7 +113,7 @@ def _plan(model: Any) -> Plan:
 def _task(detector: Detector, images: ImageSet, device: torch.device) -> Task:
     """Returns the detector's outputs, its images as validation shows them, and the loss that it was trained with."""
     model = detector.model
-    model.args = IterableSimpleNamespace(**model.args)  # so the host's losses read it
+    model.args = IterableSimpleNamespace(**model.args)  # as Ultralytics' losses read it
     outputs, loss = raw_outputs(model), BatchLoss(model)
     batches = [(batch["img"], loss.target(batch)) for batch in _batches(detector, images, device)]
     return Task(outputs, batches, {"detection": loss})

@@ -64,15 +64,16 @@ def average_precision(
 ) -> Array:
     """Returns the average precision of one class, `(thresholds, resamples)`; nan where no image shows an object of it.
 
-    The host's rule (``compute_ap``): precision is replaced by the largest at this or any higher recall, sampled at 101
-    recalls, and integrated by the trapezoidal rule; beyond the highest recall it is 0. Between two true positives that
-    curve is flat, which is why it suffices to look at them; a sample at exactly the recall of one belongs to the next.
+    Ultralytics' rule (``compute_ap``): precision is replaced by the largest at this or any higher recall, sampled at
+    101 recalls, and integrated by the trapezoidal rule; beyond the highest recall it is 0. Between two true positives
+    that curve is flat, which is why it suffices to look at them; a sample at exactly the recall of one belongs to the
+    next.
 
     Args:
         statistics: Detections and objects.
         category: The class.
         weights: `(images, resamples)`: how often each image stands in each resample.
-        thresholds: Which IoU thresholds, 0..9.
+        thresholds: IoU thresholds, 0..9.
     """
     position = np.flatnonzero(statistics.category == category)
     image, hits = statistics.image[position], statistics.hits[position]

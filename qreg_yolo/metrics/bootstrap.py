@@ -112,7 +112,7 @@ class _Kind:
     """One kind of per-image statistics."""
 
     metrics: tuple[str, ...]
-    """What they give."""
+    """Metrics that are computed from them."""
     compute: Callable[..., Array]
     """(statistics, weights, metric) -> fractions, one per resample."""
 

@@ -21,9 +21,9 @@ def condition_mean(values: Values, condition: str, severities: Sequence[int]) ->
     """Returns the mean of one condition over severities, in points; nan where one of them is missing.
 
     Args:
-        values: What was measured.
+        values: The measured values.
         condition: A corruption, or ``clean``, which has no severities.
-        severities: Which to average.
+        severities: Severities to average over.
     """
     keys = [(condition, 0)] if condition == CLEAN else [(condition, severity) for severity in severities]
     return cast(Number, sum(np.asarray(values.get(key, math.nan)) for key in keys) / len(keys))
@@ -71,12 +71,12 @@ def relative_performance(mpc: float | Number, clean: float | Number) -> Number:
 
 
 def corruption_error(quantized: Values, fp32: Values, conditions: Sequence[str], severities: Sequence[int]) -> Number:
-    """Returns mCE in percent, below 100 where the quantized model errs less than its fp32 twin.
+    """Returns mCE in percent, below 100 where the quantized model errs less than its baseline.
 
     Hendrycks and Dietterich 2019 (arXiv 1903.12261): per corruption the errors, 100 - points, summed over severities,
     over those of the baseline; then the mean over corruptions. Their baseline was AlexNet.
 
-    Deviates: the baseline is the full-precision twin.
+    Deviates: the baseline is the fp32 network.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = [

@@ -123,7 +123,7 @@ class Track(ABC, Generic[Model]):
 class RobustnessResult:
     """The folder and the summary of a measurement."""
 
-    folder: Path
+    save_dir: Path
     table: str
     """For a terminal."""
 
@@ -146,14 +146,13 @@ def measure(track: Track[Model], folder: Path, progress: Progress = no_progress)
         mine = {model.run_id: track.model_settings(model) for model in track.models}
         settings.agree(out, _settings(track), mine, lambda: {**track.contents(out), "n_images": track.n_images})
         values = _finished(out, track.metrics)
-        conditions = track.request.conditions
-        asked = [(model.run_id, condition) for condition in conditions for model in track.models]
+        asked = [(model.run_id, condition) for condition in track.request.conditions for model in track.models]
         again = sum(one in values for one in asked)
         if again < len(asked):
             _measure(track, out, values, progress)
-        notes = [f"{again} of {len(asked)} conditions were measured before."] if again else []
-        lines = [*notes, *track.notes(again), *_summary(track, values), f"Results: {out} ({records.FILE})"]
-        return RobustnessResult(out, "\n".join(lines))
+    notes = [f"{again} of {len(asked)} conditions were measured before."] if again else []
+    lines = [*notes, *track.notes(again), *_summary(track, values), f"Results: {out} ({records.FILE})"]
+    return RobustnessResult(out, "\n".join(lines))
 
 
 def check_distinct(models: Sequence[MeasuredModel]) -> None:
@@ -201,11 +200,11 @@ def _measure(track: Track[Model], out: Path, values: Values, progress: Progress)
         for batch in range(len(track.parts)):
             if left := {run_id for run_id in runs if (run_id, (condition, batch)) not in done}:
                 due[condition, batch] = left
-    sizes = {task: track.parts[task[1]].stop - track.parts[task[1]].start for task in due}
+    sizes = [part.stop - part.start for part in track.parts]
     tasks = {task: frozenset(runs) for task, runs in due.items()}
     with (
         _kept(journal, out),
-        progress("Measuring", sum(sizes.values())) as advance,
+        progress("Measuring", sum(sizes[batch] for _, batch in due)) as advance,
         closing(track.predictions(tasks)) as predictions,
     ):
         for task, run_id, rows in predictions:
@@ -213,7 +212,7 @@ def _measure(track: Track[Model], out: Path, values: Values, progress: Progress)
             due[task].remove(run_id)
             if not due[task]:
                 del due[task]
-                advance(sizes[task])
+                advance(sizes[task[1]])
             if journal.is_due():
                 journal.flush()
                 _conclude(track, out, journal, {condition for condition, _ in due}, values)

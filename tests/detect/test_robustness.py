@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,6 +116,7 @@ KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 KILLER = """
 import os, signal, sys
 from pathlib import Path
+from typing import Any
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background has it ignored
 from qreg_yolo.detect.batch_validator import BatchValidator
 from qreg_yolo.robustness import journal
@@ -156,6 +158,22 @@ def test_a_killed_run_goes_on_where_it_was(trained: Trained, fp32: Path, data: P
     assert numbers(out) == numbers(tmp_path / "whole")
     assert files_of(out) == files_of(tmp_path / "whole")
     assert not list(out.glob("unfinished*"))
+
+
+def test_a_complete_condition_is_recorded_while_others_are_measured(
+    trained: Trained, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qreg_yolo.robustness.journal.FLUSH_SECONDS", 0.0)
+    original, recorded = BatchValidator.detections, []
+
+    def count(*arguments: Any) -> Any:
+        table = tmp_path / "out" / "records.csv"
+        recorded.append(len(numbers(tmp_path / "out")) if table.is_file() else 0)
+        return original(*arguments)
+
+    monkeypatch.setattr(BatchValidator, "detections", count)
+    measure(request([trained.best], data, tmp_path / "out"))
+    assert recorded == [0] * 7 + [4, 8], "four numbers per condition, the last batch of each completes it"
 
 
 def test_a_full_disk_keeps_what_was_written(trained: Trained, data: Path, tmp_path: Path) -> None:

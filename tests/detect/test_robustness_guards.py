@@ -90,6 +90,23 @@ def test_changed_data_are_noticed(change: Callable[[Path], str], trained: Traine
         measure(request([trained.best], data, tmp_path / "out", corruptions=("brightness",)))
 
 
+def test_an_image_that_changes_while_it_is_measured_is_noticed(
+    trained: Trained, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, names = BatchValidator.detections, []
+
+    def change(*arguments: Any) -> Any:
+        if not names:
+            names.append(_touch_image(data))
+        return original(*arguments)
+
+    monkeypatch.setattr(BatchValidator, "detections", change)
+    with pytest.raises(DataError, match="has changed since the measurement began"):
+        measure(request([trained.best], data, tmp_path / "out"))
+    assert names
+    assert not (tmp_path / "out" / "records.csv").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
