@@ -1,4 +1,4 @@
-"""A quantized run against its twin: any measure of the two, with its interval where per-image files exist."""
+"""A quantized run against its baseline: any measure of the two, with its interval where per-image files exist."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def compare(
     """Returns the pairs with what their per-image files say, each file read and resampled once.
 
     Args:
-        pairs: Quantized runs and their twins.
+        pairs: Quantized runs and their baselines.
         per_image: Folder ``per_image`` beside the records; None or missing: no intervals.
         resamples: Bootstrap resamples.
         progress: Shows how many conditions are done.

@@ -205,7 +205,7 @@ def parse_seeds(text: str | None) -> tuple[int, ...]:
 
 
 def _recipe(hyp: str | None, options: dict[str, Any], arguments: dict[str, Any]) -> Path | None:
-    """Returns the recipe file: the one asked for, else the data set's own."""
+    """Returns the recipe file: the one asked for, else the dataset's own."""
     if hyp is None:
         data = str(options.get("data") or arguments.get("data", "demo"))
         return recipe_path("cifar_demo" if data == "demo" else "cifar_paper")

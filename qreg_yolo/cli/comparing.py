@@ -1,4 +1,4 @@
-"""The options that all commands on records share: which rows, which twins, which severities."""
+"""The options that all commands on records share: which rows, which baselines, which severities."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Metric = Annotated[
 ]
 Severities = Annotated[str | None, typer.Option(help="Such as 3, 1-5 or 1,3. [default: all in the records]")]
 Runs = Annotated[list[str] | None, typer.Option(help="Only runs whose id matches, such as '*-best-*'. Repeatable.")]
-Baseline = Annotated[list[str] | None, typer.Option(help="Run id of an fp32 twin to compare with. Repeatable.")]
-Data = Annotated[str | None, typer.Option(help="Only this data set.")]
+Baseline = Annotated[list[str] | None, typer.Option(help="Run id of an fp32 baseline to compare with. Repeatable.")]
+Data = Annotated[str | None, typer.Option(help="Only this dataset.")]
 Split = Annotated[str | None, typer.Option(help="Only this split.")]
 Preset = Annotated[str | None, typer.Option(help="Only this preset of the corruptions.")]
 PerImage = Annotated[Path | None, typer.Option(help="Per-image files. [default: per_image beside the records]")]

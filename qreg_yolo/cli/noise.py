@@ -34,7 +34,7 @@ def noise(
     methods: Annotated[str, typer.Option(help="Of lsq,lsq+,pact,dorefa.")] = "lsq,pact,dorefa",
     first_last_bits: FirstLastBits = None,
     per_channel: PerChannel = None,
-    data: Annotated[str | None, typer.Option(help="Data set or data YAML. [default: the checkpoint's]")] = None,
+    data: Annotated[str | None, typer.Option(help="Dataset or data YAML. [default: the checkpoint's]")] = None,
     data_dir: DataDir = None,
     no_verify: NoVerify = False,
     split: Annotated[str | None, typer.Option(help="Its split. [default: train]")] = None,
@@ -47,7 +47,7 @@ def noise(
     model: Annotated[str | None, typer.Option(help="A classifier's own package.module:factory.")] = None,
     device: Device = None,
     threads: Threads = None,
-    against: Annotated[Path | None, typer.Option(help="noise.json of its fp32 twin: compare gradients.")] = None,
+    against: Annotated[Path | None, typer.Option(help="noise.json of its fp32 baseline: compare gradients.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
     out: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/noise]")] = None,
 ) -> None:
@@ -63,8 +63,8 @@ def noise(
     }  # fmt: skip
     from qreg_yolo.analysis.noise import read_report
 
-    twin = None if against is None else read_report(against)
-    if twin is not None and no_loss:
+    baseline = None if against is None else read_report(against)
+    if baseline is not None and no_loss:
         raise ConfigError("--against compares gradients, and --no-loss measures none. Drop one of the two.")
     own = {"data_dir": data_dir, "verify": not no_verify, "model": model}
     prepare_host(online=False)
@@ -75,9 +75,9 @@ def noise(
 
     folder = new_folder(Path(PROJECT).absolute(), "noise") if out is None else out
     text = publish(report, folder)
-    if twin is not None:  # what was measured is on disk before the two can turn out not to be comparable
-        report = {**report, "against": {"weights": twin["weights"], "rows": compare_gradients(report, twin)}}
-        text = publish(report, folder, twin)
+    if baseline is not None:  # what was measured is on disk before the two can turn out not to be comparable
+        report = {**report, "against": {"weights": baseline["weights"], "rows": compare_gradients(report, baseline)}}
+        text = publish(report, folder, baseline)
     print(json.dumps(report, indent=2, allow_nan=False) if as_json else text)
     print(f"Results: {folder} ({REPORT}, {FIGURE})", file=sys.stderr if as_json else sys.stdout)
 

@@ -80,7 +80,7 @@ def severity(
     per_image: comparing.PerImage = None,
     no_intervals: comparing.NoIntervals = False,
 ) -> None:
-    """Draw the metric of each model and its twin against the severity."""
+    """Draw the metric of each model and its baseline against the severity."""
     asked = comparing.request(
         records, metric, severities, runs, baseline, data, split, preset, per_image, no_intervals
     )  # fmt: skip

@@ -72,7 +72,7 @@ def parted(arguments: list[str]) -> tuple[list[Path], list[str]]:
 
 
 def output_folder(out: Path | None, overrides: list[str]) -> tuple[Path, str | None]:
-    """Returns where the output folder lies, and its name; None: that of the data set.
+    """Returns where the output folder lies, and its name; None: that of the dataset.
 
     The same call has the same folder, so that it resumes.
 

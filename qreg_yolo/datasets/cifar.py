@@ -77,7 +77,7 @@ class LabelledImages:
 
 @dataclass(frozen=True, kw_only=True)
 class CifarFiles:
-    """One official data set: its files with their md5, and where the labels stand in them."""
+    """One official dataset: its files with their md5, and where the labels stand in them."""
 
     folder: str
     train: Mapping[str, str]

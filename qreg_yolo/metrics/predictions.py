@@ -27,7 +27,7 @@ class ImagePredictions:
     targets: NDArray[np.int32]
     """`(images,)`: the class of each, 0 or more."""
     names: NDArray[np.str_]
-    """`(images,)`: the names that the data set gives them; the same, in the same order, under every corruption and for
+    """`(images,)`: the names that the dataset gives them; the same, in the same order, under every corruption and for
     every model."""
 
     def __post_init__(self) -> None:

@@ -66,7 +66,7 @@ class Track(ABC, Generic[Model]):
     request: RobustnessRequest
     models: Sequence[Model]
     data: str
-    """Name of the data set."""
+    """Name of the dataset."""
     split: str
     n_images: int
     batch: int

@@ -15,7 +15,7 @@ import pytest
 
 from qreg_yolo.analysis import report
 from qreg_yolo.analysis.comparison import Comparison, by_seed, compare, estimate
-from qreg_yolo.analysis.measurements import pair_twins, read_measurements
+from qreg_yolo.analysis.measurements import pair_with_baselines, read_measurements
 from qreg_yolo.analysis.table import FORMATS, Estimate, Table, entry_text, to_csv, to_latex, to_markdown, to_text
 from qreg_yolo.analysis.tables import TABLES, by_condition, by_severity, robustness, table1
 from qreg_yolo.errors import AnalysisError
@@ -25,7 +25,7 @@ from tests.analysis.synthetic_records import square, write, write_study
 
 
 def compared(path: Path, per_image: Path | None = None):  # type: ignore[no-untyped-def]
-    return compare(pair_twins(read_measurements(path)), per_image, resamples=100)
+    return compare(pair_with_baselines(read_measurements(path)), per_image, resamples=100)
 
 
 def test_table_1_by_hand(tmp_path: Path) -> None:

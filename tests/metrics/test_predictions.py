@@ -11,7 +11,7 @@ import pytest
 
 from qreg_yolo.analysis import report
 from qreg_yolo.analysis.comparison import compare, estimate
-from qreg_yolo.analysis.measurements import Selection, pair_twins, read_measurements
+from qreg_yolo.analysis.measurements import Selection, pair_with_baselines, read_measurements
 from qreg_yolo.errors import AnalysisError
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.metrics import image_statistics
@@ -134,7 +134,7 @@ def study(folder: Path) -> Path:
 
 def test_classifiers_are_compared_in_accuracy_with_intervals(tmp_path: Path) -> None:
     path = study(tmp_path)
-    (pair,) = pair_twins(read_measurements(path))
+    (pair,) = pair_with_baselines(read_measurements(path))
     assert pair.quantized.metric == TOP1
     (comparison,) = compare([pair], tmp_path / "per_image")
     found = estimate([comparison], lambda q, fp: map_delta(q, fp, "fog", (3,)))
