@@ -39,7 +39,7 @@ def read_curves(sources: Sequence[str], column: str) -> dict[str, list[Curve]]:
     Raises:
         ConfigError: A file lacks the column.
         FileNotFoundError: No such file.
-        ResultsError: A file that is no such table.
+        ResultsError: A file that is not such a table.
         AnalysisError: A file without an epoch.
     """
     curves: dict[str, list[Curve]] = {}
@@ -64,7 +64,7 @@ def read_curve(path: Path, column: str) -> Curve:
     Raises:
         ConfigError: It lacks the column.
         FileNotFoundError: No such file.
-        ResultsError: It is no such table.
+        ResultsError: It is not such a table.
         AnalysisError: It holds no epoch.
     """
     table = read_results(path)

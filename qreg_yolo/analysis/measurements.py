@@ -103,7 +103,7 @@ def read_measurements(path: Path, selection: Selection = Selection()) -> list[Me
 
     Raises:
         FileNotFoundError: No such file.
-        RecordsError: It is no table of records.
+        RecordsError: It is not a table of records.
         ConfigError: The selection names something that the table does not hold.
         AnalysisError: A corruption, severity or unit that does not exist.
     """
@@ -206,9 +206,9 @@ def pair_with_baselines(measured: Iterable[Measurement], baselines: Sequence[str
         baselines: Run ids; where given, only these count as baselines.
 
     Raises:
-        ConfigError: A baseline that is no fp32 run here.
-        AnalysisError: A run without a baseline, with several, or with one that was evaluated otherwise (unless it is among
-            ``baselines``); or nothing to compare.
+        ConfigError: A baseline that is not an fp32 run here.
+        AnalysisError: Nothing to compare, or a run that has no baseline, several, or one that was evaluated otherwise
+            and is not named in ``baselines``.
     """
     measured = list(measured)
     floats = [one for one in measured if one.method == "fp32"]
@@ -217,7 +217,7 @@ def pair_with_baselines(measured: Iterable[Measurement], baselines: Sequence[str
     for baseline in baselines:
         if baseline not in ids:
             raise ConfigError(
-                f"baseline={baseline!r} is no fp32 run in these records.{did_you_mean(baseline, ids)} "
+                f"baseline={baseline!r} is not an fp32 run in these records.{did_you_mean(baseline, ids)} "
                 f"There are: {', '.join(ids) or 'none'}."
             )
     if not quantized:

@@ -64,7 +64,7 @@ def table(request: Request, kind: str = "table1", format_: str = "text", out: Pa
     make = TABLES[_choice("kind", kind, TABLES)]
     write = FORMATS[_choice("format", format_, FORMATS)]
     if out is not None and not out.parent.is_dir():
-        raise MissingFileError(f"{out.parent} is no folder. Make it first, or give another path.")
+        raise MissingFileError(f"{out.parent} is not a folder. Make it first, or give another path.")
     text = write(make(*_compared(request)))
     if out is not None:
         files.write_text(out, text + "\n")
@@ -151,8 +151,8 @@ def loss_curves(
     """Writes one column of one or many ``results.csv`` over the epochs, or against another column.
 
     Returns:
-        What was drawn; with it the overfitting table of a validation loss and, against a training loss, the loss-matched
-        comparison.
+        A line about the figure; for a validation loss also the overfitting table and, against a training loss, the
+        loss-matched comparison.
     """
     check_figure_path(out)
     write = FORMATS[_choice("format", format_, FORMATS)]
@@ -219,7 +219,7 @@ def _compared(request: Request) -> tuple[list[Comparison], tuple[int, ...]]:
     measured = {severity for pair in pairs for run in (pair.quantized, pair.fp32) for severity in run.severities}
     folder = request.per_image or request.records.parent / "per_image"
     if request.per_image is not None and not folder.is_dir():
-        raise MissingFileError(f"{folder} is no folder. Give the folder per_image that 'robustness' wrote.")
+        raise MissingFileError(f"{folder} is not a folder. Give the folder per_image that 'robustness' wrote.")
     comparisons = compare(pairs, folder if request.intervals else None, progress=request.progress)
     return comparisons, tuple(sorted(set(request.severities) or measured)) or SEVERITIES
 

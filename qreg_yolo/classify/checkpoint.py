@@ -27,7 +27,7 @@ from qreg_yolo.training.tensor_file import SUFFIX, fill, keys, read, tensors_of
 HEADER = "qreg_yolo_classifier"
 """Key of the description in the file's metadata; the only one, so that equal content is equal bytes."""
 VERSION = 1
-LACKING = "is no classifier of qreg-yolo. Give a file that 'classify train' wrote."
+LACKING = "is not a classifier of qreg-yolo. Give a file that 'classify train' wrote."
 _OPTIMIZER = "optimizer/"
 """Prefix of the optimizer's tensors."""
 

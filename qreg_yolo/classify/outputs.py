@@ -170,7 +170,7 @@ def seeds_table(accuracies: Mapping[int, float]) -> str:
 
 
 class ProgressLine:
-    """A bar on stderr with images per second, redrawn a few times a second; nothing where that is no terminal."""
+    """A bar on stderr with images per second, redrawn a few times a second; nothing where that is not a terminal."""
 
     def __init__(self, images_per_step: int, *, quiet: bool = False) -> None:
         self._images = images_per_step

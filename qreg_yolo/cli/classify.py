@@ -200,7 +200,7 @@ def parse_seeds(text: str | None) -> tuple[int, ...]:
         return ()
     parts = text.split(",")
     if not all(part.strip().isdecimal() for part in parts) or len({int(part) for part in parts}) < len(parts):
-        raise ConfigError(f"seeds={text!r} is no list of different whole numbers. Write 0,1,2.")
+        raise ConfigError(f"seeds={text!r} is not a list of different whole numbers. Write 0,1,2.")
     return tuple(int(part) for part in parts)
 
 

@@ -95,6 +95,6 @@ def parse_severities(text: str | None) -> tuple[int, ...]:
         except ValueError:
             low, high = 0, 0
         if not 1 <= low <= high <= 5:
-            raise ConfigError(f"severities={text!r} is no list of severities 1 to 5. Write 3, 1-5 or 1,3.")
+            raise ConfigError(f"severities={text!r} is not a list of severities 1 to 5. Write 3, 1-5 or 1,3.")
         found.update(range(low, high + 1))
     return tuple(sorted(found))

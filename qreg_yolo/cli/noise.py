@@ -65,7 +65,7 @@ def noise(
 
     baseline = None if against is None else read_report(against)
     if baseline is not None and no_loss:
-        raise ConfigError("--against compares gradients, and --no-loss measures none. Drop one of the two.")
+        raise ConfigError("--against compares gradients, and --no-loss measures none. Remove one of the two.")
     own = {"data_dir": data_dir, "verify": not no_verify, "model": model}
     prepare_host(online=False)
     with redirect_stdout(sys.stderr):  # what Ultralytics says on first use is no part of the report
@@ -97,7 +97,7 @@ def _measure(weights: Path, asked: dict[str, Any], own: dict[str, Any], of_detec
     given = [name for name, value in own.items() if value not in (None, True)]
     if given:
         option = {"verify": "no-verify", "data_dir": "data-dir"}.get(given[0], given[0])
-        raise ConfigError(f"--{option} goes with a classifier, and '{weights}' is none. Drop it.")
+        raise ConfigError(f"--{option} applies to classifiers; '{weights}' is a detector. Remove it.")
     from qreg_yolo.detect import noise as detector
 
     return detector.measure(detector.DetectorNoiseRequest(**asked, **of_detectors), bar)
@@ -116,6 +116,6 @@ def parse_bits(text: str) -> tuple[int, ...]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,2})(?:-(\d{1,2}))?\s*", part)
         if match is None:
-            raise ConfigError(f"bits={text!r} is no list of widths. Write 2,4,8 or 1-8,32.")
+            raise ConfigError(f"bits={text!r} is not a list of widths. Write 2,4,8 or 1-8,32.")
         found += range(int(match[1]), int(match[2] or match[1]) + 1)
     return tuple(found)

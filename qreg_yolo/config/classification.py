@@ -274,5 +274,5 @@ def as_milestones(value: object) -> tuple[int, ...]:
     except (TypeError, ValueError):
         right = False
     if not right:
-        raise ConfigError(f"milestones={value!r} is no ascending list of epochs from 1 up. Write 50,90 or [50, 90].")
+        raise ConfigError(f"milestones={value!r} does not list ascending epochs from 1 up. Write 50,90 or [50, 90].")
     return tuple(numbers)

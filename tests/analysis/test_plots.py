@@ -169,9 +169,9 @@ def test_files_by_suffix_the_same_each_time(tmp_path: Path, suffix: str) -> None
 
 
 def test_other_suffixes_and_folders_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'.jpg' is no format of figures"):
+    with pytest.raises(ConfigError, match=r"'.jpg' is not a format of figures"):
         save(Figure(), tmp_path / "a.jpg")
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         save(Figure(), tmp_path / "nowhere" / "a.png")
     with pytest.raises(ConfigError, match="Did you mean 'red-green'"):
         draw_heatmap(SQUARE, palette="red-gren")

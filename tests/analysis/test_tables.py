@@ -68,7 +68,7 @@ def test_one_seed_twice_is_refused(tmp_path: Path) -> None:
         table1(compared(write(tmp_path / "r.csv", rows)), (3,))
 
 
-def test_intervals_hold_their_values_and_a_twin_of_itself_is_zero(tmp_path: Path) -> None:
+def test_intervals_hold_their_values_and_a_baseline_of_itself_is_zero(tmp_path: Path) -> None:
     path = write_study(tmp_path, bits=(32, 4))
     table = by_condition(compared(path, tmp_path / "per_image"), (3,))
     assert len(table.rows) == 22
@@ -93,7 +93,7 @@ def test_the_bootstrap_says_how_far_it_is(tmp_path: Path) -> None:
         yield done.append
 
     report.table(report.Request(records=path, progress=progress))
-    assert shown == [("bootstrap", 60)]  # three runs, the twin once
+    assert shown == [("bootstrap", 60)]  # three runs, the baseline once
     assert sum(done) == 60
     report.table(report.Request(records=path, progress=progress, intervals=False))
     assert len(shown) == 1

@@ -139,7 +139,7 @@ def test_robustness_tables_and_squares(cifar: Path, tmp_path: Path) -> None:
         (["--device", "cuda:77"], 2, ["cuda:77"]),
         (["nowhere.safetensors"], 2, ["no checkpoint 'nowhere.safetensors'"]),
         (["text.safetensors"], 1, ["text.safetensors' is damaged"]),
-        (["other.safetensors"], 1, ["is no classifier of qreg-yolo"]),
+        (["other.safetensors"], 1, ["is not a classifier of qreg-yolo"]),
     ],
     ids=str,
 )

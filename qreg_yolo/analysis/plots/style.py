@@ -73,9 +73,9 @@ def check_figure_path(path: Path) -> None:
         FileNotFoundError: The folder does not exist.
     """
     if path.suffix.lower() not in _SUFFIXES:
-        raise ConfigError(f"{path}: '{path.suffix}' is no format of figures. Give one of: {', '.join(_SUFFIXES)}.")
+        raise ConfigError(f"{path}: '{path.suffix}' is not a format of figures. Give one of: {', '.join(_SUFFIXES)}.")
     if not path.parent.is_dir():
-        raise MissingFileError(f"{path.parent} is no folder. Make it first, or give another path.")
+        raise MissingFileError(f"{path.parent} is not a folder. Make it first, or give another path.")
 
 
 def save(figure: Figure, path: Path) -> None:
