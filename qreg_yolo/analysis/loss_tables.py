@@ -1,4 +1,4 @@
-"""Validation at equal training loss: whether a network generalizes better, or has only fitted its training set less."""
+"""Overfitting, and the loss-matched comparison: does a network generalize better, or fit its training set less?"""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def overfitting_table(
 
 
 def _finite(curve: Curve) -> Array:
-    """Returns the values; inf, so that it is never the best, where one is not finite."""
+    """Returns the values; inf for one that is not finite, so that it is never the best."""
     return np.where(np.isfinite(curve.values), curve.values, np.inf)
 
 

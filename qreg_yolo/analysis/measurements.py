@@ -151,13 +151,13 @@ def _selected(rows: list[dict[str, Any]], selection: Selection, source: str) -> 
         wanted = getattr(selection, name)
         if wanted is None:
             continue
-        held = sorted({str(row[name]) for row in rows if row[name] is not None})
+        values = sorted({str(row[name]) for row in rows if row[name] is not None})
         # A clean image has no preset: it goes with each of them.
         rows = [row for row in rows if row[name] == wanted or (name == "preset" and row["corruption"] is None)]
-        if wanted not in held:
+        if wanted not in values:
             raise ConfigError(
-                f"{source}: {name}={wanted!r} is in none of the rows.{did_you_mean(wanted, held)} "
-                f"There are: {', '.join(held) or 'none'}."
+                f"{source}: {name}={wanted!r} is in no row.{did_you_mean(wanted, values)} "
+                f"There are: {', '.join(values) or 'none'}."
             )
     if selection.runs:
         ids = list(dict.fromkeys(row["run_id"] for row in rows))
@@ -173,10 +173,9 @@ def _of_default_metric(rows: list[dict[str, Any]], source: str) -> list[dict[str
     found = [row for row in rows if row["metric"] == DEFAULT_METRICS.get(row["track"], "map50_95")]
     if not found:
         wanted = dict.fromkeys(DEFAULT_METRICS.get(row["track"], "map50_95") for row in rows)
-        held = sorted({row["metric"] for row in rows})
+        values = sorted({row["metric"] for row in rows})
         raise ConfigError(
-            f"{source}: {' or '.join(wanted)} is in none of the rows. Choose another metric with --metric: "
-            f"{', '.join(held)}."
+            f"{source}: {' or '.join(wanted)} is in no row. Choose another metric with --metric: {', '.join(values)}."
         )
     return found
 

@@ -47,7 +47,7 @@ class Request:
     severities: Sequence[int] = ()
     """Severities to average over; none: all in the records."""
     per_image: Path | None = None
-    """Folder of per-image files; None: ``per_image`` beside the records."""
+    """Folder of per-image files; None: ``per_image`` next to the records."""
     intervals: bool = True
     """Whether to compute bootstrap intervals where per-image files exist."""
     progress: Progress = no_progress

@@ -1,4 +1,4 @@
-"""The datasets by name."""
+"""Datasets by name."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def load_split(data: str, split: str, data_dir: str | None, *, verify: bool, cou
         count: Images of a class-balanced subset; None: all.
 
     Raises:
-        ConfigError: No such dataset or split, or CIFAR without a folder.
+        ConfigError: An unknown dataset or split, or CIFAR without a folder.
         FileNotFoundError: The folder or a file is missing.
         DataError: A file that cannot be used.
     """
@@ -60,7 +60,7 @@ def load_training(run: ClassifyOptions) -> tuple[ImageSet, ImageSet]:
 def load_measured(
     trained: Mapping[str, Any], data: str | None, data_dir: str | None, *, verify: bool, split: str | None = None
 ) -> ImageSet:
-    """Returns what a checkpoint is measured on: what is not asked for is as in its training.
+    """Loads the evaluation set; unset options default to those of the training run.
 
     Args:
         trained: Section ``run`` of its training.

@@ -168,13 +168,13 @@ def val(
     data_dir: DataDir = None,
     no_verify: NoVerify = False,
     download: Download = False,
-    split: Annotated[str | None, typer.Option(help="train, or the held-out one: val (demo), test (CIFAR).")] = None,
+    split: Annotated[str | None, typer.Option(help="train, or val (demo) or test (CIFAR).")] = None,
     model: Annotated[str | None, typer.Option(help="The checkpoint's own package.module:factory.")] = None,
     threads: Threads = None,
     device: Device = None,
     project: Annotated[str | None, typer.Option(help="Folder of the results. [default: runs]")] = None,
 ) -> None:
-    """Measure a checkpoint: accuracy and loss on the held-out images."""
+    """Measure a checkpoint: accuracy and loss on the test images."""
     prepare_host(online=download, checkpoints=False)
     fetch(data or "demo", data_dir, download)
     find_own_code(model or "")

@@ -1,4 +1,4 @@
-"""The options that all commands on records share: which rows, which baselines, which severities."""
+"""Options of all commands on records: rows, baselines and severities."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Baseline = Annotated[list[str] | None, typer.Option(help="Run id of an fp32 base
 Data = Annotated[str | None, typer.Option(help="Only this dataset.")]
 Split = Annotated[str | None, typer.Option(help="Only this split.")]
 Preset = Annotated[str | None, typer.Option(help="Only this preset of the corruptions.")]
-PerImage = Annotated[Path | None, typer.Option(help="Per-image files. [default: per_image beside the records]")]
+PerImage = Annotated[Path | None, typer.Option(help="Per-image files. [default: per_image next to the records]")]
 NoIntervals = Annotated[bool, typer.Option("--no-intervals", help="Leave out the bootstrap intervals.")]
 
 
@@ -62,7 +62,7 @@ def parse_corruptions(text: str) -> tuple[str, ...]:
     """Returns the corruptions in ``19`` (all), ``15`` (the benchmark's) or ``fog,snow``, in canonical order.
 
     Raises:
-        ConfigError: A name that is none of the 19; the nearest is named.
+        ConfigError: An unknown corruption; the nearest name is suggested.
 
     >>> parse_corruptions("snow, gaussian_noise")
     ('gaussian_noise', 'snow')

@@ -41,7 +41,7 @@ def noise(
     limit: Annotated[int | None, typer.Option(help="So many images. [default: 64; of detectors 16]")] = None,
     imgsz: Annotated[int | None, typer.Option(help="Image size of a detector, px. [default: its training's]")] = None,
     class_map: Annotated[str | None, typer.Option(help="coco2voc, or a YAML file: data class to model class.")] = None,
-    draws: Annotated[int, typer.Option(help="Random perturbations of each law.")] = 16,
+    draws: Annotated[int, typer.Option(help="Random perturbations per distribution.")] = 16,
     seed: Annotated[int, typer.Option(help="Of the perturbations.")] = 0,
     no_loss: Annotated[bool, typer.Option("--no-loss", help="The noise alone, without gradients and data.")] = False,
     model: Annotated[str | None, typer.Option(help="A classifier's own package.module:factory.")] = None,

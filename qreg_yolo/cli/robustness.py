@@ -67,14 +67,14 @@ def parted(arguments: list[str]) -> tuple[list[Path], list[str]]:
     """
     weights = [Path(one) for one in arguments if "=" not in one or Path(one).exists()]
     if not weights:
-        raise ConfigError("There is no checkpoint among the arguments. Give one or more, such as weights/best.pt.")
+        raise ConfigError("No checkpoint was given. Give one or more, such as weights/best.pt.")
     return weights, [one for one in arguments if "=" in one and not Path(one).exists()]
 
 
 def output_folder(out: Path | None, overrides: list[str]) -> tuple[Path, str | None]:
-    """Returns where the output folder lies, and its name; None: that of the dataset.
+    """Returns the parent and the name of the output folder; None: the dataset's name.
 
-    The same call has the same folder, so that it resumes.
+    The same call gives the same folder, so it resumes.
 
     Raises:
         ConfigError: Words other than ``project=`` and ``name=``, or one of them with ``--out``.

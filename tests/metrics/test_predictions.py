@@ -161,6 +161,6 @@ def test_records_of_both_tracks_are_each_compared_in_their_own_metric(tmp_path: 
 
 def test_records_without_the_default_metric_say_what_they_have(tmp_path: Path) -> None:
     path = write(tmp_path / "r.csv", [record(metric="map50")])
-    with pytest.raises(ConfigError, match=r"map50_95 is in none of the rows.*--metric: map50\."):
+    with pytest.raises(ConfigError, match=r"map50_95 is in no row.*--metric: map50\."):
         read_measurements(path)
     assert len(read_measurements(path, Selection(metric="map50"))) == 1
