@@ -35,11 +35,11 @@ from ultralytics.utils import LOGGER  # noqa: E402
 
 from qreg_yolo.corrupt import MIN_SIDE  # noqa: E402
 from qreg_yolo.datasets.sources import find_data  # noqa: E402
+from qreg_yolo.detect.batch_validator import BatchValidator, load_detectors  # noqa: E402
 from qreg_yolo.detect.data_check import ImageSet, check_data  # noqa: E402
-from qreg_yolo.detect.robust.models import Judge, load_candidates  # noqa: E402
-from qreg_yolo.detect.robust.views import CorruptedBatches, Corrupting, View  # noqa: E402
-from qreg_yolo.detect.robustness import RobustnessRequest, measure  # noqa: E402
-from qreg_yolo.metrics.conditions import CLEAN, Cell  # noqa: E402
+from qreg_yolo.detect.robustness import DetectorRobustnessRequest, measure  # noqa: E402
+from qreg_yolo.detect.views import CorruptedBatches, View  # noqa: E402
+from qreg_yolo.metrics.conditions import CLEAN, Condition  # noqa: E402
 from qreg_yolo.training.environment import use_threads  # noqa: E402
 
 
@@ -60,20 +60,20 @@ def main() -> None:
     before = load_average()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        request = RobustnessRequest(
+        request = DetectorRobustnessRequest(
             weights=args.weights, data=args.data, out=folder / "out", corruptions=parse_corruptions(args.corruptions),
             severities=parse_severities(args.severities), limit=args.limit, batch=args.batch, workers=args.workers,
             threads=args.threads,
         )  # fmt: skip
         images = check_data(find_data(args.data), None, limit=args.limit, min_side=MIN_SIDE)
         ours = timed(lambda: measure(request))
-        bare = forward_only(request, images, folder) * len(request.cells)
+        bare = forward_only(request, images, folder) * len(request.conditions)
         rows = [("qreg-yolo robustness", ours), ("(a) forward and NMS alone, decoded clean images", bare)]
         if not args.skip_disk:
             disk = timed(lambda: on_disk(request, images, folder))
             rows.append(("(b) sets as PNG, then `yolo val` per model and set", disk))
     origin = provenance()
-    print(f"# {len(args.weights)} models, {len(images.images)} images, {len(request.cells)} cells\n")
+    print(f"# {len(args.weights)} models, {len(images.images)} images, {len(request.conditions)} conditions\n")
     print(f"- machine: {cpu_model()}; load average {before} at the start, {load_average()} at the end")
     print(f"- commit {origin['commit']}; {origin['command']}; {origin['time']}; {origin['versions']}\n")
     print("| way | s | robustness / way |\n|---|--:|--:|")
@@ -87,44 +87,44 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def forward_only(request: RobustnessRequest, images: ImageSet, folder: Path) -> float:
+def forward_only(request: DetectorRobustnessRequest, images: ImageSet, folder: Path) -> float:
     """Returns the seconds of forward and NMS of all models on all clean images once, after one batch to warm up."""
-    candidates, _ = load_candidates(list(request.weights), request.imgsz)
-    seconds = 0.0
+    size, seconds = int(request.batch or 32), 0.0
+    parts = [slice(start, start + size) for start in range(0, len(images.images), size)]
     with torch.inference_mode():
-        for one in candidates:
-            view = View(images, int(request.batch or 32), one.view, False)
-            batches = CorruptedBatches(images, [view], int(request.batch or 32), Corrupting(0, request.preset, None))
-            judge = Judge(one, view, images, folder, torch.device("cpu"), False)
-            ready = [judge.preprocess(batches[n, (CLEAN, 0)][1][0])["img"] for n in range(batches.n_batches)]
-            judge.postprocess(judge.backend(ready[0]))
+        for one in load_detectors(request.weights, request.imgsz):
+            view = View(images, size, one.view, False)
+            batches = CorruptedBatches(images, [view], parts, {})
+            validator = BatchValidator(one, view, images, folder, torch.device("cpu"), False)
+            ready = [validator.preprocess(batches[(CLEAN, 0), n][1][0])["img"] for n in range(len(parts))]
+            validator.postprocess(validator.backend(ready[0]))
             for image in ready:
                 start = time.perf_counter()
-                judge.postprocess(judge.backend(image))
+                validator.postprocess(validator.backend(image))
                 seconds += time.perf_counter() - start
     return seconds
 
 
-def on_disk(request: RobustnessRequest, images: ImageSet, folder: Path) -> None:
+def on_disk(request: DetectorRobustnessRequest, images: ImageSet, folder: Path) -> None:
     yolo = Path(sys.executable).with_name("yolo")
     # A user's own shell: what this process has set for itself (safe loading, threads) is not there.
     shell = {k: v for k, v in os.environ.items() if k not in ("ULTRALYTICS_SAFE_LOAD", "OMP_NUM_THREADS")}
-    for cell in request.cells:
-        path = write_set(images, cell, request, folder / f"{cell[0]}-{cell[1]}")
+    for condition in request.conditions:
+        path = write_set(images, condition, request, folder / f"{condition[0]}-{condition[1]}")
         for weights in request.weights:
             options = f"model={weights} data={path} batch={request.batch} plots=False project={folder / 'val'}"
             subprocess.run([yolo, "detect", "val", *options.split()], check=True, stdout=subprocess.DEVNULL, env=shell)
 
 
-def write_set(images: ImageSet, cell: Cell, request: RobustnessRequest, folder: Path) -> Path:
+def write_set(images: ImageSet, condition: Condition, request: DetectorRobustnessRequest, folder: Path) -> Path:
     from qreg_yolo.corrupt import corrupt
 
     for image in images.images:
         target = (folder / "images" / image.place).with_suffix(".png")
         target.parent.mkdir(parents=True, exist_ok=True)
         picture: Any = cv2.imread(str(image.path))
-        if cell[0] != CLEAN:
-            picture = corrupt(picture[..., ::-1], *cell, seed=request.seed, key=image.key)[..., ::-1]
+        if condition[0] != CLEAN:
+            picture = corrupt(picture[..., ::-1], *condition, seed=request.seed or 0, key=image.key)[..., ::-1]
         cv2.imwrite(str(target), picture)
         label = (folder / "labels" / image.place).with_suffix(".txt")
         label.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ The command line shows these as they are; any other exception is a fault of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 
@@ -73,8 +73,21 @@ class ModelError(UserError, ValueError):
     """A model YAML that does not describe a detector."""
 
 
+def check_same_settings(
+    folder: object, before: Mapping[str, object], now: Mapping[str, object], remedy: str, error: type[UserError]
+) -> None:
+    """Raises ``error`` where work in a folder would be continued with other settings; each of them is named."""
+    changed = [
+        f"{name}={before.get(name)}, this call has {name}={now.get(name)}"
+        for name in dict.fromkeys([*now, *before])
+        if before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise error(f"'{folder}' was begun with other settings: {'; '.join(changed)}. {remedy}")
+
+
 class WeightsError(UserError, ValueError):
-    """A file that is no usable checkpoint."""
+    """A file that is not a usable checkpoint."""
 
 
 SHOWN_FAULTS = 10

@@ -14,7 +14,7 @@ def numbers(out: Path) -> dict[tuple[Any, ...], float]:
     """Returns (run, corruption, severity, metric) -> value of the records."""
     rows = records.read(out / "records.csv").to_dicts()
     found = {(r["run_id"], r["corruption"], r["severity"], r["metric"]): r["value"] for r in rows}
-    assert len(found) == len(rows), "a cell was recorded twice"
+    assert len(found) == len(rows), "a condition was recorded twice"
     return found
 
 

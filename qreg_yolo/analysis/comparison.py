@@ -1,4 +1,4 @@
-"""A quantized run against its twin: any measure of the two, with its interval where per-image files exist."""
+"""Comparisons of quantized runs with their baselines, with intervals where per-image files exist."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from qreg_yolo.metrics.bootstrap import (
     metrics_of,
     resample_weights,
 )
+from qreg_yolo.metrics.conditions import Condition
 from qreg_yolo.metrics.image_statistics import PerImage
 from qreg_yolo.metrics.robustness import Number, Values
 from qreg_yolo.terminal import Progress, no_progress
@@ -48,13 +49,13 @@ def compare(
     resamples: int = RESAMPLES,
     progress: Progress = no_progress,
 ) -> list[Comparison]:
-    """Returns the pairs with what their per-image files say, each file read and resampled once.
+    """Returns the pairs with their resampled per-image metrics; each file is read and resampled once.
 
     Args:
-        pairs: Quantized runs and their twins.
-        per_image: Folder ``per_image`` beside the records; None or missing: no intervals.
+        pairs: Quantized runs and their baselines.
+        per_image: Folder ``per_image`` next to the records; None or missing: no intervals.
         resamples: Bootstrap resamples.
-        progress: Shows how many cells are done.
+        progress: Shows how many conditions are done.
 
     Raises:
         AnalysisError: A file that is damaged, belongs to other images, or contradicts its record.
@@ -63,19 +64,19 @@ def compare(
     if per_image is None or not per_image.is_dir():
         return [Comparison(pair) for pair in pairs]
     runs = {_key(one): one for pair in pairs for one in (pair.fp32, pair.quantized)}
-    resampled: dict[tuple[object, ...], dict[tuple[str, int], NDArray[np.float64]]] = {key: {} for key in runs}
+    resampled: dict[tuple[object, ...], dict[Condition, NDArray[np.float64]]] = {key: {} for key in runs}
     first: dict[tuple[object, ...], tuple[str, PerImage]] = {}
     weights: dict[int, NDArray[np.int64]] = {}
-    cells = [(key, run, *cell) for key, run in runs.items() for cell in run.values]
-    with progress("bootstrap", len(cells)) as done:
-        for key, run, cell, severity in cells:
-            found = _statistics(per_image, run, cell, severity)
+    measured = [(key, run, condition) for key, run in runs.items() for condition in run.values]
+    with progress("bootstrap", len(measured)) as done:
+        for key, run, condition in measured:
+            found = _statistics(per_image, run, condition)
             if found is not None:
                 name, reference = first.setdefault((run.data, run.split, run.n_images), (run.run_id, found))
-                check_same_images(found, reference, f"{run.run_id} ({cell}-{severity})", name)
+                check_same_images(found, reference, f"{run.run_id} ({condition[0]}-{condition[1]})", name)
                 if run.n_images not in weights:
                     weights[run.n_images] = resample_weights(run.n_images, resamples)
-                resampled[key][cell, severity] = 100 * metric_values(found, run.metric, weights[run.n_images])
+                resampled[key][condition] = 100 * metric_values(found, run.metric, weights[run.n_images])
             done(1)
     return [Comparison(pair, resampled[_key(pair.quantized)], resampled[_key(pair.fp32)]) for pair in pairs]
 
@@ -84,19 +85,19 @@ def _key(one: Measurement) -> tuple[object, ...]:
     return (one.run_id, one.data, one.split, one.n_images, one.evaluation, one.preset)
 
 
-def _statistics(folder: Path, one: Measurement, cell: str, severity: int) -> PerImage | None:
-    """Returns the statistics of one cell, None where there is no file (or none for that metric)."""
-    path = image_statistics.path_of(folder, one.run_id, cell, severity)
-    if one.metric not in RESAMPLED or math.isnan(one.values[cell, severity]) or not path.is_file():
+def _statistics(folder: Path, one: Measurement, condition: Condition) -> PerImage | None:
+    """Returns the statistics of one condition, None where there is no file (or none for that metric)."""
+    path = image_statistics.path_of(folder, one.run_id, *condition)
+    if one.metric not in RESAMPLED or math.isnan(one.values[condition]) or not path.is_file():
         return None
     found = image_statistics.read(path)
     if one.metric not in metrics_of(found) or len(found.names) != one.n_images:
         return None  # of another kind, or the run was measured on several sets and this file is another's
-    value, recorded = 100 * metric_values(found, one.metric)[0], one.values[cell, severity]
+    value, recorded = 100 * metric_values(found, one.metric)[0], one.values[condition]
     if not abs(value - recorded) <= _AGREE:
         raise AnalysisError(
             f"{path} gives {one.metric}={value:.3f}, its record {recorded:.3f} points: they are of different "
-            "measurements. Delete the file and measure that cell again, or give another --per-image folder."
+            "measurements. Delete the file and measure that condition again, or give another --per-image folder."
         )
     return found
 

@@ -1,4 +1,4 @@
-"""The robustness square of one run, read from records: one value per cell and severity, in points (0..100)."""
+"""The robustness square of one run, read from records: one value per condition, in points (0..100)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qreg_yolo.corrupt.spec import NAMES
 from qreg_yolo.errors import AnalysisError, MissingFileError, did_you_mean
 from qreg_yolo.io import records
 from qreg_yolo.io.records import settings_differences
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.metrics.conditions import CLEAN, DEFAULT_METRICS, check_cell, check_severities
+from qreg_yolo.metrics.conditions import (
+    CLEAN,
+    DEFAULT_METRICS,
+    Condition,
+    check_condition,
+    check_severities,
+    conditions_of,
+)
 
 if TYPE_CHECKING:
     import polars
@@ -49,8 +57,8 @@ class Measurement:
     metric: str
     preset: str | None
     """None: only clean images were measured."""
-    values: Mapping[tuple[str, int], float] = field(repr=False)
-    """(cell, severity) -> points; clean is ("clean", 0)."""
+    values: Mapping[Condition, float] = field(repr=False)
+    """Condition -> points."""
 
     @property
     def bits(self) -> str:
@@ -71,8 +79,8 @@ class Measurement:
 
     @property
     def severities(self) -> tuple[int, ...]:
-        """The severities of which any cell was measured, ascending."""
-        return tuple(sorted({severity for cell, severity in self.values if cell != CLEAN}))
+        """The severities at which a corruption was measured, ascending."""
+        return tuple(sorted({severity for name, severity in self.values if name != CLEAN}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +99,11 @@ class Selection:
 def read_measurements(path: Path, selection: Selection = Selection()) -> list[Measurement]:
     """Returns the measurements in a table of records, in the order of their first rows.
 
-    Where a cell was measured twice the last row counts, since the table only grows.
+    Where a condition was measured twice the last row counts, since the table only grows.
 
     Raises:
         FileNotFoundError: No such file.
-        RecordsError: It is no table of records.
+        RecordsError: It is not a table of records.
         ConfigError: The selection names something that the table does not hold.
         AnalysisError: A corruption, severity or unit that does not exist.
     """
@@ -111,21 +119,21 @@ def measurements(
 ) -> list[Measurement]:
     """Returns the measurements in records that were read already; see `read_measurements`."""
     rows = _selected(table.to_dicts(), selection, source)
-    groups: dict[tuple[Any, ...], dict[str | None, dict[tuple[str, int], float]]] = {}
+    groups: dict[tuple[Any, ...], dict[str | None, dict[Condition, float]]] = {}
     for row in rows:
-        cell = row["corruption"] or CLEAN
+        name = row["corruption"] or CLEAN
         severity = row["severity"] or 0
-        check_cell(cell, source)
-        if cell != CLEAN:
-            check_severities([severity], f"{source}, '{cell}' of run {row['run_id']}")
+        check_condition(name, source)
+        if name != CLEAN:
+            check_severities([severity], f"{source}, '{name}' of run {row['run_id']}")
         if row["unit"] not in _POINTS:
             raise AnalysisError(
                 f"{source}: metric={row['metric']!r} is in {row['unit']!r}, and only {', '.join(_POINTS)} can be "
                 "compared in points. Choose another metric."
             )
-        preset = None if cell == CLEAN else row["preset"] or "unknown"
-        presets = groups.setdefault(tuple(row[name] for name in _RUN), {})
-        presets.setdefault(preset, {})[cell, severity] = row["value"] * _POINTS[row["unit"]]
+        preset = None if name == CLEAN else row["preset"] or "unknown"
+        presets = groups.setdefault(tuple(row[column] for column in _RUN), {})
+        presets.setdefault(preset, {})[name, severity] = row["value"] * _POINTS[row["unit"]]
     found = []
     for key, presets in groups.items():
         clean = presets.pop(None, {})
@@ -143,13 +151,13 @@ def _selected(rows: list[dict[str, Any]], selection: Selection, source: str) -> 
         wanted = getattr(selection, name)
         if wanted is None:
             continue
-        held = sorted({str(row[name]) for row in rows if row[name] is not None})
+        values = sorted({str(row[name]) for row in rows if row[name] is not None})
         # A clean image has no preset: it goes with each of them.
         rows = [row for row in rows if row[name] == wanted or (name == "preset" and row["corruption"] is None)]
-        if wanted not in held:
+        if wanted not in values:
             raise ConfigError(
-                f"{source}: {name}={wanted!r} is in none of the rows.{did_you_mean(wanted, held)} "
-                f"There are: {', '.join(held) or 'none'}."
+                f"{source}: {name}={wanted!r} is in no row.{did_you_mean(wanted, values)} "
+                f"There are: {', '.join(values) or 'none'}."
             )
     if selection.runs:
         ids = list(dict.fromkeys(row["run_id"] for row in rows))
@@ -165,20 +173,16 @@ def _of_default_metric(rows: list[dict[str, Any]], source: str) -> list[dict[str
     found = [row for row in rows if row["metric"] == DEFAULT_METRICS.get(row["track"], "map50_95")]
     if not found:
         wanted = dict.fromkeys(DEFAULT_METRICS.get(row["track"], "map50_95") for row in rows)
-        held = sorted({row["metric"] for row in rows})
+        values = sorted({row["metric"] for row in rows})
         raise ConfigError(
-            f"{source}: {' or '.join(wanted)} is in none of the rows. Choose another metric with --metric: "
-            f"{', '.join(held)}."
+            f"{source}: {' or '.join(wanted)} is in no row. Choose another metric with --metric: {', '.join(values)}."
         )
     return found
 
 
-def missing_cells(
-    measured: Iterable[Measurement], cells: Sequence[str], severities: Sequence[int]
-) -> list[tuple[Measurement, str, int]]:
-    """Returns which of the cells were not measured, or are nan: (measurement, cell, severity)."""
-    wanted = [(cell, severity) for cell in cells for severity in ([0] if cell == CLEAN else severities)]
-    return [(one, *key) for one in measured for key in wanted if math.isnan(one.values.get(key, math.nan))]
+def missing_conditions(run: Measurement, severities: Sequence[int]) -> list[Condition]:
+    """Returns the conditions at these severities that were not measured, or are nan."""
+    return [one for one in conditions_of(NAMES, severities) if math.isnan(run.values.get(one, math.nan))]
 
 
 ALIKE = ("track", "model", "data", "split", "seed", "metric", "preset", "n_images")
@@ -187,23 +191,23 @@ ALIKE = ("track", "model", "data", "split", "seed", "metric", "preset", "n_image
 
 @dataclass(frozen=True)
 class Pair:
-    """A quantized run and its full-precision twin."""
+    """A quantized run and its full-precision baseline."""
 
     quantized: Measurement
     fp32: Measurement
 
 
-def pair_twins(measured: Iterable[Measurement], baselines: Sequence[str] = ()) -> list[Pair]:
-    """Returns each quantized run with its fp32 twin, in the order given.
+def pair_with_baselines(measured: Iterable[Measurement], baselines: Sequence[str] = ()) -> list[Pair]:
+    """Returns each quantized run with its fp32 baseline, in the order given.
 
     Args:
         measured: Quantized and fp32 runs.
-        baselines: Run ids; where given, only these count as twins.
+        baselines: Run ids; where given, only these count as baselines.
 
     Raises:
-        ConfigError: A baseline that is no fp32 run here.
-        AnalysisError: A run without a twin, with several, or with one that was evaluated otherwise (unless that one is
-            among ``baselines``); or nothing to compare.
+        ConfigError: A baseline that is not an fp32 run here.
+        AnalysisError: Nothing to compare, or a run that has no baseline, several, or one that was evaluated otherwise
+            and is not named in ``baselines``.
     """
     measured = list(measured)
     floats = [one for one in measured if one.method == "fp32"]
@@ -212,41 +216,41 @@ def pair_twins(measured: Iterable[Measurement], baselines: Sequence[str] = ()) -
     for baseline in baselines:
         if baseline not in ids:
             raise ConfigError(
-                f"baseline={baseline!r} is no fp32 run in these records.{did_you_mean(baseline, ids)} "
+                f"baseline={baseline!r} is not an fp32 run in these records.{did_you_mean(baseline, ids)} "
                 f"There are: {', '.join(ids) or 'none'}."
             )
     if not quantized:
-        raise AnalysisError("The records hold no quantized run. Give records with one and its fp32 twin.")
-    return [Pair(one, _twin(one, floats, baselines)) for one in quantized]
+        raise AnalysisError("The records hold no quantized run. Give records with one and its fp32 baseline.")
+    return [Pair(one, _baseline(one, floats, baselines)) for one in quantized]
 
 
-def _twin(one: Measurement, floats: Iterable[Measurement], baselines: Sequence[str]) -> Measurement:
+def _baseline(one: Measurement, floats: Iterable[Measurement], baselines: Sequence[str]) -> Measurement:
     def traits(run: Measurement) -> tuple[object, ...]:
         return tuple(getattr(run, name) for name in ALIKE)
 
     alike = [other for other in floats if traits(other) == traits(one)]
-    twins = alike if baselines else [other for other in alike if not evaluated_otherwise(one, other)]
-    if alike and not twins:
+    candidates = alike if baselines else [other for other in alike if not evaluated_otherwise(one, other)]
+    if alike and not candidates:
         other = alike[0]
         raise AnalysisError(
             f"{one.run_id} and its fp32 baseline {other.run_id} were evaluated differently: "
             f"{'; '.join(evaluated_otherwise(one, other))}. Measure both alike, or compare them all the same with "
             f"--baseline {other.run_id}."
         )
-    chosen = [twin for twin in twins if not baselines or twin.run_id in baselines]
+    chosen = [other for other in candidates if not baselines or other.run_id in baselines]
     if len(chosen) == 1:
         return chosen[0]
-    if not twins:
+    if not candidates:
         wanted = ", ".join(f"{name}={value}" for name, value in zip(ALIKE, traits(one), strict=True))
         raise AnalysisError(
-            f"Run {one.run_id} has no fp32 twin. Looked for: method=fp32, {wanted}. Measure that one into the same "
+            f"Run {one.run_id} has no fp32 baseline. Looked for: method=fp32, {wanted}. Measure that one into the same "
             "records, or leave the run out with --runs."
         )
-    names = " and ".join(twin.run_id for twin in (chosen or twins))
+    names = " and ".join(other.run_id for other in (chosen or candidates))
     if not chosen:
-        raise AnalysisError(f"None of the baselines is a twin of run {one.run_id}. Its twins: {names}.")
+        raise AnalysisError(f"Run {one.run_id} has none of these baselines; it has {names}.")
     raise AnalysisError(
-        f"Run {one.run_id} has {len(chosen)} fp32 twins: {names}. Choose one with --baseline RUN_ID, or narrow the "
+        f"Run {one.run_id} has {len(chosen)} fp32 baselines: {names}. Choose one with --baseline RUN_ID, or narrow the "
         "records with --runs."
     )
 
@@ -274,10 +278,10 @@ def _evaluation_warnings(pairs: Iterable[Pair]) -> list[str]:
 def precision_warnings(pairs: Iterable[Pair]) -> list[str]:
     """Returns one sentence per pair that was measured in different arithmetic, in which case numbers differ anyway.
 
-    For anybody who compares records: a difference of a model in bf16 from its twin in fp32 is not quantization's alone.
+    A difference of a model in bf16 from its baseline in fp32 is not quantization's alone.
     """
     return [
-        f"Different arithmetic: {pair.quantized.run_id} was measured in {pair.quantized.precision}, its twin "
+        f"Different arithmetic: {pair.quantized.run_id} was measured in {pair.quantized.precision}, its baseline "
         f"{pair.fp32.run_id} in {pair.fp32.precision}. The difference is not quantization's alone."
         for pair in pairs
         if pair.quantized.precision != pair.fp32.precision

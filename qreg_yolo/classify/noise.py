@@ -24,7 +24,7 @@ from qreg_yolo.noise.study import NoiseRequest, Plan, gradient_layers, report, s
 from qreg_yolo.quant.convert import plan_quantization
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
 from qreg_yolo.quant.weight_noise import own_rounding
-from qreg_yolo.robustness.checks import check_counts
+from qreg_yolo.robustness.request import check_counts
 from qreg_yolo.terminal import Progress, no_progress
 
 LIMIT = 64
@@ -35,7 +35,7 @@ _BATCH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierNoiseRequest(NoiseRequest):
-    """What `measure` is asked for; None: as the checkpoint was trained, or the default."""
+    """The request of `measure`; None: as the checkpoint was trained, or the default."""
 
     data_dir: str | None = None
     verify: bool = True
@@ -46,7 +46,7 @@ def measure(request: ClassifierNoiseRequest, progress: Progress = no_progress) -
     """Returns the report of a checkpoint as plain values (`report`).
 
     Raises:
-        ConfigError: A data set, split or number that cannot be.
+        ConfigError: A dataset, split or number that cannot be.
         FileNotFoundError, DataError, WeightsError: A checkpoint or data that are missing or cannot be used.
         OSError: The folder cannot be written.
         ValueError: A layer that has no weights.

@@ -1,59 +1,53 @@
-"""Many classifiers on clean and corrupted images in one pass: each batch is corrupted once and shown to every model.
+"""The robustness of classifiers: each batch is corrupted once and shown to every model.
 
-Nothing is written beside the results. What is measured is kept batch by batch, so that a run that was killed goes on
-where it was, and a further model, corruption or severity costs only itself. The clean cell is what ``classify val``
-measures; corrupted images are those that ``qreg-yolo corrupt`` writes.
+The clean images are those that ``classify val`` measures; corrupted ones are those that ``qreg-yolo corrupt`` writes.
 """
 
 from __future__ import annotations
 
 import hashlib
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
+from qreg_yolo.classify.checkpoint import load_classifier
 from qreg_yolo.classify.data import ImageSet
-from qreg_yolo.classify.datasets import load_measured
-from qreg_yolo.classify.evaluate import BATCH
-from qreg_yolo.classify.robust.models import Candidate, candidates_for, data_of, load_all
-from qreg_yolo.classify.robust.pictures import Batches, Corrupting, Task
+from qreg_yolo.classify.datasets import class_rows, load_measured
+from qreg_yolo.classify.evaluate import BATCH, evaluate
+from qreg_yolo.classify.outputs import identity
 from qreg_yolo.classify.setup import prepare
-from qreg_yolo.corrupt import NAMES, SEVERITIES, load_overlays
-from qreg_yolo.datasets.corrupted.cifar import Published
-from qreg_yolo.datasets.corrupted.pool import default_workers
+from qreg_yolo.corrupt import NAMES
+from qreg_yolo.corrupt.draws import Image
+from qreg_yolo.datasets.corrupted.cifar import Chunk, Published, corrupt_chunk
+from qreg_yolo.datasets.corrupted.pool import default_workers, run_ordered
 from qreg_yolo.datasets.sources import select_keys
-from qreg_yolo.io import records
-from qreg_yolo.io.files import writable_project
-from qreg_yolo.io.locks import FolderLock, terminable
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.metrics.conditions import Cell, cells_of
-from qreg_yolo.metrics.predictions import ACCURACIES, ImageAnswers, accuracy
-from qreg_yolo.robustness import settings
-from qreg_yolo.robustness.checks import check_corruptions, check_counts
-from qreg_yolo.robustness.journal import Journal
-from qreg_yolo.robustness.results import Values, conclude, finished, known_before, outstanding, summary
+from qreg_yolo.metrics.conditions import CLEAN, Condition
+from qreg_yolo.metrics.predictions import ACCURACIES, ImagePredictions
+from qreg_yolo.robustness.journal import Rows, Task
+from qreg_yolo.robustness.measure import PUBLISHED, MeasuredModel, RobustnessResult, Track, check_distinct
+from qreg_yolo.robustness.measure import measure as measure_track
+from qreg_yolo.robustness.request import RobustnessRequest
 from qreg_yolo.terminal import Progress, no_progress
 
-PRESET = "cifar32"
-PUBLISHED = "published"
-"""What the records call the preset of published files."""
+PREDICTION = np.dtype([("image", "<i4"), ("correct", "?")])
+"""One prediction: number of the image, and whether it is right."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RobustnessRequest:
-    """Which models to measure on what; None: as it was in their training, or a default."""
+class ClassifierRobustnessRequest(RobustnessRequest):
+    """The request of `measure`; None: as in the training of the checkpoints, or a default."""
 
-    weights: Sequence[Path]
     project: Path
     """Folder of the output folder."""
     name: str | None = None
-    """Name of the output folder; None: that of the data set. One that holds measurements with the same settings is
+    """Name of the output folder; None: that of the dataset. One that holds measurements with the same settings is
     added to."""
     data: str | None = None
     """``demo``, ``cifar10`` or ``cifar100``."""
@@ -64,192 +58,144 @@ class RobustnessRequest:
     """The checkpoints' own ``package.module:factory``."""
     published: Path | None = None
     """Folder of CIFAR-10-C's or CIFAR-100-C's ``.npy`` files, instead of corrupting."""
-    corruptions: Sequence[str] = NAMES
-    severities: Sequence[int] = SEVERITIES
-    limit: int | None = None
-    """A fixed random subset of so many images; None: all."""
-    batch: int | None = None
-    """Images per batch; None: as `evaluate` takes them."""
-    seed: int | None = None
-    """Of the corruptions; None: 0."""
-    preset: str | None = None
-    """None: `PRESET`."""
-    frost_dir: Path | None = None
-    workers: int | None = None
-    """Processes that corrupt; None: 0 on the CPU, where the models take the cores anyway, else a few."""
-    device: str | None = None
-    threads: int | None = None
+    default_preset = "cifar32"
 
-    @property
-    def cells(self) -> list[Cell]:
-        """Clean, then every corruption at every severity."""
-        return cells_of(self.corruptions, self.severities)
+    def check(self) -> None:
+        """Checks the options; see `RobustnessRequest.check`."""
+        for name in ("preset", "seed", "frost_dir"):
+            if self.published is not None and getattr(self, name) is not None:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} does not go with --published: those images are corrupted already. "
+                    "Remove one of them."
+                )
+        super().check()
 
 
 @dataclass(frozen=True)
-class RobustnessResult:
-    """Where the measurements lie and what they are."""
+class Classifier(MeasuredModel):
+    """A classifier's checkpoint that was loaded and checked; the model is in eval mode, on its device."""
 
-    folder: Path
-    table: str
-    """For a terminal."""
+    precision: str
+    """`fp32` | `bf16`: the arithmetic it was trained in."""
+    rows: tuple[int, ...] | None = None
+    """Its class of each class of the data; None: in the same order."""
+
+    def predictions(self, images: ImageSet, first: int) -> Rows:
+        """Returns whether its predictions on a batch are right.
+
+        Args:
+            images: The batch, on its device.
+            first: Number of its first image.
+        """
+        images = images.renumbered(self.rows)
+        correct = evaluate(self.model, images, precision=self.precision, batch=len(images)).correct.numpy()
+        rows = np.empty(len(correct), PREDICTION)
+        rows["image"] = np.arange(first, first + len(correct))
+        rows["correct"] = correct
+        return rows
 
 
-def measure(request: RobustnessRequest, progress: Progress = no_progress) -> RobustnessResult:
-    """Measures all models on clean and corrupted images; returns where the records lie and a summary.
+def measure(request: ClassifierRobustnessRequest, progress: Progress = no_progress) -> RobustnessResult:
+    """Measures all models on clean and corrupted images; returns the output folder and a summary.
 
     Raises:
-        ConfigError: A value that cannot be, a model of other classes, or other settings or data than those the folder
-            was begun with.
-        FileNotFoundError, WeightsError, DataError: A checkpoint, a data set or a published file that is
+        ConfigError: A value that cannot be used, a model of other classes, or other settings or data than those the
+            folder was begun with.
+        FileNotFoundError, WeightsError, DataError: A checkpoint, a dataset or a published file that is
             missing or cannot be used.
         FolderInUseError: Another process measures into the folder.
         OSError: The folder cannot be written.
     """
-    _check(request)
+    request.check()
     device = prepare(request.threads, request.device)
-    loaded = load_all(request.weights, request.model)
-    data = request.data or data_of(loaded)
-    everything = load_measured(loaded[0].trained, request.data, request.data_dir, verify=request.verify)
+    loaded = [(path, *load_classifier(path, request.model)[:2]) for path in request.weights]
+    trained = {str(description.config["run"]["data"]): path for path, _, description in loaded}
+    if len(trained) > 1 and request.data is None:
+        listed = ", ".join(f"'{path}' on {data}" for data, path in trained.items())
+        raise ConfigError(f"The checkpoints were trained on several datasets: {listed}. Give one with --data.")
+    run = loaded[0][2].config["run"]
+    everything = load_measured(run, request.data, request.data_dir, verify=request.verify)
     chosen = select_keys(everything.keys, request.limit)
-    candidates = candidates_for(loaded, everything, device)
-    published = None
+    classifiers = []
+    for path, model, description in loaded:
+        rows = class_rows(path, description, everything)
+        model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fields = identity(path, path.stem, description, everything.name)
+        classifiers.append(Classifier(path, model, fields, description.precision, rows))
+    check_distinct(classifiers)
+    sha256, published = {}, None
     if request.published is not None:
         published = Published(request.published, everything.labels.numpy(), np.asarray(chosen, np.intp))
-    sources = {} if published is None else published.check(request.corruptions)
-    folder = request.project / (data if request.name is None else request.name)
-    out = Path(writable_project(folder, "folder with --out"))
-    with FolderLock().take(out), terminable():
-        images = everything.subset(chosen)
-        return _Measurement(request, candidates, images, published, sources, out, device).run(progress)
+        sha256 = published.check(request.corruptions)
+    images = everything.subset(chosen)
+    track = ClassificationTrack(
+        request=request, models=classifiers, data=images.name, split=images.split, n_images=len(images),
+        batch=request.batch or BATCH, device=device, torch=torch.__version__, images=images, published=published,
+        sha256=sha256, preset=PUBLISHED if published else request.preset or request.default_preset,
+    )  # fmt: skip
+    return measure_track(track, request.project / (request.name or request.data or next(iter(trained))), progress)
 
 
-def _check(request: RobustnessRequest) -> None:
-    check_counts({"batch": request.batch, "limit": request.limit}, 1)
-    check_counts({"workers": request.workers, "seed": request.seed}, 0)
-    if request.published is not None:
-        for name in ("preset", "seed", "frost_dir"):
-            if getattr(request, name) is not None:
-                raise ConfigError(
-                    f"--{name.replace('_', '-')} does not go with --published: those images are corrupted already. "
-                    "Drop one of them."
-                )
-    check_corruptions(request.corruptions, request.severities, request.preset or PRESET, request.frost_dir)
+@dataclass(kw_only=True)
+class ClassificationTrack(Track[Classifier]):
+    """Classifiers, shown one condition after the other."""
 
+    images: ImageSet
+    """The images, on the CPU."""
+    published: Published | None
+    sha256: Mapping[str, str]
+    """Corruption -> SHA-256 of its published file."""
+    metrics = ACCURACIES
+    title = "top-1 [points]"
 
-class _Measurement:
-    """One call of `measure`, with everything looked at."""
+    def contents(self, out: Path) -> dict[str, str | None]:
+        digest = hashlib.sha256(self.images.images.numpy().tobytes())
+        digest.update(self.images.labels.numpy().tobytes())
+        digest.update("\n".join(self.images.keys).encode("utf-8", "surrogateescape"))
+        return {"data_sha256": digest.hexdigest(), **{f"{name}.npy": self.sha256.get(name) for name in NAMES}}
 
-    def __init__(
-        self,
-        request: RobustnessRequest,
-        candidates: list[Candidate],
-        images: ImageSet,
-        published: Published | None,
-        sources: Mapping[str, str],
-        out: Path,
-        device: torch.device,
-    ) -> None:
-        self.request, self.candidates, self.images, self.out, self.device = request, candidates, images, out, device
-        self.published, self.sources = published, sources
-        self.preset = PUBLISHED if published is not None else request.preset or PRESET
-        workers = request.workers
+    def predictions(self, due: Mapping[Task, Collection[str]]) -> Generator[tuple[Task, str, Rows], None, None]:
+        workers = self.request.workers
         if workers is None:
-            workers = 0 if device.type == "cpu" else default_workers()
-        how = Corrupting(request.seed or 0, self.preset, request.frost_dir, workers)
-        self.batches = Batches(images, request.batch or BATCH, how if published is None else published)
+            workers = 0 if self.device.type == "cpu" else default_workers()
+        source = self.published or self.request.corruption_options
+        parts = [(condition, self.parts[number]) for condition, number in due]
+        with closing(corrupted(self.images, parts, source, workers)) as pixels:
+            for (task, runs), (_, part), shown in zip(due.items(), parts, pixels, strict=True):
+                batch = self.images.subset(range(part.start, part.stop))
+                batch = batch.showing(torch.from_numpy(shown)).to(self.device)
+                for model in (model for model in self.models if model.run_id in runs):
+                    yield task, model.run_id, model.predictions(batch, part.start)
 
-    def run(self, progress: Progress) -> RobustnessResult:
-        self._agree()
-        values = finished(self.out, ACCURACIES)
-        cells = self.request.cells
-        run_ids = [one.run_id for one in self.candidates]
-        missing, again = outstanding(run_ids, cells, values)
-        notes = known_before(again, len(missing))
-        if missing:
-            journal = Journal(self.out / "unfinished")
-            self._measure(journal, missing, values, progress)
-            journal.remove()
-        shown = summary(run_ids, cells, values, ACCURACIES[0], "top-1 [points]")
-        return RobustnessResult(self.out, "\n".join([*notes, shown, f"Results: {self.out} ({records.FILE})"]))
-
-    def _agree(self) -> None:
-        """Raises where this call does not go with the folder it adds to; else writes what the folder holds."""
-        request, generated = self.request, self.published is None
-        with_frost = generated and "frost" in request.corruptions
-        models = {one.run_id: {"sha256": one.identity["weights_sha256"]} for one in self.candidates}
-        mine = {
-            "data": self.images.name, "split": self.images.split, "limit": request.limit, "preset": self.preset,
-            "seed": (request.seed or 0) if generated else None,
-            "frost": load_overlays(request.frost_dir).identity if with_frost else None,
-            "batch": self.batches.size, "device": self.device.type, "opencv": cv2.__version__,
-            "torch": torch.__version__,
-        }  # fmt: skip
-        contents = {"data_sha256": _digest(self.images), **{f"{name}.npy": self.sources.get(name) for name in NAMES}}
-        merged = settings.merged(self.out, mine, models, contents)
-        settings.write(self.out, {**merged, "n_images": len(self.images)})
-
-    def _measure(self, journal: Journal, missing: set[tuple[str, Cell]], values: Values, progress: Progress) -> None:
-        """Shows every model every batch of every cell that is neither in the records nor in the journal."""
-        due = self._due(journal, missing)
-        tasks = [task for task, models in due.items() if models]
-        total = sum(len(self.batches.clean[self.batches.part(number)]) for _, number in tasks)
-        left = {cell: sum(task[0] == cell for task in tasks) for cell in self.request.cells}
-        with journal.keeping(self.out, _warn), progress("Measuring", total) as advance:
-            for cell in (cell for cell, count in left.items() if not count):
-                self._conclude(cell, journal, missing, values)
-            with closing(self.batches.shown(tasks)) as pictures:
-                for (cell, number), shown in zip(tasks, pictures, strict=True):
-                    part = self.batches.part(number)
-                    batch = self.images.subset(range(part.start, part.stop))
-                    batch = batch.showing(torch.from_numpy(shown)).to(self.device)
-                    for one in due[cell, number]:
-                        journal.add(one.run_id, cell, number, one.answers(batch, part.start))
-                    advance(len(batch))
-                    left[cell] -= 1
-                    if not left[cell]:
-                        self._conclude(cell, journal, missing, values)
-
-    def _due(self, journal: Journal, missing: set[tuple[str, Cell]]) -> dict[Task, list[Candidate]]:
-        """Returns the models that are to be shown each batch."""
-        done = journal.done()
-        return {
-            (cell, number): [
-                one
-                for one in self.candidates
-                if (one.run_id, cell) in missing and (one.run_id, cell, number) not in done
-            ]
-            for cell in self.request.cells
-            for number in range(len(self.batches))
-        }
-
-    def _conclude(self, cell: Cell, journal: Journal, missing: set[tuple[str, Cell]], values: Values) -> None:
-        """Turns the answers to all images of a cell into records."""
-        due = [one for one in self.candidates if (one.run_id, cell) in missing]
-        if not due:
-            return
-        journal.flush()
-        origin = records.provenance()
-        for one in due:
-            answers = ImageAnswers(
-                correct=journal.rows(one.run_id, cell)["correct"],
-                targets=self.images.labels.numpy().astype(np.int32),
-                names=np.asarray(self.images.keys, np.str_),
-            )
-            values[one.run_id, cell] = {metric: float(accuracy(answers, metric=metric)[0]) for metric in ACCURACIES}
-            conclude(
-                self.out, {**one.identity, **origin}, cell, answers, values[one.run_id, cell],
-                data=self.images.name, split=self.images.split, preset=self.preset,
-            )  # fmt: skip
+    def conclude(
+        self, model: Classifier, condition: Condition, rows: Rows
+    ) -> tuple[ImagePredictions, dict[str, float], dict[str, Any]]:
+        predictions = ImagePredictions(
+            correct=rows["correct"],
+            targets=self.images.labels.numpy().astype(np.int32),
+            names=np.asarray(self.images.keys, np.str_),
+        )
+        return predictions, {}, {}
 
 
-def _digest(images: ImageSet) -> str:
-    """Returns one SHA-256 of the images, their labels and their names."""
-    digest = hashlib.sha256(images.images.numpy().tobytes())
-    digest.update(images.labels.numpy().tobytes())
-    digest.update("\n".join(images.keys).encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+def corrupted(
+    images: ImageSet, parts: Sequence[tuple[Condition, slice]], source: Published | Mapping[str, Any], workers: int
+) -> Generator[Image, None, None]:
+    """Yields the pixels of parts of a set, uint8 `(k, 32, 32, 3)`, in order; to be closed.
 
-
-def _warn(text: str) -> None:
-    print(text, file=sys.stderr)
+    Args:
+        images: The clean images, on the CPU.
+        parts: Images and the condition to show them under.
+        source: Published files, or options of `corrupt`.
+        workers: Processes that corrupt; 0: this one. They load neither torch nor a model.
+    """
+    clean = images.images.numpy()
+    changed = [(name, severity, part) for (name, severity), part in parts if name != CLEAN]
+    if isinstance(source, Published):
+        results = (source.images(*one) for one in changed)
+    else:
+        chunks = (Chunk(clean[part], images.keys[part], name, severity) for name, severity, part in changed)
+        results = run_ordered(partial(corrupt_chunk, **source), chunks, workers)
+    with closing(results):
+        for (name, _), part in parts:
+            yield clean[part] if name == CLEAN else next(results)

@@ -168,13 +168,13 @@ def val(
     data_dir: DataDir = None,
     no_verify: NoVerify = False,
     download: Download = False,
-    split: Annotated[str | None, typer.Option(help="train, or the held-out one: val (demo), test (CIFAR).")] = None,
+    split: Annotated[str | None, typer.Option(help="train, or val (demo) or test (CIFAR).")] = None,
     model: Annotated[str | None, typer.Option(help="The checkpoint's own package.module:factory.")] = None,
     threads: Threads = None,
     device: Device = None,
     project: Annotated[str | None, typer.Option(help="Folder of the results. [default: runs]")] = None,
 ) -> None:
-    """Measure a checkpoint: accuracy and loss on the held-out images."""
+    """Measure a checkpoint: accuracy and loss on the test images."""
     prepare_host(online=download, checkpoints=False)
     fetch(data or "demo", data_dir, download)
     find_own_code(model or "")
@@ -200,12 +200,12 @@ def parse_seeds(text: str | None) -> tuple[int, ...]:
         return ()
     parts = text.split(",")
     if not all(part.strip().isdecimal() for part in parts) or len({int(part) for part in parts}) < len(parts):
-        raise ConfigError(f"seeds={text!r} is no list of different whole numbers. Write 0,1,2.")
+        raise ConfigError(f"seeds={text!r} is not a list of different whole numbers. Write 0,1,2.")
     return tuple(int(part) for part in parts)
 
 
 def _recipe(hyp: str | None, options: dict[str, Any], arguments: dict[str, Any]) -> Path | None:
-    """Returns the recipe file: the one asked for, else the data set's own."""
+    """Returns the recipe file: the one asked for, else the dataset's own."""
     if hyp is None:
         data = str(options.get("data") or arguments.get("data", "demo"))
         return recipe_path("cifar_demo" if data == "demo" else "cifar_paper")

@@ -22,7 +22,7 @@ Examples:
 
 def robustness(
     arguments: Annotated[
-        list[str], typer.Argument(metavar="WEIGHTS... [project=FOLDER] [name=NAME]", help="Checkpoints, fp32 twin too.")
+        list[str], typer.Argument(metavar="WEIGHTS... [project=FOLDER] [name=NAME]", help="Checkpoints and baseline.")
     ],
     data: Data = None,
     data_dir: DataDir = None,
@@ -37,8 +37,8 @@ def robustness(
     published: Annotated[
         Path | None, typer.Option(help="Folder of CIFAR-10-C's or CIFAR-100-C's .npy files, instead of corrupting.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the corruptions. [default: 0]")] = None,
-    frost_dir: Annotated[Path | None, typer.Option(help="Folder of frost pictures. [default: found or drawn]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the corruptions. [default: 0]")] = None,
+    frost_dir: Annotated[Path | None, typer.Option(help="Folder of frost overlays. [default: found or drawn]")] = None,
     batch: Annotated[int | None, typer.Option(help="Images per batch. [default: as val]")] = None,
     model: Annotated[str | None, typer.Option(help="The checkpoints' own package.module:factory.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that corrupt. [default: CPU 0, GPU cores]")] = None,
@@ -46,16 +46,16 @@ def robustness(
     threads: Threads = None,
     out: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/robustness/DATA]")] = None,
 ) -> None:
-    """Measure classifiers on clean and corrupted images, in one pass; a second call goes on."""
+    """Measure classifiers on clean and corrupted images, in one pass; the same call resumes."""
     names, levels = parse_corruptions(corruptions), parse_severities(severities)
     weights, overrides = parted(arguments)
     project, name = output_folder(out, overrides)
     prepare_host(online=download, checkpoints=False)
     fetch(data or "demo", data_dir, download)
     find_own_code(model or "")
-    from qreg_yolo.classify.robustness import RobustnessRequest, measure
+    from qreg_yolo.classify.robustness import ClassifierRobustnessRequest, measure
 
-    request = RobustnessRequest(
+    request = ClassifierRobustnessRequest(
         weights=weights, project=project, name=name, data=data, data_dir=data_dir, verify=not no_verify, model=model,
         published=published, corruptions=names, severities=levels, limit=limit, batch=batch, seed=seed, preset=preset,
         frost_dir=frost_dir, workers=workers, device=device, threads=threads,

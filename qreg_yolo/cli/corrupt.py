@@ -43,7 +43,7 @@ def corrupt(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask above 10 GB.")] = False,
     sheet: Annotated[bool, typer.Option("--sheet", help="Draw a contact sheet of one image instead.")] = False,
 ) -> None:
-    """Write a data set per corruption and severity, with labels and a data YAML. The same command again resumes."""
+    """Write a dataset per corruption and severity, with labels and a data YAML. The same command again resumes."""
     names, levels = parse_corruptions(corruptions), parse_severities(severities)
     from qreg_yolo.datasets.cifar import cifar_in
     from qreg_yolo.datasets.corrupted import cifar, pool, write

@@ -1,4 +1,4 @@
-"""``qreg-yolo data``: brings data sets into the layout that training reads."""
+"""``qreg-yolo data``: brings datasets into the layout that training reads."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Examples:
   qreg-yolo data voc --devkit VOCdevkit --out VOC-all --keep-difficult"""
 
 app = typer.Typer(
-    help="Bring a data set into Ultralytics' layout.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
+    help="Bring a dataset into Ultralytics' layout.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
 )
 
 
 @app.callback()
 def _data() -> None:
-    """Bring a data set into Ultralytics' layout."""
+    """Bring a dataset into Ultralytics' layout."""
 
 
 @app.command("voc", epilog=EXAMPLES, short_help="Convert an official PASCAL VOCdevkit.")

@@ -44,7 +44,7 @@ def _report(weights: Path, model: str | None) -> Inspection:
         find_own_code(model or "")
         return inspect_classifier(weights, model)
     if model is not None:
-        raise ConfigError(f"--model goes with a classifier, and '{weights}' is none. Drop it.")
+        raise ConfigError(f"--model applies to classifiers; '{weights}' is a detector. Remove it.")
     from qreg_yolo.detect.evaluate import inspect_weights
 
     return inspect_weights(weights)

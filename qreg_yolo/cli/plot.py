@@ -28,7 +28,7 @@ Examples:
   qreg-yolo plot legend --layout layout.yaml --out legend.png"""
 
 Out = Annotated[Path, typer.Option(help="Figure to write: .png, .svg or .pdf.")]
-Layout = Annotated[Path | None, typer.Option(help="YAML: rows of cell names. [default: 4 x 5, clean first]")]
+Layout = Annotated[Path | None, typer.Option(help="YAML: rows of condition names. [default: 4 x 5, clean first]")]
 
 app = typer.Typer(
     help="Draw squares, curves and their legend.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
@@ -40,7 +40,7 @@ def _plot() -> None:
     """Draw squares, curves and their legend."""
 
 
-@app.command("heatmap", epilog=HEATMAP_EXAMPLES, short_help="Squares of 20 cells: quantized - fp32.")
+@app.command("heatmap", epilog=HEATMAP_EXAMPLES, short_help="Heatmaps of 20 conditions: quantized - fp32.")
 def heatmap(
     records: comparing.Records,
     out: Out,
@@ -56,7 +56,7 @@ def heatmap(
     per_image: comparing.PerImage = None,
     no_intervals: comparing.NoIntervals = False,
 ) -> None:
-    """Draw what quantization changes in each of the 20 cells: one square, or a grid of methods by bits."""
+    """Draw what quantization changes in each of the 20 conditions: one square, or a grid of methods by bits."""
     asked = comparing.request(
         records, metric, severities, runs, baseline, data, split, preset, per_image, no_intervals
     )  # fmt: skip
@@ -80,7 +80,7 @@ def severity(
     per_image: comparing.PerImage = None,
     no_intervals: comparing.NoIntervals = False,
 ) -> None:
-    """Draw the metric of each model and its twin against the severity."""
+    """Draw the metric of each model and its baseline against the severity."""
     asked = comparing.request(
         records, metric, severities, runs, baseline, data, split, preset, per_image, no_intervals
     )  # fmt: skip
@@ -108,9 +108,9 @@ def curves(
     print(report.loss_curves(sources, out, column=column, x=x, smoothing=smoothing, format_=format_))
 
 
-@app.command("legend", epilog=LEGEND_EXAMPLES, short_help="Which cell of a square is where.")
+@app.command("legend", epilog=LEGEND_EXAMPLES, short_help="Which condition of a square is where.")
 def legend(out: Out, layout: Layout = None) -> None:
-    """Draw the legend square: which cell is where."""
+    """Draw the legend square: which condition is where."""
     from qreg_yolo.analysis import report
 
     print(report.legend(out, layout))

@@ -23,7 +23,7 @@ PROJECT = "runs/robustness"
 
 def robustness(
     arguments: Annotated[
-        list[str], typer.Argument(metavar="WEIGHTS... [project=FOLDER] [name=NAME]", help="Checkpoints, fp32 twin too.")
+        list[str], typer.Argument(metavar="WEIGHTS... [project=FOLDER] [name=NAME]", help="Checkpoints and baseline.")
     ],
     data: Annotated[str, typer.Option(help="Data YAML, demo or voc.")],
     corruptions: Annotated[str, typer.Option(help="19 | 15 | names such as fog,snow.")] = "19",
@@ -32,9 +32,9 @@ def robustness(
     limit: Annotated[int | None, typer.Option(help="A fixed random subset of so many images.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images per batch. [default: as val]")] = None,
     imgsz: Annotated[int | None, typer.Option(help="Image size, px. [default: each model's own]")] = None,
-    seed: Annotated[int, typer.Option(help="Of the corruptions.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the corruptions.")] = 0,
     preset: Annotated[str, typer.Option(help="imagenet224 | inception299 | tiny64 | cifar32.")] = "imagenet224",
-    frost_dir: Annotated[Path | None, typer.Option(help="Folder of frost pictures. [default: found or drawn]")] = None,
+    frost_dir: Annotated[Path | None, typer.Option(help="Folder of frost overlays. [default: found or drawn]")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that corrupt. [default: CPU 0, GPU 8]")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, or the number of a GPU.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: all cores]")] = None,
@@ -43,15 +43,15 @@ def robustness(
     coco_eval: Annotated[bool, typer.Option("--coco-eval", help="Compare mAP with pycocotools.")] = False,
     out: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/robustness/DATA]")] = None,
 ) -> None:
-    """Measure checkpoints on clean and corrupted images, in one pass; a second call goes on."""
+    """Measure checkpoints on clean and corrupted images, in one pass; the same call resumes."""
     names, levels = parse_corruptions(corruptions), parse_severities(severities)
     weights, overrides = parted(arguments)
     project, name = output_folder(out, overrides)
     folder = project / (Path(data).stem if name is None else name)
     prepare_host(online=False)
-    from qreg_yolo.detect.robustness import RobustnessRequest, measure
+    from qreg_yolo.detect.robustness import DetectorRobustnessRequest, measure
 
-    request = RobustnessRequest(
+    request = DetectorRobustnessRequest(
         weights=weights, data=data, out=folder, corruptions=names, severities=levels, split=split, limit=limit,
         batch=batch, imgsz=imgsz, seed=seed, preset=preset, frost_dir=frost_dir, workers=workers, device=device,
         threads=threads, class_map=class_map, skip_bad=skip_bad, coco_eval=coco_eval,
@@ -67,14 +67,14 @@ def parted(arguments: list[str]) -> tuple[list[Path], list[str]]:
     """
     weights = [Path(one) for one in arguments if "=" not in one or Path(one).exists()]
     if not weights:
-        raise ConfigError("There is no checkpoint among the arguments. Give one or more, such as weights/best.pt.")
+        raise ConfigError("No checkpoint was given. Give one or more, such as weights/best.pt.")
     return weights, [one for one in arguments if "=" in one and not Path(one).exists()]
 
 
 def output_folder(out: Path | None, overrides: list[str]) -> tuple[Path, str | None]:
-    """Returns where the output folder lies, and its name; None: that of the data set.
+    """Returns the parent and the name of the output folder; None: the dataset's name.
 
-    The same call has the same folder, so that it goes on.
+    The same call gives the same folder, so it resumes.
 
     Raises:
         ConfigError: Words other than ``project=`` and ``name=``, or one of them with ``--out``.

@@ -31,7 +31,7 @@ def table(
     per_image: comparing.PerImage = None,
     no_intervals: comparing.NoIntervals = False,
 ) -> None:
-    """Compare quantized runs with their fp32 twins: Table 1 with Eq. 5, mPC, rPC, mCE, with intervals."""
+    """Compare quantized runs with their fp32 baselines: Table 1 with Eq. 5, mPC, rPC, mCE, with intervals."""
     asked = comparing.request(
         records, metric, severities, runs, baseline, data, split, preset, per_image, no_intervals
     )  # fmt: skip

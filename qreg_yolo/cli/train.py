@@ -96,7 +96,7 @@ def _launch(config: RunConfig) -> str:
 
     if config.run.data == "demo":
         print(
-            "Training on the built-in demo set. For PASCAL VOC: --data voc, with the data set where data/voc.yaml says."
+            "Training on the built-in demo set. For PASCAL VOC: --data voc, with the dataset where data/voc.yaml says."
         )
     return runs.train(config).table
 
@@ -127,7 +127,7 @@ def _with_amp(amp: str | None, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _recipe(hyp: str | None, options: dict[str, Any], arguments: dict[str, Any]) -> Path | None:
-    """Returns the recipe file: the one asked for, else the data set's own, if it has one."""
+    """Returns the recipe file: the one asked for, else the dataset's own, if it has one."""
     if hyp is None:
         name = _RECIPES.get(str(options.get("data") or arguments.get("data", "demo")))
         if name == "voc_scratch" and "weights" in options:

@@ -8,18 +8,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from ultralytics.utils import LOGGER, IterableSimpleNamespace
+from ultralytics.utils import IterableSimpleNamespace
 from ultralytics.utils.loss import v8DetectionLoss
 from ultralytics.utils.torch_utils import select_device
 
 from qreg_yolo.datasets.classes import class_names
 from qreg_yolo.datasets.sources import check_channels, find_data
+from qreg_yolo.detect.batch_validator import Detector, classes_of, load_detectors
 from qreg_yolo.detect.compat import restore_threads
 from qreg_yolo.detect.data_check import MIN_SIDE, ImageSet, check_data
 from qreg_yolo.detect.policy import first_last_layers, float_layers
 from qreg_yolo.detect.quantization_config import QuantizationConfig
-from qreg_yolo.detect.robust.models import Candidate, classes_of, load_candidates
-from qreg_yolo.detect.robust.views import CorruptedBatches, Corrupting, View
+from qreg_yolo.detect.views import CorruptedBatches, View
 from qreg_yolo.io import records
 from qreg_yolo.io.files import writable_project
 from qreg_yolo.metrics.conditions import CLEAN
@@ -29,7 +29,7 @@ from qreg_yolo.noise.study import NoiseRequest, Plan, gradient_layers, report, s
 from qreg_yolo.quant.convert import plan_quantization
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
 from qreg_yolo.quant.weight_noise import own_rounding
-from qreg_yolo.robustness.checks import check_counts
+from qreg_yolo.robustness.request import check_counts
 from qreg_yolo.terminal import Progress, no_progress
 from qreg_yolo.training.environment import use_threads
 
@@ -40,12 +40,12 @@ _BATCH = 8
 Raw = Mapping[str, Any]
 """Outputs of a head in training: tensors, or lists of them, by name."""
 _FEATURES = "feats"
-"""The name of its inputs among them: the host's loss reads their shapes."""
+"""The name of its inputs among them: Ultralytics' loss reads their shapes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorNoiseRequest(NoiseRequest):
-    """What `measure` is asked for; None: as the checkpoint was trained, or the default."""
+    """The request of `measure`; None: as the checkpoint was trained, or the default."""
 
     imgsz: int | None = None
     """Px; None: the training's."""
@@ -66,11 +66,9 @@ def measure(request: DetectorNoiseRequest, progress: Progress = no_progress) -> 
     use_threads(request.threads)
     device = select_device(request.device or "", verbose=False)
     restore_threads()
-    (candidate,), warnings = load_candidates([request.weights], request.imgsz)
-    for warning in warnings:
-        LOGGER.warning(warning)
-    images = _images(request, candidate) if request.losses else None
-    model = candidate.model.to(device)
+    (detector,) = load_detectors([request.weights], request.imgsz)
+    images = _images(request, detector) if request.losses else None
+    model = detector.model.to(device)
     plan, spec = _plan(model), QuantizationConfig.of(model).spec
     if request.folder is not None:
         writable_project(request.folder, "--out")
@@ -80,11 +78,11 @@ def measure(request: DetectorNoiseRequest, progress: Progress = no_progress) -> 
         plan,
         request.sweep,
         own=spec if own_rounding(model) else None,
-        task=None if images is None else _task(candidate, images, device),
+        task=None if images is None else _task(detector, images, device),
         progress=progress,
     )
     about: dict[str, Any] = {
-        "weights": str(request.weights), "track": "detect", "model": candidate.identity["model"],
+        "weights": str(request.weights), "track": "detect", "model": detector.identity["model"],
         "label": spec.label, **records.provenance(),
     }  # fmt: skip
     if images is not None:
@@ -92,15 +90,15 @@ def measure(request: DetectorNoiseRequest, progress: Progress = no_progress) -> 
     return report(about, request.sweep, rows)
 
 
-def _images(request: DetectorNoiseRequest, candidate: Candidate) -> ImageSet:
-    data = request.data or str(candidate.trained.get("data") or "demo")
+def _images(request: DetectorNoiseRequest, detector: Detector) -> ImageSet:
+    data = request.data or str(detector.trained.get("data") or "demo")
     images = check_data(
         find_data(data), request.split or "train", limit=request.limit or LIMIT, min_side=MIN_SIDE,
-        single_cls=candidate.single_cls,
+        single_cls=detector.single_cls,
     )  # fmt: skip
     check_channels(images.yaml, images.channels)
-    mapped = classes_of(candidate, images, request.class_map)
-    return images if mapped is None else images.renumbered(mapped.rows, class_names(candidate.model.names))
+    mapped = classes_of(detector, images, request.class_map)
+    return images if mapped is None else images.renumbered(mapped.rows, class_names(detector.model.names))
 
 
 def _plan(model: Any) -> Plan:
@@ -112,20 +110,21 @@ def _plan(model: Any) -> Plan:
     return plan
 
 
-def _task(candidate: Candidate, images: ImageSet, device: torch.device) -> Task:
+def _task(detector: Detector, images: ImageSet, device: torch.device) -> Task:
     """Returns the detector's outputs, its images as validation shows them, and the loss that it was trained with."""
-    model = candidate.model
-    model.args = IterableSimpleNamespace(**model.args)  # so the host's losses read it
+    model = detector.model
+    model.args = IterableSimpleNamespace(**model.args)  # as Ultralytics' losses read it
     outputs, loss = raw_outputs(model), BatchLoss(model)
-    batches = [(batch["img"], loss.target(batch)) for batch in _batches(candidate, images, device)]
+    batches = [(batch["img"], loss.target(batch)) for batch in _batches(detector, images, device)]
     return Task(outputs, batches, {"detection": loss})
 
 
-def _batches(candidate: Candidate, images: ImageSet, device: torch.device) -> Iterator[dict[str, Any]]:
-    view = View(images, _BATCH, candidate.view, candidate.single_cls)
-    plain = CorruptedBatches(images, [view], _BATCH, Corrupting(seed=0, preset="imagenet224", frost=None))
-    for number in range(plain.n_batches):
-        _, (batch,) = plain[number, (CLEAN, 0)]
+def _batches(detector: Detector, images: ImageSet, device: torch.device) -> Iterator[dict[str, Any]]:
+    view = View(images, _BATCH, detector.view, detector.single_cls)
+    parts = [slice(start, start + _BATCH) for start in range(0, len(images.images), _BATCH)]
+    plain = CorruptedBatches(images, [view], parts, {})
+    for number in range(len(parts)):
+        _, (batch,) = plain[(CLEAN, 0), number]
         tensors = {name: batch[name].to(device) for name in ("img", "batch_idx", "cls", "bboxes")}
         yield {**tensors, "img": tensors["img"].float() / 255}
 

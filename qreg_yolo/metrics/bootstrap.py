@@ -1,7 +1,8 @@
 """Paired bootstrap over images: how far a difference between models could be due to the choice of the images.
 
-Every model is measured on the same resampled images, so that what makes an image hard for both cancels out. The same
-resamples serve all cells, since the same photographs lie under each corruption: means over cells get intervals too.
+Every model is measured on the same resampled images, so an image that is hard for both cancels out. The same
+resamples serve all conditions, since each corruption is shown on the same photographs: means over conditions get
+intervals too.
 What it does not cover is another training run: that is what several seeds are for.
 """
 
@@ -19,7 +20,7 @@ from qreg_yolo.errors import AnalysisError
 from qreg_yolo.metrics.average_precision import METRICS as PRECISIONS
 from qreg_yolo.metrics.average_precision import Array, mean_average_precision
 from qreg_yolo.metrics.image_statistics import ImageStatistics, PerImage
-from qreg_yolo.metrics.predictions import ACCURACIES, ImageAnswers, accuracy
+from qreg_yolo.metrics.predictions import ACCURACIES, ImagePredictions, accuracy
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -34,7 +35,7 @@ class Interval:
 
     @property
     def has_zero(self) -> bool:
-        """Whether a difference of 0 lies in it: the sign of the difference is open."""
+        """Whether it contains 0, so the sign of the difference is undecided."""
         return self.lo <= 0 <= self.hi
 
 
@@ -111,14 +112,14 @@ class _Kind:
     """One kind of per-image statistics."""
 
     metrics: tuple[str, ...]
-    """What they give."""
+    """Metrics that are computed from them."""
     compute: Callable[..., Array]
     """(statistics, weights, metric) -> fractions, one per resample."""
 
 
 _KINDS: Mapping[type, _Kind] = {
     ImageStatistics: _Kind(tuple(PRECISIONS), mean_average_precision),
-    ImageAnswers: _Kind(ACCURACIES, accuracy),
+    ImagePredictions: _Kind(ACCURACIES, accuracy),
 }
 RESAMPLED: tuple[str, ...] = tuple(metric for kind in _KINDS.values() for metric in kind.metrics)
 """Every metric that has a bootstrap."""
@@ -135,6 +136,6 @@ def metric_values(statistics: PerImage, metric: str, weights: NDArray[np.integer
     Args:
         statistics: Of a detector or of a classifier.
         metric: One of `metrics_of`.
-        weights: `(images, resamples)`: how often each image stands in each resample; None: each once, one resample.
+        weights: `(images, resamples)`: how often each resample contains each image; None: each once, one resample.
     """
     return _KINDS[type(statistics)].compute(statistics, weights, metric)

@@ -1,4 +1,4 @@
-"""The 20 cells of a robustness square: clean images and the 19 common corruptions, in their canonical order."""
+"""The conditions that robustness is measured under: clean images and the 19 common corruptions, in canonical order."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from qreg_yolo.errors import AnalysisError, MissingFileError, did_you_mean
 from qreg_yolo.io.strict_yaml import ConfigError, load
 
 CLEAN = "clean"
-"""The cell of the images as they are; its severity is 0."""
-CELLS: tuple[str, ...] = (CLEAN, *NAMES)
+"""Name of the images as they are; its severity is 0."""
+CONDITIONS: tuple[str, ...] = (CLEAN, *NAMES)
+"""The 20 names of a heatmap."""
 
-Cell = tuple[str, int]
-"""(cell name, severity); clean images are ("clean", 0)."""
+Condition = tuple[str, int]
+"""(name, severity); clean images are ("clean", 0)."""
 
 Layout = tuple[tuple[str, ...], ...]
-"""Rows of cell names, all of the same length."""
-DEFAULT_LAYOUT: Layout = tuple(CELLS[start : start + 5] for start in range(0, 20, 5))
-"""4 rows x 5 columns, clean first. Which cell is where is only drawn in QReg (Fig. 3a), so it can be overridden."""
+"""Rows of names of conditions, all of the same length."""
+DEFAULT_LAYOUT: Layout = tuple(CONDITIONS[start : start + 5] for start in range(0, 20, 5))
+"""4 rows x 5 columns, clean first. QReg only draws where each is (Fig. 3a), so it can be overridden."""
 DEFAULT_METRICS: Mapping[str, str] = {"detect": "map50_95", "classify": "accuracy_top1"}
 """Track of the records -> the metric that is compared unless another is asked for."""
 
 
-def cells_of(corruptions: Iterable[str], severities: Sequence[int]) -> list[Cell]:
+def conditions_of(corruptions: Iterable[str], severities: Sequence[int]) -> list[Condition]:
     """Returns clean, then every corruption at every severity.
 
-    >>> cells_of(["fog"], [1, 2])
+    >>> conditions_of(["fog"], [1, 2])
     [('clean', 0), ('fog', 1), ('fog', 2)]
     """
     return [(CLEAN, 0), *((name, severity) for name in corruptions for severity in severities)]
 
 
-def check_cell(name: str, where: str) -> None:
-    """Raises where a name is none of the 20 cells.
+def check_condition(name: str, where: str) -> None:
+    """Raises unless a name is one of the 20.
 
     Args:
         name: The name.
@@ -43,15 +44,15 @@ def check_cell(name: str, where: str) -> None:
     Raises:
         AnalysisError: It is not; the text has the nearest name.
     """
-    if name not in CELLS:
+    if name not in CONDITIONS:
         raise AnalysisError(
-            f"{where}: '{name}' is not one of the 19 corruptions nor '{CLEAN}'.{did_you_mean(name, CELLS)} "
-            f"Known: {', '.join(CELLS)}."
+            f"{where}: '{name}' is not one of the 19 corruptions nor '{CLEAN}'.{did_you_mean(name, CONDITIONS)} "
+            f"Known: {', '.join(CONDITIONS)}."
         )
 
 
 def check_severities(severities: Sequence[int], where: str) -> None:
-    """Raises where a severity lies outside 1..5, or none is given.
+    """Raises where a severity is outside 1..5, or the list is empty.
 
     Raises:
         AnalysisError: It does.
@@ -63,27 +64,27 @@ def check_severities(severities: Sequence[int], where: str) -> None:
 
 
 def read_layout(path: Path) -> Layout:
-    """Returns the layout in a YAML file: a list of rows, each a list of as many cell names.
+    """Returns the layout in a YAML file: a list of rows, each a list of as many condition names.
 
     Raises:
         FileNotFoundError: No such file.
-        ConfigError: Not such a list, an unknown name, or one that stands twice.
+        ConfigError: Not such a list, an unknown name, or one that is named twice.
     """
     if not path.exists():
-        raise MissingFileError(f"{path} does not exist. Give a YAML file with a list of rows of cell names.")
+        raise MissingFileError(f"{path} does not exist. Give a YAML file with a list of rows of condition names.")
     rows = load(path)
     if not (isinstance(rows, list) and rows and all(isinstance(row, list) and row for row in rows)):
-        raise ConfigError(f"{path} is not a list of rows. Write one list of cell names per row of the square.")
+        raise ConfigError(f"{path} is not a list of rows. Write one list of condition names per row of the heatmap.")
     layout = tuple(tuple(str(name) for name in row) for row in rows)
     if len({len(row) for row in layout}) > 1:
         lengths = ", ".join(str(len(row)) for row in layout)
-        raise ConfigError(f"{path}: the rows have {lengths} cells. Give each row as many.")
+        raise ConfigError(f"{path}: the rows have {lengths} conditions. Give each row as many.")
     names = [name for row in layout for name in row]
     for name in names:
         try:
-            check_cell(name, str(path))
+            check_condition(name, str(path))
         except AnalysisError as error:
             raise ConfigError(str(error)) from error
         if names.count(name) > 1:
-            raise ConfigError(f"{path}: '{name}' stands there twice. Name each cell once.")
+            raise ConfigError(f"{path}: '{name}' is named twice. Name each condition once.")
     return layout

@@ -1,6 +1,7 @@
-"""Detections of one model per image: all that a metric and its bootstrap need.
+"""Per-image statistics of one model on one set: all that a metric and its bootstrap need, and no more.
 
-`ImageStatistics` are a detector's; a classifier's are in `image_answers.py`. Both lie in files of one form.
+`ImageStatistics` are a detector's; a classifier's are `predictions.ImagePredictions`. Both are stored in files of one
+form.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from qreg_yolo.corrupt.spec import SEVERITIES
 from qreg_yolo.errors import AnalysisError
 from qreg_yolo.io import files
 from qreg_yolo.metrics.conditions import CLEAN
-from qreg_yolo.metrics.predictions import ImageAnswers
+from qreg_yolo.metrics.predictions import ImagePredictions
 
 THRESHOLDS = 10
 """IoU thresholds 0.50, 0.55, ... 0.95: bit 0 to bit 9 of `ImageStatistics.hits`."""
 
 
 class PerImage(Protocol):
-    """What the statistics of detectors and of classifiers have in common; `metrics.py` turns both into numbers."""
+    """The attributes that statistics of detectors and of classifiers share; `bootstrap.metric_values` takes both."""
 
     @property
     def targets(self) -> NDArray[np.int32]:
@@ -39,7 +40,7 @@ class PerImage(Protocol):
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """Detections of all images, the most confident first, and the objects that there are.
+    """Detections of all images, the most confident first, and the objects.
 
     Build it with `from_detections`, which sorts; validated on construction.
 
@@ -59,7 +60,7 @@ class ImageStatistics:
     """`(images, classes)`: how many objects of each class an image shows."""
     names: NDArray[np.str_]
     """`(images,)`: paths relative to the split's image folder. They and their order are the same under every corruption
-    and for every model: what is compared pairwise, or averaged over cells, must have the same."""
+    and for every model: what is compared pairwise, or averaged over conditions, must have the same."""
 
     def __post_init__(self) -> None:
         sizes = {len(self.confidence), len(self.category), len(self.image), len(self.hits)}
@@ -92,7 +93,7 @@ def from_detections(
 ) -> ImageStatistics:
     """Returns the statistics of detections in any order.
 
-    Equal confidences keep the order they come in, so that the result is the same on every machine.
+    Equal confidences keep their order, so the result is the same on every machine.
 
     Args:
         confidence: `(detections,)`, 0..1.
@@ -116,10 +117,10 @@ def from_detections(
 
 
 def path_of(folder: Path, run_id: str, corruption: str, severity: int) -> Path:
-    """Returns where the statistics of one cell lie: ``<folder>/<run_id>/<corruption>-<severity>.npz``.
+    """Returns the file of one condition's statistics: ``<folder>/<run_id>/<corruption>-<severity>.npz``.
 
     Args:
-        folder: The folder ``per_image`` beside ``records.csv``.
+        folder: The folder ``per_image`` next to ``records.csv``.
         run_id: The run; one word, no path.
         corruption: One of the 19, or ``clean``.
         severity: 1..5; 0 for clean images.
@@ -143,7 +144,7 @@ _KINDS: Mapping[type, Mapping[str, tuple[type, int]]] = {
         "targets": (np.int32, 2),
         "names": (np.str_, 1),
     },
-    ImageAnswers: {"correct": (np.bool_, 1), "targets": (np.int32, 1), "names": (np.str_, 1)},
+    ImagePredictions: {"correct": (np.bool_, 1), "targets": (np.int32, 1), "names": (np.str_, 1)},
 }
 """Kind of statistics -> array -> (type, dimensions)."""
 
@@ -165,13 +166,15 @@ def read(path: Path) -> PerImage:
     """Returns the statistics that `write` wrote, of the kind that they are; nothing in the file is executed.
 
     Raises:
-        AnalysisError: The file is none of ours, or damaged.
+        AnalysisError: The file is not ours, or damaged.
         OSError: It cannot be read.
     """
     arrays: dict[str, Any] = {}
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            kind: type[ImageAnswers | ImageStatistics] = ImageAnswers if "correct" in file.files else ImageStatistics
+            kind: type[ImagePredictions | ImageStatistics] = (
+                ImagePredictions if "correct" in file.files else ImageStatistics
+            )
             for name, (dtype, dimensions) in _KINDS[kind].items():
                 array = file[name]
                 if array.ndim != dimensions or not np.issubdtype(array.dtype, dtype):
@@ -180,6 +183,6 @@ def read(path: Path) -> PerImage:
         found: PerImage = kind(**arrays)
     except (ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise AnalysisError(
-            f"{path} holds no per-image statistics: {error}. Delete it and measure that cell again."
+            f"{path} holds no per-image statistics: {error}. Delete it and measure that condition again."
         ) from error
     return found

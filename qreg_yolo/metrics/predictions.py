@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from qreg_yolo.errors import AnalysisError
 
 ACCURACIES: tuple[str, ...] = ("accuracy_top1",)
-"""Metrics of the records that these give."""
+"""Metrics of the records that are computed from predictions."""
 
 
 @dataclass(frozen=True)
-class ImageAnswers:
-    """The answers to all images; validated on construction.
+class ImagePredictions:
+    """The predictions on all images; validated on construction.
 
     Raises:
         AnalysisError: Arrays that do not fit together.
@@ -27,7 +27,7 @@ class ImageAnswers:
     targets: NDArray[np.int32]
     """`(images,)`: the class of each, 0 or more."""
     names: NDArray[np.str_]
-    """`(images,)`: the names that the data set gives them; the same, in the same order, under every corruption and for
+    """`(images,)`: the names that the dataset gives them; the same, in the same order, under every corruption and for
     every model."""
 
     def __post_init__(self) -> None:
@@ -39,23 +39,24 @@ class ImageAnswers:
 
 
 def accuracy(
-    answers: ImageAnswers, weights: NDArray[np.integer[Any]] | None = None, metric: str = ACCURACIES[0]
+    predictions: ImagePredictions, weights: NDArray[np.integer[Any]] | None = None, metric: str = ACCURACIES[0]
 ) -> NDArray[np.float64]:
-    """Returns the share of right answers (0..1) for each column of weights, `(resamples,)`.
+    """Returns the share of correct predictions (0..1) for each column of weights, `(resamples,)`.
 
-    Sums of whole numbers, so that it is exact: with weights of 1 it is the number of right answers over that of images.
+    Exact, as the sums are of whole numbers: with weights of 1 it is the number of correct predictions over that of
+    images.
 
     Args:
-        answers: Which images were right.
-        weights: `(images, resamples)`: how often each image stands in each resample; None: each once, one resample.
+        predictions: The predictions.
+        weights: `(images, resamples)`: how often each image is in each resample; None: each once, one resample.
         metric: ``accuracy_top1``.
     """
     if metric not in ACCURACIES:
-        raise AnalysisError(f"metric={metric!r}: the answers of a classifier give {', '.join(ACCURACIES)}.")
+        raise AnalysisError(f"metric={metric!r}: the predictions of a classifier give {', '.join(ACCURACIES)}.")
     if weights is None:
-        weights = np.ones((len(answers.names), 1), np.int64)
+        weights = np.ones((len(predictions.names), 1), np.int64)
     total = weights.sum(0)
-    right = whole_product(answers.correct, weights, int(total.max(initial=0)))
+    right = whole_product(predictions.correct, weights, int(total.max(initial=0)))
     share: NDArray[np.float64] = right.astype(np.float64) / np.maximum(total, 1)
     return share
 
@@ -71,7 +72,7 @@ def whole_product(
 
     Args:
         left: `(..., inner)`: whole numbers, 0 or more.
-        right: `(inner, columns)`: likewise.
+        right: `(inner, columns)`: as ``left``.
         largest: A bound of every entry of the product; below 2**24 it is computed in float32.
     """
     exact = np.float32 if largest < _EXACT_FLOAT32 else np.float64

@@ -1,4 +1,4 @@
-"""The protocol's numbers, one function each. Points are 0..100; a missing cell makes what needs it nan, never 0."""
+"""The robustness metrics, one function each. Points are 0..100; a missing condition makes what needs it nan, not 0."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from qreg_yolo.metrics.conditions import CLEAN
+from qreg_yolo.metrics.conditions import CLEAN, Condition
 
-Values = Mapping[tuple[str, int], "float | NDArray[np.float64]"]
-"""(cell, severity) -> points; an array holds one value per bootstrap resample."""
+Values = Mapping[Condition, "float | NDArray[np.float64]"]
+"""Condition -> points; an array holds one value per bootstrap resample."""
 Number = NDArray[np.float64]
 """A value, or one per resample."""
 
 
-def cell_mean(values: Values, cell: str, severities: Sequence[int]) -> Number:
-    """Returns the mean of one cell over severities, in points; nan where one of them is missing.
+def condition_mean(values: Values, condition: str, severities: Sequence[int]) -> Number:
+    """Returns the mean of one condition over severities, in points; nan where one of them is missing.
 
     Args:
-        values: What was measured.
-        cell: A corruption, or ``clean``, which has no severities.
-        severities: Which to average.
+        values: The measured values.
+        condition: A corruption, or ``clean``, which has no severities.
+        severities: Severities to average over.
     """
-    keys = [(cell, 0)] if cell == CLEAN else [(cell, severity) for severity in severities]
+    keys = [(condition, 0)] if condition == CLEAN else [(condition, severity) for severity in severities]
     return cast(Number, sum(np.asarray(values.get(key, math.nan)) for key in keys) / len(keys))
 
 
-def mean_over(values: Values, cells: Sequence[str], severities: Sequence[int]) -> Number:
-    """Returns the mean over cells of their means over severities, in points.
+def mean_over(values: Values, conditions: Sequence[str], severities: Sequence[int]) -> Number:
+    """Returns the mean over conditions of their means over severities, in points.
 
     Over corruptions this is mPC, mean performance under corruption (Michaelis et al. 2019, arXiv 1907.07484).
     """
-    return cast(Number, sum(cell_mean(values, cell, severities) for cell in cells) / len(cells))
+    return cast(Number, sum(condition_mean(values, name, severities) for name in conditions) / len(conditions))
 
 
-def map_delta(quantized: Values, fp32: Values, cell: str, severities: Sequence[int]) -> Number:
-    """Returns quantized - fp32 of one cell in points, as in the squares of QReg (arXiv 2206.12372), Figs. 2 to 6."""
-    return cell_mean(quantized, cell, severities) - cell_mean(fp32, cell, severities)
+def map_delta(quantized: Values, fp32: Values, condition: str, severities: Sequence[int]) -> Number:
+    """Returns quantized - fp32 of one condition in points, as in QReg (arXiv 2206.12372), Figs. 2 to 6."""
+    return condition_mean(quantized, condition, severities) - condition_mean(fp32, condition, severities)
 
 
 def error_improvement(fp: float | Number, q: float | Number) -> Number:
@@ -70,17 +70,17 @@ def relative_performance(mpc: float | Number, clean: float | Number) -> Number:
         return np.where(clean > 0, 100 * np.asarray(mpc) / clean, math.nan)
 
 
-def corruption_error(quantized: Values, fp32: Values, cells: Sequence[str], severities: Sequence[int]) -> Number:
-    """Returns mCE in percent, below 100 where the quantized model errs less than its fp32 twin.
+def corruption_error(quantized: Values, fp32: Values, conditions: Sequence[str], severities: Sequence[int]) -> Number:
+    """Returns mCE in percent, below 100 where the quantized model errs less than its baseline.
 
     Hendrycks and Dietterich 2019 (arXiv 1903.12261): per corruption the errors, 100 - points, summed over severities,
     over those of the baseline; then the mean over corruptions. Their baseline was AlexNet.
 
-    Deviates: the baseline is the full-precision twin.
+    Deviates: the baseline is the fp32 network.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = [
-            np.divide(100 - cell_mean(quantized, cell, severities), 100 - cell_mean(fp32, cell, severities))
-            for cell in cells
+            np.divide(100 - condition_mean(quantized, name, severities), 100 - condition_mean(fp32, name, severities))
+            for name in conditions
         ]
     return cast(Number, 100 * sum(ratios) / len(ratios))

@@ -1,1 +1,1 @@
-"""What the robustness of detectors and that of classifiers have in common: settings, journal, records, summary."""
+"""The measurement of many models under corruptions: request, settings, journal and the loop of both tracks."""

@@ -1,4 +1,4 @@
-"""What has been measured so far, in small files that are whole or not there: the memory of a run that was killed."""
+"""The journal of an unfinished measurement: what was predicted so far, in files that are whole or absent."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import io
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qreg_yolo.errors import FileAccessError, InvalidValueError
+from qreg_yolo.errors import InvalidValueError
 from qreg_yolo.io import files
-from qreg_yolo.metrics.conditions import Cell
+from qreg_yolo.metrics.conditions import Condition
 
 FLUSH_SECONDS = 30.0
-"""At most so much work is lost by a kill."""
+"""A kill loses at most the work of this time."""
 _BATCHES = "/batches"
 _ROWS = "/rows"
+Task = tuple[Condition, int]
+"""One batch of images, by number, under one condition."""
 Rows = NDArray[Any]
 """A structured array; its field ``image`` is the number of the image that a row is about."""
 
 
 class Journal:
-    """What models gave on images, by run, cell and batch, until it is merged.
+    """The predictions of models, by run, condition and batch, until they are records.
 
     Args:
-        folder: Where its files lie; made where it is missing.
+        folder: Folder of its files; made where it is missing.
 
     Raises:
         ValueError: A damaged file there.
@@ -39,13 +39,13 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._waiting: dict[tuple[str, Cell], list[tuple[int, Rows]]] = {}
+        self._waiting: dict[tuple[str, Condition], list[tuple[int, Rows]]] = {}
         self._flushed = time.monotonic()
         self._chunks = {path: _members(path) for path in sorted(folder.glob("*.npz"))}
-        """File -> the arrays in it."""
+        """File -> names of its arrays."""
 
-    def done(self) -> set[tuple[str, Cell, int]]:
-        """Returns the (run, cell, batch) that its files hold.
+    def done(self) -> set[tuple[str, Task]]:
+        """Returns the (run, task) that its files hold.
 
         Raises:
             ValueError: A damaged file.
@@ -56,20 +56,23 @@ class Journal:
                 for member in chunk.files:
                     if member.endswith(_BATCHES):
                         run_id, name, severity, _ = member.split("/")
-                        found |= {(run_id, (name, int(severity)), int(batch)) for batch in chunk[member]}
+                        found |= {(run_id, ((name, int(severity)), int(batch))) for batch in chunk[member]}
         return found
 
-    def add(self, run_id: str, cell: Cell, batch: int, rows: Rows) -> None:
-        """Takes the rows of one batch, and writes what has gathered when it is time."""
-        self._waiting.setdefault((run_id, cell), []).append((batch, rows))
-        if time.monotonic() - self._flushed >= FLUSH_SECONDS:
-            self.flush()
+    def add(self, run_id: str, task: Task, rows: Rows) -> None:
+        """Takes the rows of one batch."""
+        condition, batch = task
+        self._waiting.setdefault((run_id, condition), []).append((batch, rows))
+
+    def is_due(self) -> bool:
+        """Returns whether `FLUSH_SECONDS` have passed since the last flush."""
+        return time.monotonic() - self._flushed >= FLUSH_SECONDS
 
     def flush(self) -> None:
-        """Writes what has gathered.
+        """Writes the rows that were added since the last flush.
 
         Raises:
-            OSError: It cannot be written; what was written earlier stays.
+            OSError: They cannot be written; what was written earlier is kept.
         """
         if self._waiting:
             arrays: dict[str, NDArray[Any]] = {}
@@ -86,9 +89,9 @@ class Journal:
             self._waiting.clear()
         self._flushed = time.monotonic()
 
-    def rows(self, run_id: str, cell: Cell) -> Rows:
-        """Returns all that was written of a cell, by image: the same in whatever order it was measured."""
-        member = f"{run_id}/{cell[0]}/{cell[1]}{_ROWS}"
+    def rows(self, run_id: str, condition: Condition) -> Rows:
+        """Returns all that was written of a condition, by image: the same in whatever order it was measured."""
+        member = f"{run_id}/{condition[0]}/{condition[1]}{_ROWS}"
         parts = []
         for path, members in self._chunks.items():
             if member in members:
@@ -98,34 +101,9 @@ class Journal:
         return found[np.argsort(found["image"], kind="stable")]
 
     def remove(self) -> None:
-        """Deletes its files and folder."""
+        """Deletes its files and folder, with anything that a kill has left half-written."""
         self._chunks = {}
-        shutil.rmtree(self.folder)  # with what a kill may have left half-written
-
-    @contextmanager
-    def keeping(self, out: Path, warn: Callable[[str], object]) -> Iterator[None]:
-        """Writes what has gathered at the end of the block, in whatever way it ends, and says how to go on.
-
-        Args:
-            out: The output folder, for the texts.
-            warn: Takes what to say after Ctrl-C or SIGTERM.
-
-        Raises:
-            OSError: Something cannot be written.
-        """
-        try:
-            yield
-            self.flush()
-        except OSError as error:
-            raise FileAccessError(
-                f"'{out}' cannot be written: {error.strerror or error}. What was written is kept: free space, then "
-                "start the same command again."
-            ) from error
-        except BaseException as error:
-            self.flush()
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                warn("Interrupted. What was measured is kept: start the same command again to go on.")
-            raise
+        shutil.rmtree(self.folder)
 
 
 def _members(path: Path) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Reading measurements and finding the twin: named when missing, both named when there are two."""
+"""Reading measurements and finding the baseline: named when missing, both named when there are two."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import pytest
 
 from qreg_yolo.analysis.measurements import (
     Selection,
-    missing_cells,
-    pair_twins,
+    missing_conditions,
+    pair_with_baselines,
     precision_warnings,
     read_measurements,
     warnings_of,
 )
 from qreg_yolo.errors import AnalysisError
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.metrics.conditions import CELLS, read_layout
+from qreg_yolo.metrics.conditions import read_layout
 from tests.analysis.synthetic_records import record, square, write
 
 
-def test_a_square_in_points_and_its_twin(tmp_path: Path) -> None:
+def test_a_square_in_points_and_its_baseline(tmp_path: Path) -> None:
     rows = square(0.6) + square(0.5, bits=4) + square(0.4, bits=4, seed=1) + square(0.7, seed=1)
-    pairs = pair_twins(read_measurements(write(tmp_path / "r.csv", rows)))
+    pairs = pair_with_baselines(read_measurements(write(tmp_path / "r.csv", rows)))
     assert [(p.quantized.run_id, p.fp32.run_id) for p in pairs] == [
         ("yolov5n-lsq-w4-s0", "yolov5n-fp32-w32-s0"),
         ("yolov5n-lsq-w4-s1", "yolov5n-fp32-w32-s1"),
@@ -33,36 +33,41 @@ def test_a_square_in_points_and_its_twin(tmp_path: Path) -> None:
     assert precision_warnings(pairs) == []
 
 
-def test_no_twin_names_the_run_and_what_was_looked_for(tmp_path: Path) -> None:
+def test_no_baseline_names_the_run_and_what_was_looked_for(tmp_path: Path) -> None:
     for change in ({"seed": 1}, {"data": "coco"}, {"split": "val"}, {"n_images": 41}, {"model": "yolov5s.yaml"}):
         path = tmp_path / f"{next(iter(change))}.csv"
         found = read_measurements(write(path, square(0.6, bits=4) + square(0.5, **change)))
-        with pytest.raises(AnalysisError, match=r"yolov5n-lsq-w4-s0 has no fp32 twin.*seed=0.*n_images=40"):
-            pair_twins(found)
+        with pytest.raises(AnalysisError, match=r"yolov5n-lsq-w4-s0 has no fp32 baseline.*seed=0.*n_images=40"):
+            pair_with_baselines(found)
     other_preset = [*square(0.6, bits=4), record("fog", 3, preset="cifar32")]
     with pytest.raises(AnalysisError, match="preset=imagenet224"):
-        pair_twins(read_measurements(write(tmp_path / "preset.csv", other_preset)))
+        pair_with_baselines(read_measurements(write(tmp_path / "preset.csv", other_preset)))
 
 
-def test_two_twins_are_both_named_and_one_can_be_chosen(tmp_path: Path) -> None:
+def test_two_baselines_are_both_named_and_one_can_be_chosen(tmp_path: Path) -> None:
     rows = square(0.6, bits=4) + square(0.5, run_id="fp-best") + square(0.4, run_id="fp-last")
     path = write(tmp_path / "r.csv", rows)
     found = read_measurements(path)
-    with pytest.raises(AnalysisError, match=r"has 2 fp32 twins: fp-best and fp-last. Choose one with --baseline"):
-        pair_twins(found)
-    assert pair_twins(found, ["fp-last"])[0].fp32.run_id == "fp-last"
-    assert pair_twins(read_measurements(path, Selection(runs=["*-lsq-*", "*best"])))[0].fp32.run_id == "fp-best"
-    with pytest.raises(ConfigError, match=r"baseline='fp-bets' is no fp32 run.*Did you mean 'fp-best'"):
-        pair_twins(found, ["fp-bets"])
+    with pytest.raises(AnalysisError, match=r"has 2 fp32 baselines: fp-best and fp-last. Choose one with --baseline"):
+        pair_with_baselines(found)
+    assert pair_with_baselines(found, ["fp-last"])[0].fp32.run_id == "fp-last"
+    assert (
+        pair_with_baselines(read_measurements(path, Selection(runs=["*-lsq-*", "*best"])))[0].fp32.run_id == "fp-best"
+    )
+    with pytest.raises(ConfigError, match=r"baseline='fp-bets' is not an fp32 run.*Did you mean 'fp-best'"):
+        pair_with_baselines(found, ["fp-bets"])
     with pytest.raises(ConfigError, match=r"no run matches '\*-bset'"):
         read_measurements(path, Selection(runs=["*-bset"]))
 
 
 def test_different_arithmetic_is_never_silent(tmp_path: Path) -> None:
-    pairs = pair_twins(read_measurements(write(tmp_path / "r.csv", square(bits=8, precision="bf16") + square())))
+    pairs = pair_with_baselines(
+        read_measurements(write(tmp_path / "r.csv", square(bits=8, precision="bf16") + square()))
+    )
     assert len(precision_warnings(pairs)) == 1
     assert (
-        "yolov5n-lsq-w8-s0 was measured in bf16, its twin yolov5n-fp32-w32-s0 in fp32" in precision_warnings(pairs)[0]
+        "yolov5n-lsq-w8-s0 was measured in bf16, its baseline yolov5n-fp32-w32-s0 in fp32"
+        in precision_warnings(pairs)[0]
     )
 
 
@@ -72,8 +77,8 @@ def test_what_was_evaluated_differently_is_not_compared_unasked(tmp_path: Path) 
     found = read_measurements(path)
     words = r"imgsz=256 and imgsz=128\. Measure both alike.*--baseline yolov5n-fp32-w32"
     with pytest.raises(AnalysisError, match=words):
-        pair_twins(found)
-    pairs = pair_twins(found, ["yolov5n-fp32-w32-s0"])
+        pair_with_baselines(found)
+    pairs = pair_with_baselines(found, ["yolov5n-fp32-w32-s0"])
     (warning,) = warnings_of(pairs)
     assert "imgsz=256 and imgsz=128. The difference is not quantization's alone" in warning
     assert precision_warnings(pairs) == []
@@ -83,12 +88,14 @@ def test_the_baseline_that_was_evaluated_alike_is_taken(tmp_path: Path) -> None:
     rows = square(bits=4, evaluation="imgsz=256") + [
         row for size in (128, 256) for row in square(evaluation=f"imgsz={size}", run_id=f"fp-{size}")
     ]
-    (pair,) = pair_twins(read_measurements(write(tmp_path / "r.csv", rows)))
+    (pair,) = pair_with_baselines(read_measurements(write(tmp_path / "r.csv", rows)))
     assert pair.fp32.run_id == "fp-256"
 
 
 def test_an_older_table_says_nothing_about_the_evaluation(tmp_path: Path) -> None:
-    pairs = pair_twins(read_measurements(write(tmp_path / "r.csv", square(bits=4, evaluation="imgsz=256") + square())))
+    pairs = pair_with_baselines(
+        read_measurements(write(tmp_path / "r.csv", square(bits=4, evaluation="imgsz=256") + square()))
+    )
     assert warnings_of(pairs) == []
 
 
@@ -121,15 +128,15 @@ def test_a_selection_that_holds_nothing_says_what_there_is(tmp_path: Path) -> No
         read_measurements(tmp_path / "empty.csv")
 
 
-def test_the_last_of_two_rows_counts_and_missing_cells_are_listed(tmp_path: Path) -> None:
+def test_the_last_of_two_rows_counts_and_missing_conditions_are_listed(tmp_path: Path) -> None:
     rows = [record("fog", 3, 0.1), record("fog", 3, 0.2), record(value=0.3)]
     (one,) = read_measurements(write(tmp_path / "r.csv", rows))
     assert one.values == {("fog", 3): pytest.approx(20), ("clean", 0): pytest.approx(30)}
-    lacking = missing_cells([one], CELLS, (3,))
+    lacking = missing_conditions(one, (3,))
     assert len(lacking) == 18
     (undefined,) = read_measurements(write(tmp_path / "nan.csv", [record("fog", 3, float("nan"))]))
-    assert (undefined, "fog", 3) in missing_cells([undefined], CELLS, (3,))
-    assert (one, "snow", 3) in lacking
+    assert ("fog", 3) in missing_conditions(undefined, (3,))
+    assert ("snow", 3) in lacking
 
 
 def test_layouts(tmp_path: Path) -> None:
@@ -137,7 +144,7 @@ def test_layouts(tmp_path: Path) -> None:
     path.write_text("- [clean, fog]\n- [snow, frost]\n")
     assert read_layout(path) == (("clean", "fog"), ("snow", "frost"))
     for text, words in (
-        ("- [clean, fog]\n- [snow]\n", "2, 1 cells"),
+        ("- [clean, fog]\n- [snow]\n", "2, 1 conditions"),
         ("- [clean, foog]\n", "Did you mean 'fog'"),
         ("- [fog, fog]\n", "twice"),
         ("rows: 3\n", "not a list of rows"),

@@ -13,7 +13,7 @@ from qreg_yolo.classify.checkpoint import Description
 from qreg_yolo.classify.data import ImageSet
 from qreg_yolo.classify.datasets import class_rows
 from qreg_yolo.classify.evaluate import evaluate
-from qreg_yolo.classify.robust.models import Candidate
+from qreg_yolo.classify.robustness import Classifier
 from qreg_yolo.io.strict_yaml import ConfigError
 
 WEIGHTS = Path("last.safetensors")
@@ -44,8 +44,8 @@ def test_another_order_gives_the_same_numbers(images: ImageSet) -> None:
     assert 0 < expected.accuracy < 1
     assert (found.loss, found.accuracy) == (expected.loss, expected.accuracy)
     assert not torch.equal(evaluate(model, turned).correct, expected.correct), "the order makes no difference here"
-    one = Candidate(WEIGHTS, model, "fp32", {"run_id": "r"}, rows)
-    assert one.answers(turned, 0)["correct"].tolist() == expected.correct.tolist()
+    one = Classifier(WEIGHTS, model, {"run_id": "r"}, "fp32", rows)
+    assert one.predictions(turned, 0)["correct"].tolist() == expected.correct.tolist()
 
 
 @pytest.mark.parametrize(

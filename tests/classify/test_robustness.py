@@ -14,9 +14,7 @@ from qreg_yolo.analysis import report
 from qreg_yolo.classify import runs
 from qreg_yolo.classify.datasets import load_split
 from qreg_yolo.classify.evaluate import BATCH as VAL_BATCH
-from qreg_yolo.classify.robust import models
-from qreg_yolo.classify.robust.pictures import Batches, Corrupting
-from qreg_yolo.classify.robustness import measure
+from qreg_yolo.classify.robustness import Classifier, corrupted, measure
 from qreg_yolo.corrupt import SEVERITIES, corrupt
 from qreg_yolo.datasets.corrupted import cifar
 from qreg_yolo.datasets.corrupted.request import Request
@@ -30,7 +28,7 @@ from tests.classify.synthetic_networks import NORMED
 from tests.results_helpers import files_of, numbers
 
 
-def test_the_clean_cell_is_what_val_measures(trained: list[Path], tmp_path: Path) -> None:
+def test_the_clean_condition_is_what_val_measures(trained: list[Path], tmp_path: Path) -> None:
     measure(request(trained, tmp_path / "out", corruptions=(), batch=None))
     found = numbers(tmp_path / "out")
     for number, weights in enumerate(trained):
@@ -51,15 +49,19 @@ def test_every_pixel_is_that_of_the_written_files(cifar10: Path, tmp_path: Path)
     cifar.write_cifar(cifar10 / "cifar-10-batches-py", asked)
     everything = load_split("cifar10", "test", str(cifar10), verify=False)
     images = everything.subset(select_keys(everything.keys, 20))
-    batches = Batches(images, 7, Corrupting(seed=3, preset="cifar32", frost=None, workers=0))
+    parts = [slice(0, 7), slice(7, 14), slice(14, 20)]
+
+    def shown(name: str, severities: tuple[int, ...]) -> Any:
+        asked = [((name, severity), part) for severity in severities for part in parts]
+        options = {"seed": 3, "preset": "cifar32", "frost": None}
+        return np.concatenate(list(corrupted(images, asked, options, workers=0)))
+
     for name in names:
-        tasks = [((name, severity), number) for severity in SEVERITIES for number in range(len(batches))]
-        assert np.array_equal(np.concatenate(list(batches.shown(tasks))), np.load(tmp_path / "C" / f"{name}.npy"))
-    clean = np.concatenate(list(batches.shown([(("clean", 0), number) for number in range(3)])))
-    assert np.array_equal(clean, images.images)
+        assert np.array_equal(shown(name, SEVERITIES), np.load(tmp_path / "C" / f"{name}.npy"))
+    assert np.array_equal(shown("clean", (0,)), images.images)
 
 
-def test_cells_are_those_of_written_files_and_of_reading_them(
+def test_conditions_are_those_of_written_files_and_of_reading_them(
     trained: list[Path], cifar10: Path, tmp_path: Path
 ) -> None:
     names = ("gaussian_noise", "frost", "contrast")
@@ -121,8 +123,8 @@ def test_workers_and_additions_change_no_number(
 ) -> None:
     measure(request(trained, tmp_path / "all", workers=2))
     passes = []
-    original = models.Candidate.answers
-    monkeypatch.setattr(models.Candidate, "answers", lambda *a: passes.append(1) or original(*a))
+    original = Classifier.predictions
+    monkeypatch.setattr(Classifier, "predictions", lambda *a: passes.append(1) or original(*a))
     parts: list[tuple[list[Path], tuple[str, ...], int]] = [
         (trained[1:], NAMES[1:], 2 * 3),
         (trained, NAMES, 1 * 3 + 3 * 3),
@@ -132,7 +134,7 @@ def test_workers_and_additions_change_no_number(
         passes.clear()
         result = measure(request(weights, tmp_path / "parts", corruptions=corruptions))
         assert len(passes) == expected
-    assert "6 of 6 cells were measured before" in result.table
+    assert "6 of 6 conditions were measured before" in result.table
     assert numbers(tmp_path / "parts") == numbers(tmp_path / "all")
     assert files_of(tmp_path / "parts") == files_of(tmp_path / "all")
     assert len(set(numbers(tmp_path / "all").values())) > 2, "the corruptions change nothing"
@@ -142,17 +144,16 @@ KILLER = """
 import os, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background has it ignored
 from qreg_yolo.robustness import journal
-from qreg_yolo.classify.robust import models
-from qreg_yolo.classify.robust.pictures import Batches, Corrupting
+from qreg_yolo.classify.robustness import Classifier
 journal.FLUSH_SECONDS = 0.0
-original, left = models.Candidate.answers, [{after}]
-def answers(*arguments):
+original, left = Classifier.predictions, [{after}]
+def predictions(*arguments):
     print("pass", flush=True)
     if left[0] == 0:
         {action}
     left[0] -= 1
     return original(*arguments)
-models.Candidate.answers = answers
+Classifier.predictions = predictions
 """
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 
@@ -167,7 +168,7 @@ def test_a_killed_run_goes_on_where_it_was(trained: list[Path], tmp_path: Path) 
     out, total = tmp_path / "killed", 2 * 3 * 3
     first = stopped(8, KILL, trained, out)
     assert first.returncode == -signal.SIGKILL, first.stderr
-    assert len(numbers(out)) == 2, "the clean cell of both models, and a part of the next"
+    assert len(numbers(out)) == 2, "the clean condition of both models, and a part of the next"
     second = stopped(3, KILL.replace("KILL", "INT"), trained, out)
     assert second.returncode == 130, second.stderr
     assert "start the same command again" in second.stderr

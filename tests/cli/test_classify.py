@@ -113,7 +113,7 @@ def test_robustness_tables_and_squares(cifar: Path, tmp_path: Path) -> None:
     found = Path("runs/robustness/cifar10/records.csv")
     assert records.read(found).height == 2 * 3
     outcome = qreg_yolo(*base, "1,5", "project=runs/robustness", "name=cifar10")
-    assert "6 of 10 cells were measured before." in outcome.out, outcome.err
+    assert "6 of 10 conditions were measured before." in outcome.out, outcome.err
     table = records.read(found)
     assert table.height == 2 * 5
     assert set(table["metric"]) == {"accuracy_top1"}
@@ -139,7 +139,7 @@ def test_robustness_tables_and_squares(cifar: Path, tmp_path: Path) -> None:
         (["--device", "cuda:77"], 2, ["cuda:77"]),
         (["nowhere.safetensors"], 2, ["no checkpoint 'nowhere.safetensors'"]),
         (["text.safetensors"], 1, ["text.safetensors' is damaged"]),
-        (["other.safetensors"], 1, ["is no classifier of qreg-yolo"]),
+        (["other.safetensors"], 1, ["is not a classifier of qreg-yolo"]),
     ],
     ids=str,
 )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from qreg_yolo.detect.robustness import RobustnessRequest
+from qreg_yolo.detect.robustness import DetectorRobustnessRequest
 
-CELLS = (("gaussian_noise", 1), ("brightness", 1))
+CONDITIONS = (("gaussian_noise", 1), ("brightness", 1))
 BATCH = 3
 
 
@@ -15,7 +15,7 @@ def listing(yaml: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in sorted(yaml.parent.rglob("*")) if p.is_file()}
 
 
-def request(weights: list[Path], data: Path, out: Path, **more: Any) -> RobustnessRequest:
-    options: dict[str, Any] = {"corruptions": tuple(name for name, _ in CELLS), "severities": (1,), "batch": BATCH}
+def request(weights: list[Path], data: Path, out: Path, **more: Any) -> DetectorRobustnessRequest:
+    options: dict[str, Any] = {"corruptions": tuple(name for name, _ in CONDITIONS), "severities": (1,), "batch": BATCH}
     options |= {"threads": 1, "workers": 0}
-    return RobustnessRequest(weights=weights, data=str(data), out=out, split="val", **{**options, **more})
+    return DetectorRobustnessRequest(weights=weights, data=str(data), out=out, split="val", **{**options, **more})

@@ -16,10 +16,9 @@ import yaml
 
 from qreg_yolo.config.detection import resolve
 from qreg_yolo.detect import QuantYOLO, evaluate, noise, runs
+from qreg_yolo.detect.batch_validator import BOXED, coco_map, load_detectors
 from qreg_yolo.detect.data_check import ImageSet
-from qreg_yolo.detect.robust.coco import coco_map
-from qreg_yolo.detect.robust.models import BOXED, load_candidates
-from qreg_yolo.detect.robustness import RobustnessRequest
+from qreg_yolo.detect.robustness import DetectorRobustnessRequest
 from qreg_yolo.detect.robustness import measure as measure_robustness
 from qreg_yolo.errors import WeightsError
 from qreg_yolo.io import records
@@ -76,7 +75,7 @@ def test_robustness_and_noise_take_classes_by_name(
     trained: Trained, tiny_data: Path, turned: Path, tmp_path: Path
 ) -> None:
     def clean(data: Path, out: str) -> dict[str, dict[str, Any]]:
-        request = RobustnessRequest(
+        request = DetectorRobustnessRequest(
             weights=[trained.best], data=str(data), out=tmp_path / out, corruptions=(), split="val", threads=1
         )
         return measured(measure_robustness(request))
@@ -90,8 +89,8 @@ def test_robustness_and_noise_take_classes_by_name(
     def numbers(data: Path) -> list[list[float]]:
         """Returns the classes in the labels that ``noise`` hands to the loss."""
         request = noise.DetectorNoiseRequest(weights=trained.best, data=str(data), split="val", limit=4)
-        (candidate,), _ = load_candidates([trained.best], None)
-        return [sorted(label["cls"].ravel().tolist()) for label in noise._images(request, candidate).labels]
+        (detector,) = load_detectors([trained.best], None)
+        return [sorted(label["cls"].ravel().tolist()) for label in noise._images(request, detector).labels]
 
     assert numbers(turned) == numbers(tiny_data)
 
@@ -103,7 +102,7 @@ def test_other_classes_are_refused_before_the_work(trained: Trained, tiny_data: 
         evaluate.validate(trained.best, str(other), {"project": str(tmp_path / "runs")}, 1)
     with pytest.raises(WeightsError, match="--class-map"):
         QuantYOLO(str(trained.best)).val(data=str(other), project=str(tmp_path / "runs"), plots=False)
-    request = RobustnessRequest(weights=[trained.best], data=str(other), out=tmp_path / "rob", corruptions=())
+    request = DetectorRobustnessRequest(weights=[trained.best], data=str(other), out=tmp_path / "rob", corruptions=())
     with pytest.raises(WeightsError, match="--class-map"):
         measure_robustness(request)
     assert not (tmp_path / "rob").exists()
@@ -117,7 +116,7 @@ def test_robustness_and_noise_take_a_class_map(trained: Trained, tiny_data: Path
     given.write_text("".join(f"my {name}: {name}\n" for name in names))
     values = []
     for data, classes in ((tiny_data, None), (other, str(given))):
-        request = RobustnessRequest(
+        request = DetectorRobustnessRequest(
             weights=[trained.best], data=str(data), out=tmp_path / f"out{len(values)}", corruptions=(), split="val",
             threads=1, class_map=classes,
         )  # fmt: skip
@@ -125,8 +124,8 @@ def test_robustness_and_noise_take_a_class_map(trained: Trained, tiny_data: Path
     assert values[1]["value"] == values[0]["value"] > 0.02
     assert "class_map=map " in values[1]["evaluation"]
     asked = noise.DetectorNoiseRequest(weights=trained.best, data=str(other), split="val", class_map=str(given))
-    (candidate,), _ = load_candidates([trained.best], None)
-    assert list(noise._images(asked, candidate).names.values()) == names
+    (detector,) = load_detectors([trained.best], None)
+    assert list(noise._images(asked, detector).names.values()) == names
 
 
 def test_pycocotools_has_no_map_without_objects(tmp_path: Path) -> None:
@@ -154,7 +153,7 @@ def test_without_objects_a_metric_is_nan(trained: Trained, tiny_data: Path, tmp_
     result = evaluate.validate(trained.best, str(empty), {"project": str(tmp_path), "plots": False}, 1)
     for metric in ("map50", "map50_95", "precision", "recall"):
         assert math.isnan(measured(result)[metric]["value"])
-    request = RobustnessRequest(
+    request = DetectorRobustnessRequest(
         weights=[trained.best], data=str(empty), out=tmp_path / "rob", corruptions=(), split="val", threads=1
     )
     for metric in ("map50", "map50_95", "precision", "recall"):

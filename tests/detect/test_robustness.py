@@ -1,4 +1,4 @@
-"""Many models on corrupted images in one pass: the host's own numbers, whatever happens in between."""
+"""Many models on corrupted images in one pass: Ultralytics' own numbers, whatever happens in between."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import signal
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,16 +16,15 @@ from qreg_yolo.datasets.corrupted.request import Request
 from qreg_yolo.datasets.corrupted.write import write_sets
 from qreg_yolo.datasets.sources import read_source
 from qreg_yolo.detect import QuantYOLO
+from qreg_yolo.detect.batch_validator import BOXED, BatchValidator, coco_map
 from qreg_yolo.detect.data_check import check_data
-from qreg_yolo.detect.robust import models
-from qreg_yolo.detect.robust.coco import coco_map
 from qreg_yolo.detect.robustness import measure
 from qreg_yolo.errors import AnalysisError
 from qreg_yolo.io import records
 from qreg_yolo.metrics import image_statistics
 from qreg_yolo.metrics.average_precision import mean_average_precision
 from tests.detect.conftest import Trained, train_tiny
-from tests.detect.robustness_helpers import BATCH, CELLS, listing, request
+from tests.detect.robustness_helpers import BATCH, CONDITIONS, listing, request
 from tests.process_helpers import run_forked
 from tests.results_helpers import files_of, numbers
 
@@ -43,7 +43,7 @@ def fp32(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def written_sets(data: Path, out: Path) -> dict[str, Path]:
     """Writes the corrupted sets as ``qreg-yolo corrupt`` does, and returns their data YAMLs by corruption."""
-    names = tuple(name for name, _ in CELLS)
+    names = tuple(name for name, _ in CONDITIONS)
     write_sets(read_source(data, "val"), Request(out=out, corruptions=names, severities=(1,)))
     return {name: out / name / "1" / "data.yaml" for name in names}
 
@@ -56,7 +56,7 @@ def test_the_numbers_are_those_of_val_on_sets_on_disk(trained: Trained, fp32: Pa
     seen, sets = [], written_sets(data, tmp_path / "sets")
     for weights, size, tolerance in ((fp32, 96, 1e-6), (trained.best, 64, 5e-4)):
         (run_id,) = {key[0] for key in found if weights.stem in key[0]}
-        for name, severity in ((None, None), *CELLS):
+        for name, severity in ((None, None), *CONDITIONS):
             yaml = data if name is None else sets[name]
             box = (
                 QuantYOLO(str(weights))
@@ -67,8 +67,8 @@ def test_the_numbers_are_those_of_val_on_sets_on_disk(trained: Trained, fp32: Pa
             for metric, value in theirs.items():
                 assert found[run_id, name, severity, metric] == pytest.approx(float(value), abs=tolerance), metric
             seen.append(float(box.map))
-            cell = ("clean", 0) if name is None else (name, severity)
-            statistics = image_statistics.read(image_statistics.path_of(out / "per_image", run_id, *cell))
+            condition = ("clean", 0) if name is None else (name, severity)
+            statistics = image_statistics.read(image_statistics.path_of(out / "per_image", run_id, *condition))
             own = float(mean_average_precision(statistics)[0])
             assert found[run_id, name, severity, "map50_95"] == pytest.approx(own, abs=1e-9)
     assert min(seen) > 0.005, "the models detect nothing, so agreement proves nothing"
@@ -95,8 +95,8 @@ def test_workers_sizes_and_additions_change_no_number(
 ) -> None:
     measure(request([fp32, trained.best], data, tmp_path / "all", workers=2))
     passes = []
-    original = models.Judge.measure
-    monkeypatch.setattr(models.Judge, "measure", lambda *a: passes.append(1) or original(*a))
+    original = BatchValidator.detections
+    monkeypatch.setattr(BatchValidator, "detections", lambda *a: passes.append(1) or original(*a))
     parts: list[tuple[list[Path], tuple[str, ...], int]] = [
         ([trained.best], ("brightness",), 2 * 3),
         ([fp32, trained.best], ("gaussian_noise", "brightness"), 1 * 3 + 3 * 3),
@@ -114,19 +114,20 @@ KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 KILLER = """
 import os, signal, sys
 from pathlib import Path
+from typing import Any
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background has it ignored
-from qreg_yolo.detect.robust import models
+from qreg_yolo.detect.batch_validator import BatchValidator
 from qreg_yolo.robustness import journal
 from qreg_yolo.cli import main
 journal.FLUSH_SECONDS = 0.0
-original, left = models.Judge.measure, [int(sys.argv[1])]
-def measure(*arguments):
+original, left = BatchValidator.detections, [int(sys.argv[1])]
+def detections(*arguments):
     print("pass", flush=True)
     if left[0] == 0:
         exec(sys.argv[2])
     left[0] -= 1
     return original(*arguments)
-models.Judge.measure = measure
+BatchValidator.detections = detections
 main(sys.argv[3:])
 """
 
@@ -152,6 +153,22 @@ def test_a_killed_run_goes_on_where_it_was(trained: Trained, fp32: Path, data: P
     assert numbers(out) == numbers(tmp_path / "whole")
     assert files_of(out) == files_of(tmp_path / "whole")
     assert not list(out.glob("unfinished*"))
+
+
+def test_a_complete_condition_is_recorded_while_others_are_measured(
+    trained: Trained, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qreg_yolo.robustness.journal.FLUSH_SECONDS", 0.0)
+    original, recorded = BatchValidator.detections, []
+
+    def count(*arguments: Any) -> Any:
+        table = tmp_path / "out" / "records.csv"
+        recorded.append(len(numbers(tmp_path / "out")) if table.is_file() else 0)
+        return original(*arguments)
+
+    monkeypatch.setattr(BatchValidator, "detections", count)
+    measure(request([trained.best], data, tmp_path / "out"))
+    assert recorded == [0] * 7 + [4, 8], "four numbers per condition, the last batch of each completes it"
 
 
 def test_a_full_disk_keeps_what_was_written(trained: Trained, data: Path, tmp_path: Path) -> None:
@@ -191,7 +208,7 @@ def test_coco_eval_says_what_it_did_not_check_and_how_to(trained: Trained, data:
         asked = request([trained.best], data, tmp_path / "out", corruptions=corruptions, coco_eval=True)
         table = measure(asked).table
         assert sum(", pycocotools " in line for line in table.splitlines()) == checked
-        assert f"did not check the {3 - checked} cells that were measured before" in table
+        assert f"did not check the {3 - checked} conditions that were measured before" in table
         assert "measure into a new folder with --out" in table
     whole = request([trained.best], data, tmp_path / "new", corruptions=("fog",), coco_eval=True)
     assert "did not check" not in measure(whole).table
@@ -205,6 +222,6 @@ def test_perfect_detections_have_a_coco_map_of_one(data: Path) -> None:
         for category, (x, y, w, h) in zip(label["cls"][:, 0], label["bboxes"], strict=True):
             corners = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
             rows.append((number, 0.9, int(category), 0, corners))
-    assert coco_map(np.array(rows, models.BOXED), images, len(images.names)) == pytest.approx(1.0)
+    assert coco_map(np.array(rows, BOXED), images, len(images.names)) == pytest.approx(1.0)
     shifted = [(n, c, k, h, tuple(v + 1000 for v in box)) for n, c, k, h, box in rows]
-    assert coco_map(np.array(shifted, models.BOXED), images, len(images.names)) == 0.0
+    assert coco_map(np.array(shifted, BOXED), images, len(images.names)) == 0.0

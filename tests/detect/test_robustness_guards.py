@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from qreg_yolo.detect.robust import models
+from qreg_yolo.detect.batch_validator import BatchValidator
 from qreg_yolo.detect.robustness import measure
 from qreg_yolo.errors import DataError, WeightsError
 from qreg_yolo.io import files, records
@@ -90,6 +90,23 @@ def test_changed_data_are_noticed(change: Callable[[Path], str], trained: Traine
         measure(request([trained.best], data, tmp_path / "out", corruptions=("brightness",)))
 
 
+def test_an_image_that_changes_while_it_is_measured_is_noticed(
+    trained: Trained, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, names = BatchValidator.detections, []
+
+    def change(*arguments: Any) -> Any:
+        if not names:
+            names.append(_touch_image(data))
+        return original(*arguments)
+
+    monkeypatch.setattr(BatchValidator, "detections", change)
+    with pytest.raises(DataError, match="has changed since the measurement began"):
+        measure(request([trained.best], data, tmp_path / "out"))
+    assert names
+    assert not (tmp_path / "out" / "records.csv").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -159,7 +176,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(
 ) -> None:
     """Root may write into any folder, but not below a regular file; what the system says of others is put in."""
     out = make(tmp_path, monkeypatch)
-    monkeypatch.setattr(models.Judge, "measure", lambda *_: pytest.fail("something was measured"))
+    monkeypatch.setattr(BatchValidator, "detections", lambda *_: pytest.fail("something was measured"))
     with pytest.raises(OSError, match=r"cannot be written: .*\. Give another folder with --out\."):
         measure(request([trained.best], data, out))
 
@@ -174,8 +191,8 @@ def test_a_folder_that_becomes_read_only_is_named_and_what_was_written_is_kept(
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         original(path, content, **more)
 
-    measured = models.Judge.measure
-    monkeypatch.setattr(models.Judge, "measure", lambda *a: passes.append(1) or measured(*a))
+    measured = BatchValidator.detections
+    monkeypatch.setattr(BatchValidator, "detections", lambda *a: passes.append(1) or measured(*a))
     monkeypatch.setattr("qreg_yolo.robustness.journal.FLUSH_SECONDS", 0.0)
     monkeypatch.setattr(files, "write_bytes", refuse)
     with pytest.raises(OSError, match=r"out' cannot be written: Permission denied.*start the same command again"):

@@ -66,7 +66,7 @@ def write_records(path: Path) -> None:
 
 
 def write_layout(path: Path) -> None:
-    """Writes the default layout of the heatmap's cells."""
+    """Writes the default layout of the heatmap's conditions."""
     path.write_text(yaml.safe_dump([list(row) for row in DEFAULT_LAYOUT]))
 
 

@@ -68,7 +68,9 @@ def test_other_files_are_refused_by_name_and_nothing_in_them_is_executed(tmp_pat
     whole = path.read_bytes()
     for data in (b"", b"text", whole[:100], whole[: len(whole) // 2]):
         path.write_bytes(data)
-        with pytest.raises(AnalysisError, match=r"fog-3.npz holds no per-image statistics: .* measure that cell again"):
+        with pytest.raises(
+            AnalysisError, match=r"fog-3.npz holds no per-image statistics: .* measure that condition again"
+        ):
             image_statistics.read(path)
     np.savez(path, confidence=np.array([print], dtype=object))
     with pytest.raises(AnalysisError, match="allow_pickle=False"):

@@ -1,4 +1,4 @@
-"""A classifier's per-image answers: exact, paired as a detector's, and chosen by the records themselves."""
+"""A classifier's predictions per image: exact, paired as a detector's, and chosen by the records themselves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from qreg_yolo.analysis import report
 from qreg_yolo.analysis.comparison import compare, estimate
-from qreg_yolo.analysis.measurements import Selection, pair_twins, read_measurements
+from qreg_yolo.analysis.measurements import Selection, pair_with_baselines, read_measurements
 from qreg_yolo.errors import AnalysisError
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.metrics import image_statistics
@@ -24,8 +24,8 @@ from qreg_yolo.metrics.bootstrap import (
     paired_difference,
     resample_weights,
 )
-from qreg_yolo.metrics.conditions import CELLS, CLEAN
-from qreg_yolo.metrics.predictions import ImageAnswers, accuracy
+from qreg_yolo.metrics.conditions import CLEAN, CONDITIONS
+from qreg_yolo.metrics.predictions import ImagePredictions, accuracy
 from qreg_yolo.metrics.robustness import map_delta
 from tests.analysis.synthetic_records import record, square, write
 from tests.metrics.synthetic_detections import simulated
@@ -33,13 +33,13 @@ from tests.metrics.synthetic_detections import simulated
 TOP1 = "accuracy_top1"
 
 
-def answers(rng: np.random.Generator, chance: Any = 0.7, n: int = 50) -> ImageAnswers:
+def predicted(rng: np.random.Generator, chance: Any = 0.7, n: int = 50) -> ImagePredictions:
     names = np.array([f"{i}.png" for i in range(n)])
-    return ImageAnswers(rng.random(n) < chance, np.arange(n, dtype=np.int32) % 10, names)
+    return ImagePredictions(rng.random(n) < chance, np.arange(n, dtype=np.int32) % 10, names)
 
 
-def test_the_share_of_right_answers_by_hand() -> None:
-    one = ImageAnswers(np.array([True, False, True]), np.array([0, 1, 2], np.int32), np.array(["a", "b", "c"]))
+def test_the_share_of_correct_predictions_by_hand() -> None:
+    one = ImagePredictions(np.array([True, False, True]), np.array([0, 1, 2], np.int32), np.array(["a", "b", "c"]))
     weights = np.array([[1, 0, 3], [1, 3, 0], [1, 0, 0]])
     assert accuracy(one).tolist() == [2 / 3]
     assert accuracy(one, weights).tolist() == [2 / 3, 0.0, 1.0]
@@ -52,14 +52,14 @@ def test_the_share_of_right_answers_by_hand() -> None:
 
 
 def test_unit_weights_reproduce_the_value_exactly_and_a_model_against_itself_is_zero() -> None:
-    one = answers(np.random.default_rng(0), n=997)
+    one = predicted(np.random.default_rng(0), n=997)
     assert accuracy(one, np.ones((997, 5), int)).tolist() == [one.correct.sum() / 997] * 5
     assert paired_difference(one, one, TOP1) == Interval(0.0, 0.0)
 
 
 def test_the_interval_is_that_of_resampled_images() -> None:
     rng = np.random.default_rng(1)
-    one, other = answers(rng), answers(rng, 0.5)
+    one, other = predicted(rng), predicted(rng, 0.5)
     weights = resample_weights(50)
     difference = one.correct.astype(float) - other.correct
     by_hand = interval(np.array([weights[:, r] @ difference / 50 for r in range(1000)]))
@@ -73,18 +73,18 @@ def test_intervals_cover_about_as_often_as_they_say() -> None:
     for seed in range(200):
         rng = np.random.default_rng(seed)
         hard = rng.random(200)  # what is hard for one is hard for the other
-        one, other = (answers(rng, np.clip(skill - 0.4 * hard, 0, 1), 200) for skill in (0.9, 0.8))
+        one, other = (predicted(rng, np.clip(skill - 0.4 * hard, 0, 1), 200) for skill in (0.9, 0.8))
         found = paired_difference(one, other, TOP1, resamples=200, seed=seed)
         hits += found.lo <= 0.1 <= found.hi
     assert 0.90 <= hits / 200 <= 0.99  # binomial: 95 % +- 3 standard deviations of 1.5 %
 
 
 def test_written_and_read_back_as_what_it_was(tmp_path: Path) -> None:
-    before = answers(np.random.default_rng(0), n=10_000)
+    before = predicted(np.random.default_rng(0), n=10_000)
     path = tmp_path / "run" / "fog-3.npz"
     image_statistics.write(path, before)
     after = image_statistics.read(path)
-    assert isinstance(after, ImageAnswers)
+    assert isinstance(after, ImagePredictions)
     for name in ("correct", "targets", "names"):
         assert np.array_equal(getattr(before, name), getattr(after, name))
         assert getattr(before, name).dtype == getattr(after, name).dtype
@@ -103,11 +103,11 @@ def test_written_and_read_back_as_what_it_was(tmp_path: Path) -> None:
 )
 def test_arrays_that_do_not_fit_are_refused(change: dict[str, Any], words: str) -> None:
     with pytest.raises(AnalysisError, match=words):
-        replace(answers(np.random.default_rng(0)), **change)
+        replace(predicted(np.random.default_rng(0)), **change)
 
 
 def test_other_images_or_labels_cannot_be_compared() -> None:
-    one = answers(np.random.default_rng(0))
+    one = predicted(np.random.default_rng(0))
     with pytest.raises(AnalysisError, match="different images"):
         check_same_images(one, replace(one, names=one.names[::-1]), "a", "b")
     targets = one.targets.copy()
@@ -120,21 +120,21 @@ def study(folder: Path) -> Path:
     """Writes the records and per-image files of a float and a 4-bit classifier."""
     rows = []
     for bits, skill in ((32, 0.9), (4, 0.8)):
-        for cell in CELLS:
-            severity = 0 if cell == CLEAN else 3
-            found = answers(np.random.default_rng([bits, CELLS.index(cell)]), skill - 0.1 * severity)
+        for name in CONDITIONS:
+            severity = 0 if name == CLEAN else 3
+            found = predicted(np.random.default_rng([bits, CONDITIONS.index(name)]), skill - 0.1 * severity)
             row = record(
-                cell, severity, float(accuracy(found)[0]), bits, track="classify", model="resnet20", metric=TOP1,
+                name, severity, float(accuracy(found)[0]), bits, track="classify", model="resnet20", metric=TOP1,
                 data="cifar10", n_images=50,
             )  # fmt: skip
             rows += [row, replace(row, metric="loss", unit="loss", value=1.0)]
-            image_statistics.write(image_statistics.path_of(folder / "per_image", row.run_id, cell, severity), found)
+            image_statistics.write(image_statistics.path_of(folder / "per_image", row.run_id, name, severity), found)
     return write(folder / "records.csv", rows)
 
 
 def test_classifiers_are_compared_in_accuracy_with_intervals(tmp_path: Path) -> None:
     path = study(tmp_path)
-    (pair,) = pair_twins(read_measurements(path))
+    (pair,) = pair_with_baselines(read_measurements(path))
     assert pair.quantized.metric == TOP1
     (comparison,) = compare([pair], tmp_path / "per_image")
     found = estimate([comparison], lambda q, fp: map_delta(q, fp, "fog", (3,)))
@@ -161,6 +161,6 @@ def test_records_of_both_tracks_are_each_compared_in_their_own_metric(tmp_path: 
 
 def test_records_without_the_default_metric_say_what_they_have(tmp_path: Path) -> None:
     path = write(tmp_path / "r.csv", [record(metric="map50")])
-    with pytest.raises(ConfigError, match=r"map50_95 is in none of the rows.*--metric: map50\."):
+    with pytest.raises(ConfigError, match=r"map50_95 is in no row.*--metric: map50\."):
         read_measurements(path)
     assert len(read_measurements(path, Selection(metric="map50"))) == 1

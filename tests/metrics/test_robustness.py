@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from qreg_yolo.corrupt.spec import BENCHMARK_NAMES, NAMES
-from qreg_yolo.metrics.conditions import CELLS
+from qreg_yolo.metrics.conditions import CONDITIONS
 from qreg_yolo.metrics.robustness import (
-    cell_mean,
+    condition_mean,
     corruption_error,
     error_improvement,
     map_delta,
@@ -76,12 +76,12 @@ def test_equation_5_without_an_error_left() -> None:
 VALUES = {("clean", 0): 60.0} | {(c, s): 50.0 - 10 * s + i for i, c in enumerate(NAMES) for s in (1, 3)}
 
 
-def test_means_over_cells_and_severities() -> None:
-    assert float(cell_mean(VALUES, "clean", (1, 3))) == 60
-    assert float(cell_mean(VALUES, "shot_noise", (1, 3))) == 31  # (41 + 21) / 2
+def test_means_over_conditions_and_severities() -> None:
+    assert float(condition_mean(VALUES, "clean", (1, 3))) == 60
+    assert float(condition_mean(VALUES, "shot_noise", (1, 3))) == 31  # (41 + 21) / 2
     assert float(mean_over(VALUES, BENCHMARK_NAMES, (1,))) == 40 + 7  # mean of 0..14
     assert float(mean_over(VALUES, NAMES, (1, 3))) == 30 + 9
-    assert float(mean_over(VALUES, CELLS, (3,))) == pytest.approx((19 * 29 + 60) / 20)
+    assert float(mean_over(VALUES, CONDITIONS, (3,))) == pytest.approx((19 * 29 + 60) / 20)
 
 
 def test_a_missing_cell_is_nan_and_never_a_smaller_mean() -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from qreg_yolo.errors import DataError
+from qreg_yolo.errors import DataError, check_same_settings
 from qreg_yolo.io import files
 from qreg_yolo.io.locks import LOCK, refuse_if_locked
 
@@ -63,19 +63,11 @@ def check_settings(out: Path, settings: Mapping[str, Any]) -> None:
         found = dict(json.loads((out / MANIFEST).read_text(encoding="utf-8"))["settings"])
     except (ValueError, KeyError, TypeError):
         raise DataError(f"'{out / MANIFEST}' is not a manifest of this command. Give a new folder.") from None
-    keys = [*settings, *(key for key in found if key not in settings)]
-    changed = [
-        f"{key} was {found.get(key)!r}, is {settings.get(key)!r}" for key in keys if found.get(key) != settings.get(key)
-    ]
-    if changed:
-        raise DataError(
-            f"'{out}' was written with other settings: {'; '.join(changed)}. Give another folder, or the settings of "
-            "before."
-        )
+    check_same_settings(out, found, settings, "Give another folder, or the same settings.", DataError)
 
 
 def write_settings(out: Path, settings: Mapping[str, Any], provenance: Mapping[str, str]) -> None:
-    """Writes ``manifest.json`` if there is none."""
+    """Writes ``manifest.json`` unless it exists."""
     if not (out / MANIFEST).exists():
         text = json.dumps({"settings": settings, "provenance": provenance}, indent=2)
         files.write_text(out / MANIFEST, text + "\n")
@@ -131,11 +123,11 @@ def check_unchanged(out: Path, settings: Mapping[str, Any], known: Mapping[str, 
     """Raises where the folder is not what it was when it was looked at, before this process had it to itself.
 
     Raises:
-        DataError: Another process has written into it meanwhile.
+        DataError: Another process has written into it.
     """
     check_settings(out, settings)
     if read_entries(out) != known:
-        raise DataError(f"Another process has written into '{out}' meanwhile. Start the same command again.")
+        raise DataError(f"Another process has written into '{out}'. Start the same command again.")
 
 
 def _line(entry: Entry) -> bytes:

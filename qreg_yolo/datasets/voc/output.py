@@ -1,6 +1,6 @@
 """The output folder of a VOC conversion: written whole or not at all, checked if it exists.
 
-It is built in a scratch folder beside its place and moved there in one step. It has Ultralytics' layout::
+It is built in a scratch folder next to its destination and moved there in one step. It has Ultralytics' layout::
 
     voc.yaml  manifest.json  images/<split>/*.jpg  labels/<split>/*.txt
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from qreg_yolo.datasets.voc.devkit import Split
-from qreg_yolo.errors import DataError
+from qreg_yolo.errors import DataError, check_same_settings
 from qreg_yolo.io import files, strict_yaml
 from qreg_yolo.terminal import Progress, no_progress
 
@@ -68,12 +68,8 @@ def find_output(out: Path, settings: Mapping[str, Any]) -> bool:
         before = {key: found.get(key) for key in settings}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"'{out / MANIFEST}' is not a manifest of this command. Give a new folder as --out.") from None
-    changed = [f"{key} was {before[key]!r}, is {value!r}" for key, value in settings.items() if before[key] != value]
-    if changed:
-        raise DataError(
-            f"--out '{out}' was converted with other settings: {'; '.join(changed)}. Give another --out, or delete "
-            "that folder and run the command again."
-        )
+    remedy = "Give another --out, or delete that folder and run the command again."
+    check_same_settings(out, before, settings, remedy, DataError)
     return True
 
 
@@ -103,7 +99,7 @@ def write_output(out: Path, output: Output, progress: Progress = no_progress) ->
     """Writes the folder and returns how its images were placed ("symbolic link", "hard link", "copy") and how often.
 
     Raises:
-        DataError: Another run has written the folder meanwhile.
+        DataError: Another run has written the folder.
         OSError: The place cannot be written, or the disk is full; nothing is left behind then.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +109,7 @@ def write_output(out: Path, output: Output, progress: Progress = no_progress) ->
         built = scratch / out.name
         placed = _build(built, output, progress)
         if (out / MANIFEST).exists():
-            raise DataError(f"Another run has written '{out}' meanwhile. Run the command again to check it.")
+            raise DataError(f"Another run has written '{out}'. Run the command again to check it.")
         if out.exists():
             for path in out.glob(f"*{PROBLEMS}*"):  # of a run that found problems; there is nothing else
                 path.unlink()

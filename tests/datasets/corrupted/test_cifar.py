@@ -86,7 +86,7 @@ def test_what_is_wrong_is_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is in the source's folder"):
         cifar.write_cifar(folder, asked(folder / "out"))
     cifar.write_cifar(folder, asked(tmp_path / "out", corruptions=("contrast",)))
-    with pytest.raises(DataError, match="seed was 3, is 5"):
+    with pytest.raises(DataError, match="seed=3, this call has seed=5"):
         cifar.write_cifar(folder, asked(tmp_path / "out", seed=5))
     next(folder.iterdir()).write_bytes(pickle.dumps({b"data": Path("x")}, protocol=2))
     with pytest.raises(DataError, match="Give a file of the official format"):

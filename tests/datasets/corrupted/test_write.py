@@ -99,10 +99,10 @@ def test_further_sets_may_be_added_other_settings_not(yaml: Path, tmp_path: Path
     write_sets(source, request(tmp_path / "at once"))
     assert contents(out) == contents(tmp_path / "at once")
     for change, words in (
-        ({"seed": 4}, "seed was 3, is 4"),
-        ({"preset": "tiny64"}, "preset was 'imagenet224', is 'tiny64'"),
-        ({"format": "webp"}, "format was 'png', is 'webp'"),
-        ({"limit": 2}, "limit was None, is 2; images was 3, is 2"),
+        ({"seed": 4}, "seed=3, this call has seed=4"),
+        ({"preset": "tiny64"}, "preset=imagenet224, this call has preset=tiny64"),
+        ({"format": "webp"}, "format=png, this call has format=webp"),
+        ({"limit": 2}, "limit=None, this call has limit=2; images=3, this call has images=2"),
     ):
         with pytest.raises(DataError, match=words):
             write_sets(source, request(out, **change))
