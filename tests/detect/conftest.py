@@ -20,6 +20,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from qreg_yolo.datasets.demo.write import write_demo_data
 from qreg_yolo.detect import QuantDetectionModel
+from tests import TINY
 from tests.process_helpers import made_once
 
 SETTINGS: dict[str, Any] = {
@@ -118,7 +119,7 @@ def train_tiny(
     *,
     epochs: int,
     every: int = 1,
-    model_yaml: str = "yolov5n.yaml",
+    model_yaml: str = TINY,
     **more: Any,
 ) -> Trained:
     """Trains a detector on the tiny set, validates and saves every so many epochs, and returns what was seen."""
@@ -238,6 +239,6 @@ def plain() -> DetectionModel:
 @pytest.fixture(scope="session")
 def quantized() -> QuantDetectionModel:
     """Returns a calibrated W4A4 model; copy it to change it."""
-    from tests.detect.test_model import calibrated
+    from tests.detect.factories import calibrated
 
     return calibrated(bits=4)

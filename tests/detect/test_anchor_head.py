@@ -18,7 +18,7 @@ from qreg_yolo.detect.policy import first_last_layers, float_layers
 from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.errors import ModelError
 from qreg_yolo.quant import quantized_layers
-from tests.detect.test_model import build, calibrated, images
+from tests.detect.factories import build, calibrated, images
 
 EDGES = ["model.0.conv", *(f"model.24.m.{level}" for level in range(3))]
 pytestmark = pytest.mark.usefixtures("torch_on_one_thread")

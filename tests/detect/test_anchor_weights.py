@@ -22,7 +22,7 @@ from qreg_yolo.io import records
 from qreg_yolo.quant import quantized_layers
 from tests.detect.anchor_forward import forward
 from tests.detect.conftest import SETTINGS, host_warnings
-from tests.detect.test_model import build, calibrated, images
+from tests.detect.factories import build, calibrated, images
 from tests.io.checkpoint_factories import write_classic
 
 pytestmark = pytest.mark.usefixtures("torch_on_one_thread")

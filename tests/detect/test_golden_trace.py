@@ -16,7 +16,7 @@ from ultralytics.nn.modules import SPPF
 
 from qreg_yolo.quant import StepSizeRule, calibrate, quantizer_parameter_groups
 from qreg_yolo.quant.optim import split_quantizer_parameters
-from tests.detect.test_model import build
+from tests.detect.factories import build
 
 GOLDEN = {
     "lsq-w4a4": [61.088333, 60.576065, 59.919891, 58.474812],
@@ -61,7 +61,7 @@ def without_ties(model: nn.Module) -> nn.Module:
 def trace(**request: Any) -> list[float]:
     """Returns the loss of every fifth step."""
     torch.manual_seed(0)
-    model = without_ties(build(**request)).double()
+    model = without_ties(build(model="yolov5n.yaml", **request)).double()
     calibrate(model, [_batch()["img"]])
     model.train()
     model.args = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5, overlap_mask=True)

@@ -14,6 +14,7 @@ import torch
 
 from qreg_yolo.detect import resume
 from qreg_yolo.io import files
+from tests import TINY
 from tests.process_helpers import run_forked
 
 CHILD = """
@@ -56,7 +57,7 @@ def _child(folder: Path, kill_at: int | None, **options: Any) -> subprocess.Comp
 def _train(folder: Path, data: Path, kill_at: int | None = None, **more: Any) -> None:
     folder.mkdir(exist_ok=True)
     result = _child(
-        folder, kill_at, **{"start": "yolov5n.yaml", **RUN, "data": str(data), "project": str(folder), **more}
+        folder, kill_at, **{"start": TINY, **RUN, "data": str(data), "project": str(folder), **more}
     )
     assert result.returncode == (0 if kill_at is None else -signal.SIGKILL), result.stderr[-2000:]
 

@@ -36,7 +36,7 @@ def stock(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
     def train(network: str, **more: Any) -> Path:
         key = f"{network} {more}"
         if key not in made:
-            model = YOLO(f"{network}.yaml")
+            model = YOLO(network)
             model.add_callback("on_train_start", faster_statistics)
             folder = tmp_path_factory.mktemp(network)
             model.train(
@@ -71,11 +71,11 @@ def _compare(weights: Path, data: Path, folder: Path, **more: Any) -> list[float
 
 
 def test_a_stock_checkpoint(stock: Train, several_shapes: Path, tmp_path: Path) -> None:
-    assert min(_compare(stock("yolov5n"), several_shapes, tmp_path)) > 0.005, "it detects nothing: no proof"
+    assert min(_compare(stock(TINY), several_shapes, tmp_path)) > 0.005, "it detects nothing: no proof"
 
 
 def test_a_checkpoint_of_a_single_class(stock: Train, several_shapes: Path, tmp_path: Path) -> None:
-    weights = stock("yolov5n", single_cls=True)
+    weights = stock(TINY, single_cls=True)
     assert min(_compare(weights, several_shapes, tmp_path, single_cls=True)) > 0.005, "it detects nothing: no proof"
 
 
@@ -104,6 +104,6 @@ def test_a_stock_checkpoint_of_another_task_is_refused(several_shapes: Path, tmp
 
 
 def test_one_class_and_several_are_measured_apart(stock: Train, several_shapes: Path, tmp_path: Path) -> None:
-    both = [stock("yolov5n"), stock("yolov5n", single_cls=True)]
+    both = [stock(TINY), stock("yolov5n", single_cls=True)]
     with pytest.raises(ConfigError, match=r"Only one of .* has single_cls. Measure them apart"):
         measure(request(both, several_shapes, tmp_path / "out"))

@@ -23,7 +23,7 @@ from qreg_yolo.errors import WeightsError
 from qreg_yolo.io import files
 from qreg_yolo.quant import quantized_layers, uninitialized_quantizers
 from tests.detect.conftest import Trained
-from tests.detect.test_model import build, calibrated, images
+from tests.detect.factories import build, calibrated, images
 
 
 @pytest.fixture(scope="module", autouse=True)

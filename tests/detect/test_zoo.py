@@ -21,8 +21,8 @@ from qreg_yolo.detect.policy import clipped_layers, clipping_warning, spare_laye
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.quant import QuantSpec, calibrate, quantized_layers
 from tests.detect.conftest import Trained, train_tiny
+from tests.detect.factories import build, images
 from tests.detect.golden import FOLDER, MODELS, build_network, table, yaml_and_head
-from tests.detect.test_model import build, images
 from tests.detect.test_trainer import Stub
 
 SMALL = ("yolov5n-anchor", "yolov5s", "yolov8n", "yolo11n", "yolo26n")
