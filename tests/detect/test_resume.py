@@ -56,9 +56,7 @@ def _child(folder: Path, kill_at: int | None, **options: Any) -> subprocess.Comp
 
 def _train(folder: Path, data: Path, kill_at: int | None = None, **more: Any) -> None:
     folder.mkdir(exist_ok=True)
-    result = _child(
-        folder, kill_at, **{"start": TINY, **RUN, "data": str(data), "project": str(folder), **more}
-    )
+    result = _child(folder, kill_at, **{"start": TINY, **RUN, "data": str(data), "project": str(folder), **more})
     assert result.returncode == (0 if kill_at is None else -signal.SIGKILL), result.stderr[-2000:]
 
 
