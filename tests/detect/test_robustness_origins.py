@@ -19,6 +19,7 @@ from qreg_yolo.errors import WeightsError
 from qreg_yolo.io.strict_yaml import ConfigError
 from tests import TINY
 from tests.detect.conftest import SETTINGS
+from tests.detect.factories import END_TO_END
 from tests.detect.robustness_helpers import BATCH, request
 from tests.results_helpers import numbers
 
@@ -84,12 +85,9 @@ def test_a_checkpoint_of_a_single_class(stock: Train, several_shapes: Path, tmp_
 @pytest.fixture(scope="module")
 def end_to_end(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Returns model YAMLs with the heads of YOLO26 and YOLOv10."""
-    tiny, folder = YAML.load(TINY), tmp_path_factory.mktemp("models")
-    (levels, _, _, arguments) = tiny["head"][0]
-    models = {
-        "yolo26": tiny | {"end2end": True, "reg_max": 1},
-        "yolov10": tiny | {"head": [[levels, 1, "v10Detect", arguments]]},
-    }
+    folder = tmp_path_factory.mktemp("models")
+    ((levels, repeats, _, arguments),) = YAML.load(TINY)["head"]
+    models = {"yolo26": END_TO_END, "yolov10": YAML.load(TINY) | {"head": [[levels, repeats, "v10Detect", arguments]]}}
     for name, description in models.items():
         YAML.save(folder / f"tiny-{name}.yaml", description)
     return {name: str(folder / f"tiny-{name}.yaml") for name in models}
