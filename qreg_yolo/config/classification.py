@@ -116,7 +116,7 @@ class TrainOptions:
         check_choice("amp", self.amp, AMP_CHOICES)
         check_bools(self, "nesterov", "channels_last", "compile", "log_noise")
         if self.nesterov and self.momentum == 0:
-            raise InvalidValueError("nesterov=true needs a momentum above 0. Drop one of them.")
+            raise InvalidValueError("nesterov=true needs a momentum above 0. Remove one of them.")
         check_texts(self, unset=("project", "name"))
         for name in ("project", "name"):
             check_folder_name(name, getattr(self, name) or "")

@@ -46,8 +46,8 @@ def test_other_settings_are_refused(more: dict[str, Any], words: str, trained: l
         ({"batch": 0}, "batch=0"),
         ({"workers": -1}, "workers=-1: give 0 or more"),
         ({"data": "cifar11"}, "'cifar11' is not one of.*Did you mean 'cifar10"),
-        ({"published": Path("C"), "seed": 0}, "--seed does not go with --published"),
-        ({"published": Path("C"), "frost_dir": Path("f")}, "--frost-dir does not go with --published"),
+        ({"published": Path("C"), "seed": 0}, "--seed cannot be combined with --published"),
+        ({"published": Path("C"), "frost_dir": Path("f")}, "--frost-dir cannot be combined with --published"),
     ],
 )
 def test_what_does_not_exist_is_refused_before_work(
