@@ -20,9 +20,9 @@ _state = {"hooked": False, "refuse": False}
 
 
 def prepare_host(*, online: bool, checkpoints: bool = True) -> None:
-    """Sets what Ultralytics reads at import: no downloads, no package installation, no telemetry unless ``online``.
+    """Prepares the settings of Ultralytics: no downloads, package installation or telemetry unless ``online``.
 
-    With ``checkpoints``, Ultralytics also loads those through torch's restricted unpickler, which executes nothing in them.
+    With ``checkpoints``, Ultralytics also loads checkpoints through torch's restricted unpickler, which runs nothing.
     Some look-ups (a font, for example) ignore the settings; an audit hook refuses those too. Addresses of this
     machine stay reachable. Call it before ultralytics is imported.
     """

@@ -95,9 +95,7 @@ def _launch(config: RunConfig) -> str:
     from qreg_yolo.detect import runs
 
     if config.run.data == "demo":
-        print(
-            "Training on the built-in demo set. For PASCAL VOC: --data voc, with the dataset in the folder that data/voc.yaml names."
-        )
+        print("Training on the built-in demo set. For PASCAL VOC: --data voc (see data/voc.yaml).")
     return runs.train(config).table
 
 
