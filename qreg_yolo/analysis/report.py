@@ -51,7 +51,7 @@ class Request:
     intervals: bool = True
     """Whether to compute bootstrap intervals where per-image files exist."""
     progress: Progress = no_progress
-    """Shows how far the bootstrap is."""
+    """Reports the progress of the bootstrap."""
 
 
 def table(request: Request, kind: str = "table1", format_: str = "text", out: Path | None = None) -> str:
@@ -180,7 +180,7 @@ def loss_curves(
 
 
 def legend(out: Path, layout: Path | None = None) -> str:
-    """Writes the legend, with the name of each condition in its place; returns what was drawn."""
+    """Writes the legend, with the name of each condition in its place."""
     check_figure_path(out)
     figure, _ = draw_legend(layout=read_layout(layout) if layout else DEFAULT_LAYOUT)
     save(figure, out)

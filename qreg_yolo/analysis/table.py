@@ -13,7 +13,7 @@ from qreg_yolo import terminal
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, how it scatters over seeds, and its interval over images; nan: not measured."""
+    """A number, its scatter over seeds, and its interval over images; nan: not measured."""
 
     value: float
     sd: float = math.nan

@@ -108,7 +108,7 @@ def save_classifier(path: Path, model: nn.Module, description: Description, prog
 
 
 def load_classifier(path: Path, model: str | None = None) -> tuple[nn.Module, Description, Progress]:
-    """Returns a classifier in eval mode on the CPU, its description and how far its run is.
+    """Returns a classifier in eval mode on the CPU, its description and the progress of its run.
 
     Args:
         path: A file of `save_classifier`.

@@ -95,7 +95,7 @@ class Draws:
     """The random numbers of an epoch."""
 
     order: Tensor
-    """int64 `(n,)`: the images in the order in which they are seen."""
+    """int64 `(n,)`: the order of the images."""
     corners: Tensor
     """int64 `(n, 2)`: row and column where each crop begins, 0..2 `PADDING`."""
     flips: Tensor

@@ -17,7 +17,7 @@ from qreg_yolo.io.strict_yaml import ConfigError
 
 
 def splits(data: str) -> tuple[str, str]:
-    """Returns the names of a set's two splits: what is trained on, and what is validated on."""
+    """Returns the names of the training and the validation split of a dataset."""
     return ("train", "val") if data == "demo" else ("train", "test")
 
 

@@ -121,7 +121,7 @@ def clipping_warning(model: nn.Module, images: Tensor) -> str | None:
 
 
 def calibrate_network(model: nn.Module, data: ImageSet, config: ClassifyConfig, batch: int) -> CalibrationReport:
-    """Initialises the quantizers on the first batches of the first epoch, in float32; returns what was done.
+    """Initialises the quantizers on the first batches of the first epoch, in float32; returns a report.
 
     The images are those that training begins with. Nothing is drawn: random states stay as they are.
     """

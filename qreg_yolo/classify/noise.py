@@ -1,4 +1,4 @@
-"""The weight noise of a classifier's checkpoint, and what it does to its loss."""
+"""The weight noise of a classifier's checkpoint, and its effect on the loss."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ Measured = Mapping[str, tuple[str, int, float]]
 
 
 def write_description(folder: Path, config: ClassifyConfig, description: Description, device: torch.device) -> None:
-    """Writes ``config.yaml``, ``environment.json`` and ``qreg.json`` (how each layer is quantized)."""
+    """Writes ``config.yaml``, ``environment.json`` and ``qreg.json`` (the quantization of each layer)."""
     files.write_text(folder / "config.yaml", dump(config))
     files.write_text(folder / "environment.json", json.dumps(environment(device), indent=2) + "\n")
     files.write_text(folder / "qreg.json", json.dumps(description.to_dict(), indent=2) + "\n")
@@ -92,7 +92,7 @@ def append_records(
 
 
 def identity(weights: Path, name: str, description: Description, data: str) -> dict[str, Any]:
-    """Returns the fields of a record that say which run, and which of its checkpoints, was measured.
+    """Returns the fields of a record that identify the run and its checkpoint.
 
     Args:
         weights: The checkpoint.

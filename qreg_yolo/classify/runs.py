@@ -42,7 +42,7 @@ class Measuring:
 
 
 def train(config: ClassifyConfig, seeds: Sequence[int] = ()) -> str:
-    """Trains what ``config`` says, once for each of ``seeds`` (none: once, its own); returns the final table.
+    """Trains a configuration with each of ``seeds`` (none: its own seed); returns the final table.
 
     Raises:
         ConfigError: A value that does not exist, or two that exclude each other.

@@ -38,7 +38,7 @@ def prepare(threads: int | None, device: str | None) -> torch.device:
 
 
 def precision_on(amp: str, device: torch.device) -> str:
-    """Returns `fp32` or `bf16` for what was asked: ``auto`` is bf16 where the hardware has it."""
+    """Returns `fp32` or `bf16`; ``auto`` is bf16 if the hardware supports it."""
     if amp == "auto":
         return BF16 if (cpu_has_bf16() if device.type == "cpu" else torch.cuda.is_bf16_supported()) else FP32
     return BF16 if amp == "bf16" else FP32

@@ -153,7 +153,7 @@ LAYOUT = {"run": Section.of(ClassifyOptions), "quant": QUANT, "train": Section.o
 
 
 def load(path: Path) -> ClassifyConfig:
-    """Returns the configuration of a YAML file; what the file leaves out has its default.
+    """Returns the configuration of a YAML file; missing keys keep their defaults.
 
     Raises:
         ConfigError: Not readable, not YAML, an unknown section or key (the nearest is named), or a wrong value.
@@ -178,7 +178,7 @@ def from_mapping(data: Mapping[str, Any], source: str) -> ClassifyConfig:
 def resolve(
     recipe: Path | None, options: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> tuple[ClassifyConfig, list[str]]:
-    """Returns the configuration of one run, and what to tell the user about scaled milestones.
+    """Returns the configuration of one run, and notices about scaled milestones.
 
     Args:
         recipe: YAML file with any of the three sections; None: the defaults.

@@ -1,4 +1,4 @@
-"""Every argument of Ultralytics, and what becomes of it in ``train``, ``val`` and ``predict``.
+"""Every argument of Ultralytics and its effect in ``train``, ``val`` and ``predict``.
 
 Ultralytics is not imported. The tests compare the table with Ultralytics' own list, run what works, and write
 ``docs/ultralytics_arguments.md`` from it: ``python -m tools.ultralytics_arguments``.
@@ -23,9 +23,9 @@ class Use:
 
     status: Literal["works", "no effect", "refused"]
     note: str = ""
-    """Why, or what is special about it."""
+    """The reason, or a remark."""
     default_is_taken: bool = False
-    """Whether a refused argument is taken with Ultralytics' own default, which changes nothing."""
+    """Whether Ultralytics' own default is accepted although other values are refused."""
 
     def __str__(self) -> str:
         return f"{self.status}: {self.note}" if self.note else self.status

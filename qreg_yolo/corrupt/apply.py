@@ -93,7 +93,7 @@ def corrupt(
 
 
 def _as_rgb(image: Image) -> Image:
-    """Returns a contiguous `(h, w, 3)` image, or says what is wrong with it."""
+    """Returns a contiguous `(h, w, 3)` image; raises if it cannot be one."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         kind = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
         raise InvalidTypeError(f"The image is {kind}: give a NumPy array of uint8, 0..255.")

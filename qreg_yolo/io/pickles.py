@@ -203,7 +203,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 def _checked(value: Any, kind: type) -> Any:
-    """Returns ``value``, which has to be a ``kind``."""
+    """Returns ``value`` if it is a ``kind``; else raises."""
     if not isinstance(value, kind):
         raise PickleError(f"The pickle has a {type(value).__name__} instead of a {kind.__name__}.")
     return value

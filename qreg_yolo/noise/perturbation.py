@@ -28,12 +28,12 @@ from qreg_yolo.noise.jacobian import Outputs, Weights, along, first_derivative, 
 Loss = Callable[[Tensor, Any], Tensor]
 """Takes outputs `(b, n)` and their target, returns the losses of the batch's units `(u,)`: samples, or the batch."""
 Advance = Callable[[int], object]
-"""Told how many batches more are done."""
+"""Callback; its argument is the number of further finished batches."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A network as a function of its weights, what it is measured on, and by what."""
+    """A network as a function of its weights, with its batches and losses."""
 
     outputs: Outputs
     batches: Sequence[tuple[Tensor, Any]]
@@ -51,7 +51,7 @@ class LossIncrease:
     hessian: Interval
     """The term that the theorem drops, by the second derivative of the network: 0 on average for ReLU and no more."""
     shift: Interval
-    """The same term as it is for noise of this size: what the outputs move on average, kinks included."""
+    """The same term as it is for noise of this size: the average shift of the outputs, kinks included."""
     gaussian: Interval
     """Measured under Gaussian noise."""
     remainder: Interval

@@ -70,8 +70,8 @@ class Row:
     penalty: Interval | None = None
     """``sum_l sigma_l^2 ||dy/dw_l||_F^2`` at w_q, mean over the sample: the theorem's, for the squared error."""
     relative_norm: Interval | None = None
-    """``sum_l Var(w_l) ||dy/dw_l||_F^2`` at w_q, mean over the sample: unlike the norm itself it stays what it is where
-    BatchNorm follows a layer and the layer's weights are multiplied by a number."""
+    """``sum_l Var(w_l) ||dy/dw_l||_F^2`` at w_q, mean over the sample: unlike the norm itself, it does not change if
+    BatchNorm follows a layer and the layer's weights are rescaled."""
     of_images: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """``gradient_norm`` and ``relative_norm`` of each sample, to compare networks image by image."""
     losses: Mapping[str, LossIncrease] = field(default_factory=dict)
@@ -202,7 +202,7 @@ def gradient_layers(model: nn.Module, plan: Plan) -> list[str]:
 
 
 def report(about: Mapping[str, Any], sweep: Sweep, rows: Sequence[Row]) -> dict[str, Any]:
-    """Returns a study as plain values for JSON: what was measured, how, and a row per quantization.
+    """Returns a study as plain values for JSON: data, settings, and a row per quantization.
 
     Args:
         about: The checkpoint and the data.

@@ -116,7 +116,7 @@ def test_what_cannot_be_a_cell_is_refused(tmp_path: Path, row: object, words: st
 def test_a_selection_that_holds_nothing_says_what_there_is(tmp_path: Path) -> None:
     path = write(tmp_path / "r.csv", square())
     with pytest.raises(
-        ConfigError, match=r"metric='map50_59' is in none.*Did you mean 'map50_95'\? There are: map50_95"
+        ConfigError, match=r"metric='map50_59' is in no row.*Did you mean 'map50_95'\? There are: map50_95"
     ):
         read_measurements(path, Selection(metric="map50_59"))
     with pytest.raises(ConfigError, match="preset='cifar32'"):

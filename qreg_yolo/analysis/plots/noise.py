@@ -48,7 +48,7 @@ def draw_noise(report: Report) -> tuple[Figure, list[Axes]]:
 
 
 def draw_noise_against_bits(report: Report, ax: Axes | None = None) -> tuple[Figure, Axes]:
-    """Returns the noise over the weights' own variance against the width, and what the uniform model says of it.
+    """Returns the noise over the weights' own variance against the width, with the prediction of the uniform model.
 
     Args:
         report: The report.
