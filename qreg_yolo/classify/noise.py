@@ -23,7 +23,7 @@ from qreg_yolo.noise.perturbation import Task
 from qreg_yolo.noise.study import NoiseRequest, Plan, gradient_layers, report, study
 from qreg_yolo.quant.convert import plan_quantization
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
-from qreg_yolo.quant.weight_noise import own_rounding
+from qreg_yolo.quant.weight_noise import quantized_weights
 from qreg_yolo.robustness.request import check_counts
 from qreg_yolo.terminal import Progress, no_progress
 
@@ -64,7 +64,7 @@ def measure(request: ClassifierNoiseRequest, progress: Progress = no_progress) -
         gradient_layers(network, plan),
         plan,
         request.sweep,
-        own=description.spec if own_rounding(network) else None,
+        own=description.spec if quantized_weights(network) else None,
         task=None if images is None else _task(network, images.to(device)),
         progress=progress,
     )

@@ -13,7 +13,7 @@ from qreg_yolo.detect import outputs
 from qreg_yolo.detect.checkpoint import existing, load_weights, quantization_warning
 from qreg_yolo.detect.data_check import ImageSet, check_data
 from qreg_yolo.detect.facade import QuantYOLO
-from qreg_yolo.detect.policy import spare_layers
+from qreg_yolo.detect.policy import unused_branch
 from qreg_yolo.detect.preflight import check_arguments, check_classes
 from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.detect.validator import QuantDetectionValidator
@@ -153,6 +153,6 @@ def _inspect(path: Path) -> Inspection:
         imgsz=imgsz,
         layers=layer_reports(model, macs),
         size=model_size(model),
-        spare_layers=spare_layers(model),
+        unused_branch=unused_branch(model),
         warning=quantization_warning(model),
     )

@@ -28,7 +28,7 @@ from qreg_yolo.noise.perturbation import Task
 from qreg_yolo.noise.study import NoiseRequest, Plan, gradient_layers, report, study
 from qreg_yolo.quant.convert import plan_quantization
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
-from qreg_yolo.quant.weight_noise import own_rounding
+from qreg_yolo.quant.weight_noise import quantized_weights
 from qreg_yolo.robustness.request import check_counts
 from qreg_yolo.terminal import Progress, no_progress
 from qreg_yolo.training.environment import use_threads
@@ -77,7 +77,7 @@ def measure(request: DetectorNoiseRequest, progress: Progress = no_progress) -> 
         gradient_layers(model, plan),
         plan,
         request.sweep,
-        own=spec if own_rounding(model) else None,
+        own=spec if quantized_weights(model) else None,
         task=None if images is None else _task(detector, images, device),
         progress=progress,
     )

@@ -49,7 +49,7 @@ def first_last_layers(model: nn.Module) -> list[str]:
     return [first_convolution(model), *output_convolutions(model)]
 
 
-def spare_layers(model: nn.Module) -> list[str]:
+def unused_branch(model: nn.Module) -> list[str]:
     """Returns the full names of the convolutions that inference goes without: one branch of an end-to-end head.
 
     Such a head trains a one-to-many and a one-to-one branch. Which of them gives the boxes is a choice at inference

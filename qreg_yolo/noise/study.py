@@ -18,14 +18,14 @@ from qreg_yolo.noise.sweep import Sweep, Variant
 from qreg_yolo.quant.convert import distinct_layers
 from qreg_yolo.quant.spec import FLOAT_BITS, LayerPlan, QuantSpec
 from qreg_yolo.quant.weight_noise import (
-    Rounding,
+    QuantizedWeight,
     WeightNoise,
     float_weight,
     no_noise,
     noise_of,
-    own_rounding,
     pooled,
-    rounding_after_training,
+    ptq_weights,
+    quantized_weights,
 )
 from qreg_yolo.terminal import Progress, no_progress
 
@@ -143,16 +143,16 @@ def study(
 
 def _cases(
     model: nn.Module, layers: Sequence[str], plan: Plan, sweep: Sweep, own: QuantSpec | None
-) -> Iterator[tuple[Variant, dict[str, Rounding]]]:
+) -> Iterator[tuple[Variant, dict[str, QuantizedWeight]]]:
     if own is not None:
-        yield Variant(own.method, (), own.weight_bits, own), own_rounding(model)
+        yield Variant(own.method, (), own.weight_bits, own), quantized_weights(model)
     for variant in sweep.variants():
         plans = {name: layer for name, layer in plan(variant.spec).items() if name in layers}
-        yield variant, rounding_after_training(model, plans)
+        yield variant, ptq_weights(model, plans)
 
 
 def _measured(
-    plain: Weights, rounding: Mapping[str, Rounding], sweep: Sweep, task: Task, advance: Advance
+    plain: Weights, rounding: Mapping[str, QuantizedWeight], sweep: Sweep, task: Task, advance: Advance
 ) -> dict[str, Any]:
     """Returns a row's gradients, penalty and losses; the draws are the same for every row."""
     ideal, quantized = _both(plain, rounding)
@@ -188,7 +188,7 @@ def _variances(tensors: Weights) -> Tensor:
 
 
 @torch.no_grad()
-def _both(plain: Weights, rounding: Mapping[str, Rounding]) -> tuple[Weights, Weights]:
+def _both(plain: Weights, rounding: Mapping[str, QuantizedWeight]) -> tuple[Weights, Weights]:
     """Returns the weights before and after rounding, as the network uses them; the others as they are in both."""
     ideal = {name: quantizer.ideal(weight).to(weight.dtype) for name, (quantizer, weight) in rounding.items()}
     quantized = {name: quantizer(weight) for name, (quantizer, weight) in rounding.items()}

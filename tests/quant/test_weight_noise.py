@@ -20,7 +20,7 @@ from qreg_yolo.quant.weight_noise import (
     noise_columns,
     noise_of,
     pooled,
-    rounding_after_training,
+    ptq_weights,
     weight_noise,
 )
 from tests.quant.synthetic_networks import mixed
@@ -145,7 +145,7 @@ def test_a_layer_without_weights_is_named() -> None:
     plan = QuantSpec(weight_bits=4, act_bits=32).layer_plan(rescale=True)
     with pytest.warns(UserWarning, match="zero-element"):
         model = nn.Sequential(nn.Linear(0, 3))
-    rounding = rounding_after_training(model, {"0": plan})
+    rounding = ptq_weights(model, {"0": plan})
     with pytest.raises(ValueError, match=r"Layer '0': .*\[3, 0\] has no elements.*Leave it out"):
         noise_of(rounding)
 
@@ -160,9 +160,9 @@ def test_a_model_is_rounded_after_training_without_being_touched() -> None:
             quantizer.calibrate(layer.weight)
     own = layer_noise(quantized)
     assert list(own) == ["stem", "twice", "block.0", "head"], "a layer under several names comes once"
-    assert noise_of(rounding_after_training(model, {name: plans[name] for name in own})) == own
+    assert noise_of(ptq_weights(model, {name: plans[name] for name in own})) == own
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert noise_of(rounding_after_training(quantized, {name: plans[name] for name in own})) == own, "latent weights"
+    assert noise_of(ptq_weights(quantized, {name: plans[name] for name in own})) == own, "latent weights"
 
 
 def test_dorefa_without_rescaling_makes_a_network_of_another_scale() -> None:
@@ -174,12 +174,10 @@ def test_dorefa_without_rescaling_makes_a_network_of_another_scale() -> None:
     unit = torch.tanh(weight) / torch.tanh(weight).abs().max()
     assert torch.allclose(float_weight(model, "0"), unit)
     dorefa = QuantSpec(method="dorefa", weight_bits=2, act_bits=32).layer_plan(rescale=True)
-    quantizer, rounded = rounding_after_training(model, {"0": dorefa})["0"]
+    quantizer, rounded = ptq_weights(model, {"0": dorefa})["0"]
     assert quantizer.spec.rescale is False, "as it was trained"
     assert torch.equal(rounded, weight)
-    _, rounded = rounding_after_training(model, {"0": QuantSpec(weight_bits=2, act_bits=32).layer_plan(rescale=None)})[
-        "0"
-    ]
+    _, rounded = ptq_weights(model, {"0": QuantSpec(weight_bits=2, act_bits=32).layer_plan(rescale=None)})["0"]
     assert torch.allclose(rounded, unit), "another method rounds what the network uses"
 
 
