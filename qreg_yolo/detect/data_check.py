@@ -25,7 +25,7 @@ from qreg_yolo.errors import DataError, fault_list
 MIN_SIDE = 10
 """Pixels; Ultralytics leaves smaller images out."""
 Label = dict[str, Any]
-"""The label of one image, as Ultralytics' data set holds it."""
+"""The label of one image, as Ultralytics' dataset holds it."""
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def build_dataset(
     stride: int,
     scanned: Mapping[str, Label] | None = None,
 ) -> DetectionDataset:
-    """Returns the data set that Ultralytics' ``build_yolo_dataset`` builds for detection, of our class.
+    """Returns the dataset that Ultralytics' ``build_yolo_dataset`` builds for detection, of our class.
 
     Args:
         args: Ultralytics' arguments.

@@ -33,7 +33,7 @@ def validate(
     head: str | None = None,
     classes: str | None = None,
 ) -> outputs.RunResult:
-    """Measures a checkpoint on a data set (default: the one it was trained on) and records the numbers.
+    """Measures a checkpoint on a dataset (default: the one it was trained on) and records the numbers.
 
     Args:
         weights: The checkpoint.
@@ -44,7 +44,7 @@ def validate(
         classes: As `class_map`; None: its classes are those of the data.
 
     Raises:
-        ConfigError: A value that the host refuses, another head, or a class map that does not fit.
+        ConfigError: A value that Ultralytics refuses, another head, or a class map that does not fit.
         FileNotFoundError: The checkpoint or the data do not exist.
         DataError, WeightsError: They exist, but cannot be used, or have different classes.
         OSError: The project folder cannot be written.
@@ -108,7 +108,7 @@ def predict(weights: Path, source: str, arguments: dict[str, Any], threads: int 
     """Draws a checkpoint's detections on images; returns where they lie.
 
     Raises:
-        ConfigError: A value that the host refuses.
+        ConfigError: A value that Ultralytics refuses.
         FileNotFoundError: The checkpoint or the source does not exist.
         WeightsError: Not a checkpoint.
     """

@@ -9,7 +9,7 @@ from torch import nn
 from ultralytics import YOLO
 
 from qreg_yolo.detect.checkpoint import load_weights
-from qreg_yolo.detect.compat import as_a_library, refuse_host_quantization
+from qreg_yolo.detect.compat import as_a_library, refuse_ultralytics_quantization
 from qreg_yolo.detect.model import QuantDetectionModel, refuse_export
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from qreg_yolo.detect.validator import QuantDetectionPredictor, QuantDetectionValidator
@@ -26,7 +26,7 @@ class QuantYOLO(YOLO):
 
     @property
     def task_map(self) -> dict[str, dict[str, Any]]:
-        """The host's map with the detection classes replaced."""
+        """Ultralytics' map with the detection classes replaced."""
         return {
             **super().task_map,
             "detect": {
@@ -38,7 +38,7 @@ class QuantYOLO(YOLO):
         }
 
     def _load(self, weights: str, task: str | None = None) -> None:
-        """Loads a checkpoint without executing anything in it; other formats as the host does."""
+        """Loads a checkpoint without executing anything in it; other formats as Ultralytics does."""
         path = Path(weights)
         if not path.is_file() or path.suffix not in (".pt", SUFFIX):
             super()._load(weights, task)
@@ -50,10 +50,10 @@ class QuantYOLO(YOLO):
         self.ckpt_path, self.model_name = self.model.pt_path, weights
 
     def train(self, trainer: Any = None, **kwargs: Any) -> Any:
-        """Trains as the host does; a file in ``pretrained`` may be classic YOLOv5's or a ``.safetensors`` too."""
+        """Trains as Ultralytics does; a file in ``pretrained`` may be classic YOLOv5's or a ``.safetensors`` too."""
         start = kwargs.get("pretrained")
         if isinstance(start, (str, Path)) and Path(start).is_file() and not kwargs.get("resume"):
-            self.ckpt = {}  # with a checkpoint, the host unpickles the file itself; without, our trainer reads it
+            self.ckpt = {}  # with a checkpoint, Ultralytics unpickles the file itself; without, our trainer reads it
         try:
             return super().train(trainer, **kwargs)
         finally:
@@ -112,7 +112,7 @@ class QuantYOLO(YOLO):
 
     def _refuse_host_quantization(self, arguments: dict[str, Any]) -> None:
         if isinstance(self.model, QuantDetectionModel):
-            refuse_host_quantization(arguments)
+            refuse_ultralytics_quantization(arguments)
 
 
 def _branch(trained: dict[str, Any]) -> dict[str, Any]:

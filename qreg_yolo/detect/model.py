@@ -20,7 +20,7 @@ from qreg_yolo.detect.model_yaml import check_model_yaml
 from qreg_yolo.detect.policy import first_last_layers, float_layers
 from qreg_yolo.detect.precision import in_bf16, trains_in_bf16
 from qreg_yolo.detect.quantization_config import KEY, QuantizationConfig
-from qreg_yolo.detect.yolov5_weights import ClassicWeights
+from qreg_yolo.detect.yolov5_weights import YOLOv5Weights
 from qreg_yolo.errors import UnsupportedError
 from qreg_yolo.quant.base import Quantizer, keep_float32
 from qreg_yolo.quant.convert import apply_plan, dequantize_model, plan_quantization, plans_agree, quantized_layers
@@ -33,7 +33,7 @@ class QuantDetectionModel(DetectionModel):
     """An Ultralytics `DetectionModel` whose ``yaml["qreg"]`` section says how it is quantized, and which head it has.
 
     Without the section it is a float model. The fp32 twin has a section that quantizes nothing, and takes the very
-    same path. Tensors stay float32 whatever the host casts, because half-precision weights change their codes; and
+    same path. Tensors stay float32 whatever Ultralytics casts, because half-precision weights change their codes; and
     BatchNorm is never folded, because that would change the weights that are quantized.
 
     Args:
@@ -84,7 +84,7 @@ class QuantDetectionModel(DetectionModel):
             config = self.quantization
             replace(config, layers=layers, skipped={**config.skipped, **(unreached or {})}).write(self.yaml)
 
-    def load(self, weights: dict[str, Any] | nn.Module | ClassicWeights, verbose: bool = True) -> None:
+    def load(self, weights: dict[str, Any] | nn.Module | YOLOv5Weights, verbose: bool = True) -> None:
         """Loads what fits by name and shape; the quantizers' state too where the source is quantized alike.
 
         A source that is quantized otherwise gives its float weights alone: its ranges belong to another grid.
@@ -92,7 +92,7 @@ class QuantDetectionModel(DetectionModel):
         Raises:
             WeightsError: Nothing of a classic YOLOv5 file fits.
         """
-        if isinstance(weights, ClassicWeights):
+        if isinstance(weights, YOLOv5Weights):
             self._load_classic(weights, verbose)
             return
         source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
@@ -102,7 +102,7 @@ class QuantDetectionModel(DetectionModel):
         state = quantizer_state(source) if alike else {}
         plain: Any = deepcopy(source)
         dequantize_model(plain)
-        dequantize_model(self)  # the host may rebuild the head for another number of classes: it does so in float
+        dequantize_model(self)  # Ultralytics may rebuild the head for another number of classes: it does so in float
         fresh = {name: tensor.clone() for name, tensor in self.state_dict().items()}
         super().load(plain, verbose)
         if isinstance(plain.model[-1], AnchorDetect):
@@ -112,7 +112,7 @@ class QuantDetectionModel(DetectionModel):
             missing = self.load_state_dict({**self.state_dict(), **state})
             assert not missing.missing_keys
 
-    def _load_classic(self, weights: ClassicWeights, verbose: bool) -> None:
+    def _load_classic(self, weights: YOLOv5Weights, verbose: bool) -> None:
         plans = {name: layer.plan for name, layer in quantized_layers(self).items()}
         dequantize_model(self)  # fresh quantizers follow: the ranges of other weights do not fit
         state = self.state_dict()

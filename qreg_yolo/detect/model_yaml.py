@@ -1,4 +1,4 @@
-"""Checks a model's YAML before the host builds from it: the host evaluates some of its text as Python.
+"""Checks a model's YAML before Ultralytics builds from it: Ultralytics evaluates some of its text as Python.
 
 ``activation`` goes through ``eval``, and a layer's name may be anything that Ultralytics' module of models has in it,
 functions that load files or install packages included. Every model that this package builds passes `check_model_yaml`,
@@ -37,7 +37,7 @@ def check_model_yaml(description: Mapping[str, Any], source: str) -> None:
         source: Where it comes from, for the error text.
 
     Raises:
-        ModelError: A part that is missing or malformed, or that the host would execute.
+        ModelError: A part that is missing or malformed, or that Ultralytics would execute.
     """
     for key in ("backbone", "head"):
         rows = description.get(key)
@@ -63,7 +63,7 @@ def _check_row(row: object, source: str) -> None:
 
 
 def _is_layer(name: str) -> bool:
-    """Returns whether the host would find a layer under ``name``, where it looks."""
+    """Returns whether Ultralytics would find a layer under ``name``, where it looks."""
     for prefix, place in (("nn.", nn), ("torchvision.ops.", torchvision.ops), ("", tasks)):
         if name.startswith(prefix):
             found = getattr(place, name.removeprefix(prefix), None)

@@ -25,7 +25,7 @@ _METRICS = {
     "metrics/mAP50(B)": "map50",
     "metrics/mAP50-95(B)": "map50_95",
 }
-"""The host's names -> ours."""
+"""Ultralytics' names -> ours."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def last_epoch(results_csv: Path) -> dict[str, float]:
 
 
 def measured(results: dict[str, float]) -> dict[str, tuple[str, float]]:
-    """Returns metric name -> (split, value) of the host's result columns: accuracies and losses."""
+    """Returns metric name -> (split, value) of Ultralytics' result columns: accuracies and losses."""
     found = {_METRICS[key]: ("val", value) for key, value in results.items() if key in _METRICS}
     for key, value in results.items():
         split, _, name = key.partition("/")
@@ -97,7 +97,7 @@ def append_records(
         weights: The checkpoint.
         model_yaml: The model's dictionary.
         results: Column -> number.
-        data: Name of the data set.
+        data: Name of the dataset.
         seed: Of the training.
         evaluated: Split -> on which images, and how.
         val_split: The split that accuracies were measured on.
@@ -154,6 +154,6 @@ def accuracy_table(rows: dict[str, dict[str, float]]) -> str:
 
 
 def warn(message: str | None) -> None:
-    """Says ``message`` in the host's log, where there is one."""
+    """Says ``message`` in Ultralytics' log, where there is one."""
     if message is not None:
         LOGGER.warning(message)

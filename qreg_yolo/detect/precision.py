@@ -1,4 +1,4 @@
-"""Mixed precision: bfloat16 convolutions around float32 quantizers, on the CPU too (where the host refuses it)."""
+"""Mixed precision: bfloat16 convolutions around float32 quantizers, on the CPU too (where Ultralytics refuses it)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from qreg_yolo.training.environment import BF16, FP16, FP32, cpu_has_bf16
 
 
 def on_cpu(device: object) -> bool:
-    """Returns whether a run with the host's argument ``device`` computes on the CPU."""
+    """Returns whether a run with Ultralytics' argument ``device`` computes on the CPU."""
     return str(device or "").lower() == "cpu" or (not device and not torch.cuda.is_available())
 
 
 def resolve_amp(amp: bool | str, device: object) -> bool | str:
-    """Returns the host's ``amp`` for what was asked: ``auto`` is bf16 where the hardware has it, else off."""
+    """Returns Ultralytics' ``amp`` for what was asked: ``auto`` is bf16 where the hardware has it, else off."""
     if amp != "auto":
         return amp
     supported = cpu_has_bf16() if on_cpu(device) else torch.cuda.is_bf16_supported()

@@ -28,7 +28,7 @@ RESUMABLE: tuple[str, ...] = (
     "batch", "cache", "channels_last", "close_mosaic", "device", "freeze", "imgsz", "patience", "plots", "save_period",
     "time", "val", "workers",
 )  # fmt: skip
-"""Ultralytics' arguments that may differ when a run is resumed; the host ignores the others."""
+"""Ultralytics' arguments that may differ when a run is resumed; Ultralytics ignores the others."""
 
 
 def check_arguments(arguments: Mapping[str, Any], command: Command = "train") -> None:
@@ -151,7 +151,7 @@ def check_model(name: str) -> None:
 
 
 def check_names(model: Any, data: ImageSet, checkpoint: Path) -> None:
-    """Raises unless a data set still has the classes that a run was begun with, in the same order.
+    """Raises unless a dataset still has the classes that a run was begun with, in the same order.
 
     Raises:
         DataError: It does not.
@@ -165,7 +165,7 @@ def check_names(model: Any, data: ImageSet, checkpoint: Path) -> None:
         )
 
 
-def check_resumption(
+def check_resume(
     checkpoint: Path, stored: Mapping[str, Any], arguments: Mapping[str, Any], request: Mapping[str, Any]
 ) -> None:
     """Raises unless a run can go on from a checkpoint as it was asked to.

@@ -1,6 +1,6 @@
-"""Resuming bit for bit: a sidecar beside ``last.pt`` with what the host rounds or drops, written at epoch boundaries.
+"""Resuming bit for bit: a sidecar beside ``last.pt`` with what Ultralytics rounds or drops, written at epoch boundaries.
 
-The host restarts from the averaged weights, and rounds momentum to half precision. The sidecar holds the live and the
+Ultralytics restarts from the averaged weights, and rounds momentum to half precision. The sidecar holds the live and the
 averaged weights, the optimizer and what the mosaic augmentation has in memory. Random states need no place in it:
 `begin_epoch` derives them from the seed and the epoch.
 
@@ -41,8 +41,8 @@ def begin_epoch(trainer: BaseTrainer) -> None:
     """
     seed = epoch_seed(trainer.args.seed, trainer.epoch)
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - the host draws from it
-    torch.manual_seed(seed)  # albumentations follows: the host seeds it anew when torch's seed changes
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - Ultralytics draws from it
+    torch.manual_seed(seed)  # albumentations follows: Ultralytics seeds it anew when torch's seed changes
     loader = trainer.train_loader
     if loader.num_workers == 0 and trainer.world_size <= 1:
         loader.reset()
@@ -52,7 +52,7 @@ def begin_epoch(trainer: BaseTrainer) -> None:
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
     """Restores the random states of Python, NumPy and torch (CPU and current device) at the end of the block."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - the host draws from it
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - Ultralytics draws from it
     device_state = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     try:
         yield
@@ -100,7 +100,7 @@ def restore(trainer: BaseTrainer, state: dict[str, Any]) -> None:
 
 
 def restore_gradients(trainer: BaseTrainer, state: dict[str, Any]) -> None:
-    """Puts back the gradients that wait for a step; the host clears them once more before its first epoch."""
+    """Puts back the gradients that wait for a step; Ultralytics clears them once more before its first epoch."""
     parameters = dict(unwrap_model(trainer.model).named_parameters())
     for name, gradient in state["gradients"].items():
         parameters[name].grad = gradient.to(parameters[name].device)
@@ -144,7 +144,7 @@ def rewrite_results(table: Path, results: dict[str, list[Any]]) -> None:
     """Writes ``results.csv`` as it was at a checkpoint: without later epochs, and whole if the file was damaged.
 
     Args:
-        table: The host's table.
+        table: Ultralytics' table.
         results: The checkpoint's ``train_results``, values by column.
     """
     if results:
@@ -153,4 +153,4 @@ def rewrite_results(table: Path, results: dict[str, list[Any]]) -> None:
 
 
 def _cell(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, (int, float)) else str(value or "")  # the host's format
+    return f"{value:.6g}" if isinstance(value, (int, float)) else str(value or "")  # Ultralytics' format

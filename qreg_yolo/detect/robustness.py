@@ -59,7 +59,7 @@ def measure(request: DetectorRobustnessRequest, progress: Progress = no_progress
 
     Raises:
         ConfigError: A value that cannot be used, or other settings than those the folder was begun with.
-        FileNotFoundError, WeightsError, DataError: A checkpoint or data set that is missing or cannot be used; images
+        FileNotFoundError, WeightsError, DataError: A checkpoint or dataset that is missing or cannot be used; images
             or labels that changed since the measurement began.
         FolderInUseError: Another process measures into the folder.
         OSError: The folder cannot be written.

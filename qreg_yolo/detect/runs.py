@@ -17,7 +17,7 @@ from qreg_yolo.datasets.classes import class_names
 from qreg_yolo.datasets.sources import find_data
 from qreg_yolo.detect import outputs
 from qreg_yolo.detect.anchor_head import check_levels
-from qreg_yolo.detect.checkpoint import ClassicWeights, Start, existing, load_start, quantization_warning
+from qreg_yolo.detect.checkpoint import YOLOv5Weights, Start, existing, load_start, quantization_warning
 from qreg_yolo.detect.data_check import ImageSet, Label, check_data
 from qreg_yolo.detect.facade import QuantYOLO
 from qreg_yolo.detect.precision import amp_hint, resolve_amp
@@ -27,7 +27,7 @@ from qreg_yolo.detect.preflight import (
     check_freeze,
     check_model,
     check_names,
-    check_resumption,
+    check_resume,
 )
 from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, VAL_EVERY, QuantizationConfig
 from qreg_yolo.detect.safe_load import check_file
@@ -49,7 +49,7 @@ def train(config: RunConfig) -> outputs.RunResult:
     """Trains what ``config`` says and writes its results; returns where and the final table.
 
     Raises:
-        ConfigError: A value that the host refuses.
+        ConfigError: A value that Ultralytics refuses.
         FileNotFoundError: The data, the weights or the model YAML do not exist.
         DataError, ModelError, WeightsError: They exist, but cannot be used.
         OSError: The project folder cannot be written.
@@ -109,7 +109,7 @@ def _start(config: RunConfig, facade: QuantYOLO) -> Start:
         WeightsError: Not a checkpoint, or nothing of it fits.
     """
     start = load_start(Path(str(config.run.weights)))
-    if isinstance(start, ClassicWeights):
+    if isinstance(start, YOLOv5Weights):
         start.fitting(facade.model.state_dict())  # an error if nothing does
     else:
         outputs.warn(quantization_warning(start))
@@ -121,13 +121,13 @@ def _built(model: str) -> QuantYOLO:
     """Returns the facade of a model YAML that has passed `check_model`.
 
     Raises:
-        ModelError: The host cannot build it.
+        ModelError: Ultralytics cannot build it.
     """
     try:
         return QuantYOLO(model)
     except ModelError:
         raise
-    except Exception as error:  # whatever the host's parser raises on values that it does not expect
+    except Exception as error:  # whatever Ultralytics' parser raises on values that it does not expect
         raise ModelError(
             f"The model YAML '{model}' cannot be built ({type(error).__name__}: {error}). Compare it with yolov5n.yaml."
         ) from error
@@ -154,9 +154,9 @@ def resume(
     stored = facade.ckpt
     if (best := checkpoint.with_name("best.pt")).is_file():
         check_file(best)  # it is read at the end
-    check_resumption(checkpoint, stored, arguments, request)
+    check_resume(checkpoint, stored, arguments, request)
     check_arguments(arguments)
-    folder = checkpoint.absolute().parent.parent  # the host would go on where the run was begun, even if it was moved
+    folder = checkpoint.absolute().parent.parent  # Ultralytics would go on where the run was begun, even if it was moved
     refuse_if_locked(folder)
     trained = stored["train_args"]
     data, scanned = _check(str(trained["data"]), trained)
@@ -211,7 +211,7 @@ def callbacks(config: RunConfig | None, lock: FolderLock, data: str) -> dict[str
     Args:
         config: Written beside the results; None for a resumed run, which has it already.
         lock: Taken when the run's folder is known.
-        data: Name of the data set, for the records.
+        data: Name of the dataset, for the records.
     """
     command = records.provenance()["command"]
 

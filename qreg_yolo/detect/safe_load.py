@@ -65,7 +65,7 @@ _LAYERS = re.compile(
     r"\.(?:[A-Z]|v8|v10Detect)\w*"
 )
 """Likewise: classes of layers, and of the loss that unfinished and older checkpoints keep."""
-_CLASSIC = ("models.yolo.", "models.common.", "models.experimental.")
+_YOLOV5 = ("models.yolo.", "models.common.", "models.experimental.")
 """Packages of the YOLOv5 repository, whose models are pickled under these names."""
 
 
@@ -73,7 +73,7 @@ def _register() -> None:
     """Allows torch's restricted unpickler our classes, for the life of the process.
 
     Raises:
-        RuntimeError: A torch older than 2.6, where the host's restricted loading silently becomes an unrestricted one.
+        RuntimeError: A torch older than 2.6, where Ultralytics' restricted loading silently becomes an unrestricted one.
     """
     if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
         raise UnsupportedError(
@@ -82,9 +82,9 @@ def _register() -> None:
     torch.serialization.add_safe_globals(list(OUR_CLASSES))
 
 
-def is_classic(archive: TorchArchive) -> bool:
+def is_yolov5(archive: TorchArchive) -> bool:
     """Returns whether a file is of the YOLOv5 repository."""
-    return any(name.startswith(_CLASSIC) for name in archive.names)
+    return any(name.startswith(_YOLOV5) for name in archive.names)
 
 
 def check_archive(archive: TorchArchive, path: Path) -> None:

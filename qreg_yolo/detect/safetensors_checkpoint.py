@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 from torch import Tensor
-from ultralytics import __version__ as host_version
+from ultralytics import __version__ as ultralytics_version
 from ultralytics.nn.tasks import DetectionModel
 
 from qreg_yolo import __version__
@@ -38,7 +38,7 @@ def save_safetensors(model: DetectionModel, path: Path, train_args: Mapping[str,
     Args:
         model: A detector, quantized or not.
         path: Ends in ``.safetensors``.
-        train_args: What it was trained with; validation reads the data set, the image size and the batch there.
+        train_args: What it was trained with; validation reads the dataset, the image size and the batch there.
 
     Raises:
         ValueError: Another suffix, or a model that cannot be rebuilt from its YAML.
@@ -56,7 +56,7 @@ def save_safetensors(model: DetectionModel, path: Path, train_args: Mapping[str,
         "names": list(model.names.values()),
         "stride": model.stride.tolist(),
         "train_args": dict(train_args or {}),
-        "versions": {"qreg-yolo": __version__, "ultralytics": host_version, "torch": torch.__version__},
+        "versions": {"qreg-yolo": __version__, "ultralytics": ultralytics_version, "torch": torch.__version__},
     }
     metadata = {"format": "pt", HEADER: json.dumps(description, allow_nan=False, default=str)}
     files.write_bytes(Path(path), save(tensors_of(model), metadata))
@@ -73,7 +73,7 @@ def load_safetensors(path: Path) -> tuple[DetectionModel, dict[str, Any]]:
     _check_fields(description, path)
     try:
         model = _build(description, tensors)
-    except Exception as error:  # whatever the host raises on a description that is well formed and wrong
+    except Exception as error:  # whatever Ultralytics raises on a description that is well formed and wrong
         raise WeightsError(f"'{path}' describes a model that cannot be built: {error}") from error
     fill(model, tensors, path)
     model.requires_grad_(False)
@@ -108,7 +108,7 @@ def _build(description: dict[str, Any], tensors: Mapping[str, Tensor]) -> Detect
 
 
 def _widen(model: DetectionModel, yaml: dict[str, Any], width: int) -> None:
-    """Gives the class branch the width of the weights it was trained from, as the host does when it loads those.
+    """Gives the class branch the width of the weights it was trained from, as Ultralytics does when it loads those.
 
     The branch's width follows the number of classes: weights of ``width`` classes have it.
     """

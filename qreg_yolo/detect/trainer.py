@@ -1,4 +1,4 @@
-"""The host's trainer with quantization: swap in the constructor, calibrate before EMA, own optimizer groups, resume."""
+"""Ultralytics' trainer with quantization: swap in the constructor, calibrate before EMA, own optimizer groups, resume."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from qreg_yolo.detect.auto_anchor import look_at_anchors
 from qreg_yolo.detect.checkpoint import Start, load_start, load_weights, strip_checkpoint
 from qreg_yolo.detect.compat import (
     as_taken,
-    check_host,
+    check_ultralytics,
     refuse_distillation,
-    refuse_host_quantization,
+    refuse_ultralytics_quantization,
     restore_threads,
 )
 from qreg_yolo.detect.data_check import Label
@@ -85,9 +85,9 @@ class QuantDetectionTrainer(DetectionTrainer):
         resumed: tuple[Any, dict[str, Any]] | None = None,
         scanned: Mapping[str, Label] | None = None,
     ) -> None:
-        check_host()
+        check_ultralytics()
         overrides = overrides or {}
-        refuse_host_quantization(overrides)
+        refuse_ultralytics_quantization(overrides)
         refuse_distillation(overrides)
         if overrides.get(KEY) is not None:
             QuantizationConfig.from_request(overrides[KEY])  # a wrong option fails before a folder is made
@@ -104,9 +104,9 @@ class QuantDetectionTrainer(DetectionTrainer):
         self._precision = precision_of(self.args.amp, self.device)
         if self.device.type == "cpu":
             tune_cpu(compiled=bool(self.args.compile))
-            self.args.amp = False  # the host refuses bf16 there; the model does it itself, as its section says
+            self.args.amp = False  # Ultralytics refuses bf16 there; the model does it itself, as its section says
         if overrides.get("workers") is not None:
-            self.args.workers = overrides["workers"]  # the host sets 0 on the CPU, whatever was asked for
+            self.args.workers = overrides["workers"]  # Ultralytics sets 0 on the CPU, whatever was asked for
 
     def train(self) -> None:
         """Trains as Ultralytics does.
@@ -192,7 +192,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         return model
 
     def set_model_attributes(self) -> None:
-        """Sets the host's attributes, then calibrates: the model is on its device, not compiled, wrapped or copied."""
+        """Sets Ultralytics' attributes, then calibrates: the model is on its device, not compiled, wrapped or copied."""
         super().set_model_attributes()
         model = unwrap_model(self.model)
         if self._channels_last():
@@ -247,7 +247,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         look_at_anchors(unwrap_model(self.model), self.train_loader.dataset.labels, self.args.imgsz, self.resume)
 
     def build_optimizer(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Returns the host's optimizer with the quantizers' parameters moved to groups of their own."""
+        """Returns Ultralytics' optimizer with the quantizers' parameters moved to groups of their own."""
         optimizer: torch.optim.Optimizer = super().build_optimizer(model, *args, **kwargs)
         plain = unwrap_model(model)
         decay = kwargs["decay"] if "decay" in kwargs else args[3] if len(args) > 3 else 1e-5
@@ -267,9 +267,9 @@ class QuantDetectionTrainer(DetectionTrainer):
 
     @property
     def accumulate(self) -> int:
-        """Batches per optimizer step; the host steps when as many have passed since the last one.
+        """Batches per optimizer step; Ultralytics steps when as many have passed since the last one.
 
-        The host forgets after a resume how many have: until the first step the number it compares with makes up for it.
+        Ultralytics forgets after a resume how many have: until the first step the number it compares with makes up for it.
         """
         return self._accumulate + self._first_step_offset
 
@@ -287,7 +287,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         super().run_callbacks(event)
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Returns the batch as the host prepares it, and remembers it: it is asked for when a loss is not finite."""
+        """Returns the batch as Ultralytics prepares it, and remembers it: it is asked for when a loss is not finite."""
         batch = super().preprocess_batch(batch)
         if self._channels_last():
             batch["img"] = batch["img"].contiguous(memory_format=torch.channels_last)
@@ -295,7 +295,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         return batch
 
     def _channels_last(self) -> bool:
-        """Returns whether to train with channels last on the CPU, where the host does so in inference alone."""
+        """Returns whether to train with channels last on the CPU, where Ultralytics does so in inference alone."""
         return self.device.type == "cpu" and self.args.channels_last is not False
 
     def optimizer_step(self) -> None:
@@ -326,7 +326,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         self._overflowed = True
 
     def resume_training(self, ckpt: dict[str, Any] | None) -> None:
-        """Resumes as the host does, then puts back what its checkpoint rounds or lacks."""
+        """Resumes as Ultralytics does, then puts back what its checkpoint rounds or lacks."""
         super().resume_training(ckpt)
         if ckpt is None or not self.resume:
             return
@@ -366,9 +366,9 @@ class QuantDetectionTrainer(DetectionTrainer):
         super().save_metrics(metrics)
 
     def save_model(self) -> bool:
-        """Saves as the host does, and the sidecar that makes a resumed run equal a straight one.
+        """Saves as Ultralytics does, and the sidecar that makes a resumed run equal a straight one.
 
-        Each file is replaced at once or not at all (the host writes into it).
+        Each file is replaced at once or not at all (Ultralytics writes into it).
 
         Raises:
             OSError: The disk is full or the folder cannot be written; the checkpoints of the epoch before are intact.
@@ -396,7 +396,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         return saved
 
     def final_eval(self) -> None:
-        """Measures the best checkpoint as the host does; the checkpoints are stripped atomically before."""
+        """Measures the best checkpoint as Ultralytics does; the checkpoints are stripped atomically before."""
         with torch_distributed_zero_first(LOCAL_RANK):
             if RANK in {-1, 0}:
                 stripped = strip_checkpoint(self.last) if self.last.exists() else {}
@@ -416,7 +416,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         self.epoch -= 1
 
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> DetectionDataset:
-        """Returns Ultralytics' data set, of a class that writes nothing beside the images."""
+        """Returns Ultralytics' dataset, of a class that writes nothing beside the images."""
         stride = max(int(unwrap_model(self.model).stride.max()), 32)
         return build_dataset(
             self.args, img_path, batch, self.data, mode=mode, rect=mode == "val", stride=stride, scanned=self._scanned
@@ -441,5 +441,5 @@ class QuantDetectionTrainer(DetectionTrainer):
 
     def get_validator(self) -> QuantDetectionValidator:
         args = copy(self.args)
-        delattr(args, KEY)  # the validator checks its arguments against the host's own
+        delattr(args, KEY)  # the validator checks its arguments against Ultralytics' own
         return QuantDetectionValidator(self.test_loader, save_dir=self.save_dir, args=args, _callbacks=self.callbacks)

@@ -1,4 +1,4 @@
-"""Validation and prediction on quantized models: the host's, with the threads and workers that the user asked for."""
+"""Validation and prediction on quantized models: Ultralytics', with the threads and workers that the user asked for."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.training.environment import FP16, FP32
 
 _NMS_SECONDS, _NMS_SECONDS_PER_IMAGE = 2.0, 0.05
-"""The host's NMS stops when a batch has taken longer than their sum, whatever is left."""
+"""Ultralytics' NMS stops when a batch has taken longer than their sum, whatever is left."""
 
 
 class QuantDetectionValidator(DetectionValidator):
-    """`DetectionValidator` on every core (the host's ``select_device`` leaves one out).
+    """`DetectionValidator` on every core (Ultralytics' ``select_device`` leaves one out).
 
     Args:
-        dataloader: The host's, as the next three.
+        dataloader: Ultralytics', as the next three.
         save_dir: Where results go.
-        args: The host's arguments.
+        args: Ultralytics' arguments.
         _callbacks: By event.
         classes: Which of the model's classes are those of the data; None: those of the same names.
         scanned: Path of an image -> its label, where it was read already.
@@ -101,7 +101,7 @@ class QuantDetectionValidator(DetectionValidator):
         )  # fmt: skip
 
     def postprocess(self, preds: Any) -> Any:
-        """Returns the host's NMS, image by image where it ran into the host's time limit and left images out.
+        """Returns Ultralytics' NMS, image by image where it ran into Ultralytics' time limit and left images out.
 
         Where classes are mapped it is done on those of the data alone.
 
@@ -116,20 +116,20 @@ class QuantDetectionValidator(DetectionValidator):
         elif self._classes is not None:
             rows = [*range(4), *(4 + row for row in self._classes.rows)]
             whole = whole[:, torch.tensor(rows, device=whole.device)]
-        start = time.time()  # the host's clock: it may jump, as after a machine was suspended
+        start = time.time()  # Ultralytics' clock: it may jump, as after a machine was suspended
         found = super().postprocess(whole)
         if time.time() - start <= _NMS_SECONDS + _NMS_SECONDS_PER_IMAGE * len(whole):
             return found
         return [one for image in whole.split(1) for one in super(QuantDetectionValidator, self).postprocess(image)]
 
     def build_dataset(self, img_path: str, mode: str = "val", batch: int | None = None) -> DetectionDataset:
-        """Returns Ultralytics' data set, of a class that writes nothing beside the images."""
+        """Returns Ultralytics' dataset, of a class that writes nothing beside the images."""
         return build_dataset(
             self.args, img_path, batch, self.data, mode=mode, rect=False, stride=self.stride, scanned=self._scanned
         )
 
     def get_dataloader(self, dataset_path: str, batch_size: int) -> DataLoader[Any]:
-        """Returns the host's loader, with the workers that were asked for (the host sets 0 on the CPU)."""
+        """Returns Ultralytics' loader, with the workers that were asked for (Ultralytics sets 0 on the CPU)."""
         if self._workers is not None:
             self.args.workers = self._workers
         loader: DataLoader[Any] = super().get_dataloader(dataset_path, batch_size)

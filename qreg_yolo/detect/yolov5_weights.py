@@ -24,7 +24,7 @@ _OUTPUT = re.compile(r"(model\.\d+)\.m\.0\.weight")
 
 
 @dataclass(frozen=True)
-class ClassicWeights:
+class YOLOv5Weights:
     """The tensors of a classic YOLOv5 model, floating-point ones in float32."""
 
     path: Path
@@ -90,7 +90,7 @@ class ClassicWeights:
         )
 
 
-def read_classic(archive: TorchArchive, path: Path) -> ClassicWeights:
+def read_yolov5(archive: TorchArchive, path: Path) -> YOLOv5Weights:
     """Returns the weights of a classic file: of its average over training (``ema``) where it has one.
 
     Raises:
@@ -108,7 +108,7 @@ def read_classic(archive: TorchArchive, path: Path) -> ClassicWeights:
     state = model.state if isinstance(model.state, dict) else {}
     yaml = state.get("yaml")
     activation = yaml.get("activation") if isinstance(yaml, dict) else None
-    return ClassicWeights(path, tensors, _names(state.get("names")), activation)
+    return YOLOv5Weights(path, tensors, _names(state.get("names")), activation)
 
 
 def _names(names: Any) -> tuple[str, ...]:
