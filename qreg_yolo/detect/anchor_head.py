@@ -1,7 +1,7 @@
 """YOLOv5's anchor head: three anchors per cell and level, each with a box, an objectness and class scores.
 
-Ultralytics has only an anchor-free head without objectness, and its parser accepts no other. So a detector is built with
-Ultralytics' head, which `put_anchor_head` replaces. Written from the published definition of YOLOv5 6.0
+Ultralytics has only an anchor-free head without objectness, and its parser accepts no other. So a detector is built
+with Ultralytics' head, which `put_anchor_head` replaces. Written from the published definition of YOLOv5 6.0
 (doi 10.5281/zenodo.5563715); the tensors are named as in its checkpoints, except for the anchors.
 """
 

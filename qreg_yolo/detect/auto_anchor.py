@@ -42,7 +42,7 @@ class Fit:
     per_object: float
     """Mean number of matching anchors per object."""
     fitness: float
-    """Objective of the evolution: mean of 1 over the factor between an object and its nearest anchor, 0 if unmatched."""
+    """Objective of the evolution: mean of 1 / factor between an object and its nearest anchor, 0 if unmatched."""
 
 
 def object_sizes(labels: Iterable[Mapping[str, Any]], imgsz: int) -> Sizes:

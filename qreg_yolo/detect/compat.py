@@ -23,7 +23,8 @@ from qreg_yolo.training.environment import requested_threads
 _HOOKS: dict[type, tuple[str, ...]] = {
     DetectionModel: ("_apply", "_predict_once", "fuse", "info", "init_criterion", "is_fused", "load"),
     DetectionTrainer: (
-        "build_optimizer", "get_model", "get_validator", "preprocess_batch", "set_class_weights", "set_model_attributes",
+        "build_optimizer", "get_model", "get_validator", "preprocess_batch", "set_class_weights",
+        "set_model_attributes",
     ),
     DetectionValidator: (
         "_prepare_batch", "_prepare_pred", "_process_batch", "get_dataloader", "init_metrics", "postprocess",

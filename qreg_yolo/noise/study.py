@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from qreg_yolo.errors import InvalidValueError
+from qreg_yolo.io import records
+from qreg_yolo.io.files import writable_project
 from qreg_yolo.noise.intervals import Interval, finite, mean_interval
 from qreg_yolo.noise.jacobian import Weights, squared_norms, weights_exposed
 from qreg_yolo.noise.perturbation import Advance, LossIncrease, Task, loss_increases, passes
@@ -199,6 +201,37 @@ def gradient_layers(model: nn.Module, plan: Plan) -> list[str]:
     """Returns the layers whose weights could be quantized, each under the first of its names."""
     possible = plan(QuantSpec(weight_bits=8, act_bits=FLOAT_BITS, first_last_bits="same"))
     return [name for name in distinct_layers(model) if name in possible]
+
+
+def study_report(
+    model: nn.Module,
+    plan: Plan,
+    request: NoiseRequest,
+    *,
+    spec: QuantSpec,
+    about: Mapping[str, Any],
+    data: Mapping[str, Any] | None,
+    task: Task | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Returns the `report` of a checkpoint's `study`.
+
+    Args:
+        model: The network.
+        plan: How a spec quantizes it.
+        request: The request of a track's ``measure``.
+        spec: The quantization of its training.
+        about: The track and the name of the model.
+        data: Dataset, split and number of images of ``task``.
+        task: As in `study`.
+        progress: As in `study`.
+    """
+    if request.folder is not None:
+        writable_project(request.folder, "--out")
+    own = spec if quantized_weights(model) else None
+    rows = study(model, gradient_layers(model, plan), plan, request.sweep, own=own, task=task, progress=progress)
+    described = {"weights": str(request.weights), **about, "label": spec.label, **records.provenance(), **(data or {})}
+    return report(described, request.sweep, rows)
 
 
 def report(about: Mapping[str, Any], sweep: Sweep, rows: Sequence[Row]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qreg_yolo.datasets.voc.convert import convert_voc
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
-from qreg_yolo.detect.checkpoint import yolov5_detector, load_start, load_weights
+from qreg_yolo.detect.checkpoint import load_start, load_weights, yolov5_detector
 from qreg_yolo.detect.evaluate import validate
 from qreg_yolo.detect.head_transfer import HeadRows
 from qreg_yolo.detect.quantization_config import QuantizationConfig
@@ -111,7 +111,7 @@ def test_a_training_with_as_many_classes_takes_everything(bits: int, classic: tu
     model = build(nc=4, bits=bits, head="anchor", pretrained=True)
     with host_warnings() as said:
         model.load(load_start(classic[0]))
-    assert said == ["Transferred 349 of 349 tensors from 'v6.pt' (classic YOLOv5); untrained: none"]
+    assert said == ["Transferred 349 of 349 tensors from 'v6.pt' (YOLOv5 weights); untrained: none"]
     expected = load_weights(classic[0])[0].state_dict()
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in expected.items())
     assert len(quantized_layers(model)) == (60 if bits == 4 else 0)
@@ -144,7 +144,7 @@ def test_other_classes_of_a_classic_file_go_by_name(classic: tuple[Path, dict[st
     with host_warnings() as said:
         model.load(load_start(path))
     assert said == [
-        "Transferred 343 of 349 tensors from 'v6.pt' (classic YOLOv5); untrained: model.24 (6)",
+        "Transferred 343 of 349 tensors from 'v6.pt' (YOLOv5 weights); untrained: model.24 (6)",
         SAID,
     ]
     check_rows(model.state_dict(), fresh, saved)

@@ -51,7 +51,7 @@ def test_classic_weights_go_where_name_and_shape_fit(bits: int, classic: tuple[P
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with host_warnings() as said:
         model.load(load_start(path))
-    assert said == ["Transferred 342 of 427 tensors from 'mine.pt' (classic YOLOv5); untrained: model.24 (85)"]
+    assert said == ["Transferred 342 of 427 tensors from 'mine.pt' (YOLOv5 weights); untrained: model.24 (85)"]
     same = 0
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, saved[name].to(tensor) if name in saved else fresh[name]), name
