@@ -1,4 +1,4 @@
-"""Codes against values, and what holds for every tensor (hypothesis)."""
+"""Codes against values, and properties of every tensor (hypothesis)."""
 
 from __future__ import annotations
 

@@ -38,13 +38,13 @@ CASES = [
 @pytest.mark.parametrize("copier", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 def test_copies_compute_the_same_and_share_nothing(options, copier):
     model = build(**options)
-    twin = copier(model)
-    assert torch.equal(twin(X), model(X))
-    assert [layer.plan for layer in quantized_layers(twin).values()] == [
+    copied = copier(model)
+    assert torch.equal(copied(X), model(X))
+    assert [layer.plan for layer in quantized_layers(copied).values()] == [
         layer.plan for layer in quantized_layers(model).values()
     ]
-    assert not {id(p) for p in model.parameters()} & {id(p) for p in twin.parameters()}
-    assert not uninitialized_quantizers(twin)
+    assert not {id(p) for p in model.parameters()} & {id(p) for p in copied.parameters()}
+    assert not uninitialized_quantizers(copied)
 
 
 @pytest.mark.parametrize("options", CASES, ids=str)

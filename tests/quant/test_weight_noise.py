@@ -1,4 +1,4 @@
-"""The noise of quantized weights: its law, its parts, and what it is for each method."""
+"""Noise of quantized weights: its distribution, its parts, and its value for each method."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def noise(method: str, bits: int, weight: torch.Tensor, *, per_channel: bool = F
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_unclipped_lsq_has_the_uniform_variance_of_its_step(bits: int) -> None:
-    """sigma^2 = s^2/12 within 3 %, and the law is the uniform one."""
+    """sigma^2 = s^2/12 within 3 %, and the distribution is uniform."""
     found = noise("lsq", bits, weights(64, 64, 3, 3))
     assert found.step is not None
     assert found.clipped < 1e-4
@@ -51,7 +51,7 @@ def test_unclipped_lsq_has_the_uniform_variance_of_its_step(bits: int) -> None:
 def test_at_two_bits_the_uniform_model_holds_for_what_is_not_clipped_alone() -> None:
     found = noise("lsq", 2, weights(64, 64, 3, 3))
     assert found.step is not None
-    assert 0.04 < found.clipped < 0.07, "LSQ's initial step leaves the normal law's tail beyond 1.59 sigma"
+    assert 0.04 < found.clipped < 0.07, "LSQ's initial step clips the normal distribution's tail beyond 1.59 sigma"
     assert found.sigma2 != pytest.approx(found.step**2 / 12, rel=0.03)
     assert found.sigma2 - found.sigma2_clipped == pytest.approx(found.sigma2_uniform, rel=0.1)
     assert found.sigma2_uniform == pytest.approx((1 - found.clipped) * found.step**2 / 12, rel=1e-4)
