@@ -87,7 +87,7 @@ def check_same_settings(
 
 
 class WeightsError(UserError, ValueError):
-    """A file that is no usable checkpoint."""
+    """A file that is not a usable checkpoint."""
 
 
 SHOWN_FAULTS = 10

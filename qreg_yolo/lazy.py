@@ -1,4 +1,4 @@
-"""Public names that are loaded on first use (PEP 562), so that importing a package stays cheap."""
+"""Public names loaded on first use (PEP 562), which keeps importing a package cheap."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def lazy_names(package: str, home: Mapping[str, str]) -> tuple[Callable[[str], A
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}. Public names: {', '.join(home)}.")
         value = getattr(import_module(home[name]), name)
-        setattr(sys.modules[package], name, value)  # so that the next look-up does not call this
+        setattr(sys.modules[package], name, value)  # the next look-up does not come here
         return value
 
     def names() -> list[str]:

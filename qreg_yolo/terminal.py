@@ -38,5 +38,5 @@ def table(rows: Iterable[Sequence[str]], left: Iterable[int] = (0,)) -> list[str
 
 
 def number(value: float | None, spec: str) -> str:
-    """Returns a formatted number; a dash where there is none (None, nan)."""
+    """Returns a formatted number; a dash for None and nan."""
     return "-" if value is None or math.isnan(value) else format(value, spec)

@@ -1,4 +1,4 @@
-"""Corrupted sets of any data set: the same as ``qreg-yolo corrupt``; see --help."""
+"""Corrupted sets of any dataset: the same as ``qreg-yolo corrupt``; see --help."""
 
 import sys
 

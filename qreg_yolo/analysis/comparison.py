@@ -1,4 +1,4 @@
-"""A quantized run against its twin: any measure of the two, with its interval where per-image files exist."""
+"""Comparisons of quantized runs with their baselines, with intervals where per-image files exist."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def compare(
     resamples: int = RESAMPLES,
     progress: Progress = no_progress,
 ) -> list[Comparison]:
-    """Returns the pairs with what their per-image files say, each file read and resampled once.
+    """Returns the pairs with their resampled per-image metrics; each file is read and resampled once.
 
     Args:
-        pairs: Quantized runs and their twins.
-        per_image: Folder ``per_image`` beside the records; None or missing: no intervals.
+        pairs: Quantized runs and their baselines.
+        per_image: Folder ``per_image`` next to the records; None or missing: no intervals.
         resamples: Bootstrap resamples.
         progress: Shows how many conditions are done.
 

@@ -33,13 +33,13 @@ def read_curves(sources: Sequence[str], column: str) -> dict[str, list[Curve]]:
 
     Args:
         sources: Paths of ``results.csv`` or of the folder that holds it, each ``PATH`` or ``LABEL=PATH``. Without a
-            label it is the folder's name without its seed (``-s0``), so that runs that differ in it go together.
+            label it is the folder's name without its seed (``-s0``), so runs that differ in it are grouped.
         column: Which column, for example ``val/box_loss``; ``val/loss`` is, where a file has only its parts, their sum.
 
     Raises:
         ConfigError: A file lacks the column.
         FileNotFoundError: No such file.
-        ResultsError: A file that is no such table.
+        ResultsError: A file that is not such a table.
         AnalysisError: A file without an epoch.
     """
     curves: dict[str, list[Curve]] = {}
@@ -59,12 +59,12 @@ def _parted(source: str) -> tuple[str, Path]:
 
 
 def read_curve(path: Path, column: str) -> Curve:
-    """Returns one column of a ``results.csv`` over its epochs; an epoch that stands twice (a resumed run) counts last.
+    """Returns one column of a ``results.csv``; of a repeated epoch (a resumed run) the last line counts.
 
     Raises:
         ConfigError: It lacks the column.
         FileNotFoundError: No such file.
-        ResultsError: It is no such table.
+        ResultsError: It is not such a table.
         AnalysisError: It holds no epoch.
     """
     table = read_results(path)

@@ -1,4 +1,4 @@
-"""Validation at equal training loss: whether a network generalizes better, or has only fitted its training set less."""
+"""Overfitting, and the loss-matched comparison: does a network generalize better, or fit its training set less?"""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from qreg_yolo.analysis.table import Entry, Estimate, Table
 from qreg_yolo.metrics.average_precision import Array
 
 EPOCHS = 5
-"""Over so many epochs a loss is averaged."""
+"""Epochs over which a loss is averaged."""
 TOLERANCE = 0.05
-"""Mean training losses that differ by more of themselves are not equal: the other run was never there, or ran past."""
+"""Largest relative difference of mean training losses that count as equal."""
 
 
 @dataclass(frozen=True)
-class EqualFit:
+class LossMatched:
     """The losses of one run at its end, and another run's where its training loss was the same."""
 
     training: float
@@ -30,8 +30,8 @@ class EqualFit:
     """The other run's validation loss, mean over its `EPOCHS` epochs of nearest training loss; nan: none is near."""
 
 
-def equal_fit(training: Curve, validation: Curve, other_training: Curve, other_validation: Curve) -> EqualFit:
-    """Returns a run's last epochs beside those epochs of another run that fitted the training set equally well.
+def loss_matched(training: Curve, validation: Curve, other_training: Curve, other_validation: Curve) -> LossMatched:
+    """Compares a run's last epochs with the epochs of another run that have the same training loss.
 
     Args:
         training: The run's training loss, `(epochs,)`.
@@ -46,17 +46,17 @@ def equal_fit(training: Curve, validation: Curve, other_training: Curve, other_v
     losses, values = other_training.values[usable], other_validation.values[usable]
     nearest = np.argsort(abs(losses - target), kind="stable")[:EPOCHS]
     equal = len(nearest) > 0 and abs(float(np.mean(losses[nearest])) - target) <= TOLERANCE * abs(target)
-    return EqualFit(target, at, float(np.mean(values[nearest])) if equal else math.nan)
+    return LossMatched(target, at, float(np.mean(values[nearest])) if equal else math.nan)
 
 
-def equal_fit_table(
+def loss_matched_table(
     training: Mapping[str, Sequence[Curve]], validation: Mapping[str, Sequence[Curve]], x: str, column: str
 ) -> Table:
-    """Returns a row per label but the first, each of its runs beside the first label's run in the same place.
+    """Returns a row per label but the first: each of its runs compared with the first label's run of the same place.
 
     Args:
-        training: Label -> the training loss of each run: what is held equal. Runs that are compared stand in the same
-            place; those that have no partner are left out, and a note counts them.
+        training: Label -> the training loss of each run: the loss that is matched. The nth runs of two labels are
+            compared; runs without a partner are left out, and a note counts them.
         validation: The validation loss of the same labels and runs.
         x: What ``training`` is, for the header.
         column: What ``validation`` is.
@@ -68,7 +68,7 @@ def equal_fit_table(
     for label in others:
         pairs = min(len(training[label]), len(training[first]))
         runs = (training[label], validation[label], training[first], validation[first])
-        found = [equal_fit(*curves) for curves in zip(*(side[:pairs] for side in runs), strict=True)]
+        found = [loss_matched(*curves) for curves in zip(*(side[:pairs] for side in runs), strict=True)]
         if left := len(training[label]) - pairs:
             alone.append(f"Left out, because {first} has {pairs} runs: the last {left} of {label}.")
         columns = [[one.training for one in found], [one.validation for one in found], [one.other for one in found]]
@@ -121,7 +121,7 @@ def overfitting_table(
 
 
 def _finite(curve: Curve) -> Array:
-    """Returns the values; inf, so that it is never the best, where one is not finite."""
+    """Returns the values; inf for one that is not finite, so that it is never the best."""
     return np.where(np.isfinite(curve.values), curve.values, np.inf)
 
 

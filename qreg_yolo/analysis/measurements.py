@@ -103,7 +103,7 @@ def read_measurements(path: Path, selection: Selection = Selection()) -> list[Me
 
     Raises:
         FileNotFoundError: No such file.
-        RecordsError: It is no table of records.
+        RecordsError: It is not a table of records.
         ConfigError: The selection names something that the table does not hold.
         AnalysisError: A corruption, severity or unit that does not exist.
     """
@@ -151,13 +151,13 @@ def _selected(rows: list[dict[str, Any]], selection: Selection, source: str) -> 
         wanted = getattr(selection, name)
         if wanted is None:
             continue
-        held = sorted({str(row[name]) for row in rows if row[name] is not None})
+        values = sorted({str(row[name]) for row in rows if row[name] is not None})
         # A clean image has no preset: it goes with each of them.
         rows = [row for row in rows if row[name] == wanted or (name == "preset" and row["corruption"] is None)]
-        if wanted not in held:
+        if wanted not in values:
             raise ConfigError(
-                f"{source}: {name}={wanted!r} is in none of the rows.{did_you_mean(wanted, held)} "
-                f"There are: {', '.join(held) or 'none'}."
+                f"{source}: {name}={wanted!r} is in no row.{did_you_mean(wanted, values)} "
+                f"There are: {', '.join(values) or 'none'}."
             )
     if selection.runs:
         ids = list(dict.fromkeys(row["run_id"] for row in rows))
@@ -173,10 +173,9 @@ def _of_default_metric(rows: list[dict[str, Any]], source: str) -> list[dict[str
     found = [row for row in rows if row["metric"] == DEFAULT_METRICS.get(row["track"], "map50_95")]
     if not found:
         wanted = dict.fromkeys(DEFAULT_METRICS.get(row["track"], "map50_95") for row in rows)
-        held = sorted({row["metric"] for row in rows})
+        values = sorted({row["metric"] for row in rows})
         raise ConfigError(
-            f"{source}: {' or '.join(wanted)} is in none of the rows. Choose another metric with --metric: "
-            f"{', '.join(held)}."
+            f"{source}: {' or '.join(wanted)} is in no row. Choose another metric with --metric: {', '.join(values)}."
         )
     return found
 
@@ -192,23 +191,23 @@ ALIKE = ("track", "model", "data", "split", "seed", "metric", "preset", "n_image
 
 @dataclass(frozen=True)
 class Pair:
-    """A quantized run and its full-precision twin."""
+    """A quantized run and its full-precision baseline."""
 
     quantized: Measurement
     fp32: Measurement
 
 
-def pair_twins(measured: Iterable[Measurement], baselines: Sequence[str] = ()) -> list[Pair]:
-    """Returns each quantized run with its fp32 twin, in the order given.
+def pair_with_baselines(measured: Iterable[Measurement], baselines: Sequence[str] = ()) -> list[Pair]:
+    """Returns each quantized run with its fp32 baseline, in the order given.
 
     Args:
         measured: Quantized and fp32 runs.
-        baselines: Run ids; where given, only these count as twins.
+        baselines: Run ids; where given, only these count as baselines.
 
     Raises:
-        ConfigError: A baseline that is no fp32 run here.
-        AnalysisError: A run without a twin, with several, or with one that was evaluated otherwise (unless that one is
-            among ``baselines``); or nothing to compare.
+        ConfigError: A baseline that is not an fp32 run here.
+        AnalysisError: Nothing to compare, or a run that has no baseline, several, or one that was evaluated otherwise
+            and is not named in ``baselines``.
     """
     measured = list(measured)
     floats = [one for one in measured if one.method == "fp32"]
@@ -217,41 +216,41 @@ def pair_twins(measured: Iterable[Measurement], baselines: Sequence[str] = ()) -
     for baseline in baselines:
         if baseline not in ids:
             raise ConfigError(
-                f"baseline={baseline!r} is no fp32 run in these records.{did_you_mean(baseline, ids)} "
+                f"baseline={baseline!r} is not an fp32 run in these records.{did_you_mean(baseline, ids)} "
                 f"There are: {', '.join(ids) or 'none'}."
             )
     if not quantized:
-        raise AnalysisError("The records hold no quantized run. Give records with one and its fp32 twin.")
-    return [Pair(one, _twin(one, floats, baselines)) for one in quantized]
+        raise AnalysisError("The records hold no quantized run. Give records with one and its fp32 baseline.")
+    return [Pair(one, _baseline(one, floats, baselines)) for one in quantized]
 
 
-def _twin(one: Measurement, floats: Iterable[Measurement], baselines: Sequence[str]) -> Measurement:
+def _baseline(one: Measurement, floats: Iterable[Measurement], baselines: Sequence[str]) -> Measurement:
     def traits(run: Measurement) -> tuple[object, ...]:
         return tuple(getattr(run, name) for name in ALIKE)
 
     alike = [other for other in floats if traits(other) == traits(one)]
-    twins = alike if baselines else [other for other in alike if not evaluated_otherwise(one, other)]
-    if alike and not twins:
+    candidates = alike if baselines else [other for other in alike if not evaluated_otherwise(one, other)]
+    if alike and not candidates:
         other = alike[0]
         raise AnalysisError(
             f"{one.run_id} and its fp32 baseline {other.run_id} were evaluated differently: "
             f"{'; '.join(evaluated_otherwise(one, other))}. Measure both alike, or compare them all the same with "
             f"--baseline {other.run_id}."
         )
-    chosen = [twin for twin in twins if not baselines or twin.run_id in baselines]
+    chosen = [other for other in candidates if not baselines or other.run_id in baselines]
     if len(chosen) == 1:
         return chosen[0]
-    if not twins:
+    if not candidates:
         wanted = ", ".join(f"{name}={value}" for name, value in zip(ALIKE, traits(one), strict=True))
         raise AnalysisError(
-            f"Run {one.run_id} has no fp32 twin. Looked for: method=fp32, {wanted}. Measure that one into the same "
+            f"Run {one.run_id} has no fp32 baseline. Looked for: method=fp32, {wanted}. Measure that one into the same "
             "records, or leave the run out with --runs."
         )
-    names = " and ".join(twin.run_id for twin in (chosen or twins))
+    names = " and ".join(other.run_id for other in (chosen or candidates))
     if not chosen:
-        raise AnalysisError(f"None of the baselines is a twin of run {one.run_id}. Its twins: {names}.")
+        raise AnalysisError(f"Run {one.run_id} has none of these baselines; it has {names}.")
     raise AnalysisError(
-        f"Run {one.run_id} has {len(chosen)} fp32 twins: {names}. Choose one with --baseline RUN_ID, or narrow the "
+        f"Run {one.run_id} has {len(chosen)} fp32 baselines: {names}. Choose one with --baseline RUN_ID, or narrow the "
         "records with --runs."
     )
 
@@ -279,10 +278,10 @@ def _evaluation_warnings(pairs: Iterable[Pair]) -> list[str]:
 def precision_warnings(pairs: Iterable[Pair]) -> list[str]:
     """Returns one sentence per pair that was measured in different arithmetic, in which case numbers differ anyway.
 
-    For anybody who compares records: a difference of a model in bf16 from its twin in fp32 is not quantization's alone.
+    A difference of a model in bf16 from its baseline in fp32 is not quantization's alone.
     """
     return [
-        f"Different arithmetic: {pair.quantized.run_id} was measured in {pair.quantized.precision}, its twin "
+        f"Different arithmetic: {pair.quantized.run_id} was measured in {pair.quantized.precision}, its baseline "
         f"{pair.fp32.run_id} in {pair.fp32.precision}. The difference is not quantization's alone."
         for pair in pairs
         if pair.quantized.precision != pair.fp32.precision

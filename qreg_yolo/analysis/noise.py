@@ -134,7 +134,7 @@ def read_report(path: Path) -> Report:
 
     Raises:
         FileNotFoundError: No such file.
-        AnalysisError: It is no such report.
+        AnalysisError: It is not such a report.
     """
     file = path / "noise.json" if path.is_dir() else path
     if not file.is_file():
@@ -143,7 +143,7 @@ def read_report(path: Path) -> Report:
         report: Report = json.loads(file.read_text(encoding="utf-8"))
         rows = [(row["bits"], row["trained"], row["of_images"]) for row in report["rows"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise AnalysisError(f"'{file}' is no report of 'qreg-yolo noise'. Give its noise.json.") from error
+        raise AnalysisError(f"'{file}' is not a report of 'qreg-yolo noise'. Give its noise.json.") from error
     if not any(trained or bits == FLOAT_BITS for bits, trained, _ in rows):
         raise AnalysisError(f"'{file}' has no row at its network's own weights. Measure it with --bits 32.")
     return report

@@ -1,4 +1,4 @@
-"""From files to files: what the subcommands and tools call. Each returns what is to be printed."""
+"""Tables and figures from files to files; each function returns the text to print."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 from qreg_yolo.analysis.comparison import Comparison, by_seed, compare, estimate
 from qreg_yolo.analysis.curves import read_curves
-from qreg_yolo.analysis.loss_tables import equal_fit_table, overfitting_table
-from qreg_yolo.analysis.measurements import Measurement, Selection, pair_twins, read_measurements, warnings_of
+from qreg_yolo.analysis.loss_tables import loss_matched_table, overfitting_table
+from qreg_yolo.analysis.measurements import Measurement, Selection, pair_with_baselines, read_measurements, warnings_of
 from qreg_yolo.analysis.plots import (
     draw_grid,
+    draw_heatmap,
     draw_legend,
     draw_loss_curves,
     draw_paths,
     draw_severity_curves,
-    draw_square,
     save,
 )
 from qreg_yolo.analysis.plots.heatmaps import SCALE_LABEL
@@ -38,16 +38,16 @@ from qreg_yolo.terminal import Progress, no_progress
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Which records to compare, and how."""
+    """Selects the records to compare, and the way."""
 
     records: Path
     selection: Selection = field(default_factory=Selection)
     baselines: Sequence[str] = ()
-    """Run ids of the fp32 runs to compare with; none: whichever is the twin."""
+    """Run ids of the fp32 runs to compare with; none: all fp32 runs."""
     severities: Sequence[int] = ()
-    """Which to average over; none: all that the records hold."""
+    """Severities to average over; none: all in the records."""
     per_image: Path | None = None
-    """Folder of per-image files; None: ``per_image`` beside the records."""
+    """Folder of per-image files; None: ``per_image`` next to the records."""
     intervals: bool = True
     """Whether to compute bootstrap intervals where per-image files exist."""
     progress: Progress = no_progress
@@ -59,12 +59,12 @@ def table(request: Request, kind: str = "table1", format_: str = "text", out: Pa
 
     Raises:
         ConfigError: An unknown kind or format, or whatever `read_measurements` refuses.
-        AnalysisError: No twin, several twins, or files that contradict each other.
+        AnalysisError: No baseline, several baselines, or files that contradict each other.
     """
     make = TABLES[_choice("kind", kind, TABLES)]
     write = FORMATS[_choice("format", format_, FORMATS)]
     if out is not None and not out.parent.is_dir():
-        raise MissingFileError(f"{out.parent} is no folder. Make it first, or give another path.")
+        raise MissingFileError(f"{out.parent} is not a folder. Make it first, or give another path.")
     text = write(make(*_compared(request)))
     if out is not None:
         files.write_text(out, text + "\n")
@@ -72,9 +72,9 @@ def table(request: Request, kind: str = "table1", format_: str = "text", out: Pa
 
 
 def heatmap(request: Request, out: Path, *, layout: Path | None = None, palette: str = "red-green") -> str:
-    """Writes the square of one comparison, or the grid of several: methods in rows, bits in columns.
+    """Writes the heatmap of one comparison, or the grid of several: methods in rows, bits in columns.
 
-    Weights alone and weights with activations are two methods; several models are rows of their own, one is the title.
+    Weights alone and weights with activations are two methods. Several models get a row each; one is the title.
 
     Returns:
         What was drawn, what is missing and what to beware of.
@@ -86,22 +86,22 @@ def heatmap(request: Request, out: Path, *, layout: Path | None = None, palette:
     groups = by_seed(comparisons)
     conditions = [name for row in places for name in row]
     models = {group[0].pair.quantized.model_name for group in groups}
-    squares = {}
+    heatmaps = {}
     for group in groups:
         key = _place(group[0].pair.quantized, with_model=len(models) > 1)
-        if key in squares:
+        if key in heatmaps:
             raise ConfigError(
                 f"{request.records}: {group_name(group)} was measured on several sets of images. Choose one with "
                 "--data, --split or --preset."
             )
-        squares[key] = {
+        heatmaps[key] = {
             name: estimate(group, partial(map_delta, condition=name, severities=severities)) for name in conditions
         }
-    label = f"{_metric(comparisons)}\n{SCALE_LABEL}"  # in two lines: one row of squares is low
-    if len(squares) == 1:
-        figure, _ = draw_square(next(iter(squares.values())), layout=places, palette=palette, label=label)
+    label = f"{_metric(comparisons)}\n{SCALE_LABEL}"  # in two lines: one row of heatmaps is narrow
+    if len(heatmaps) == 1:
+        figure, _ = draw_heatmap(next(iter(heatmaps.values())), layout=places, palette=palette, label=label)
     else:
-        ordered = dict(sorted(squares.items(), key=lambda item: -_width(item[0][1])))
+        ordered = dict(sorted(heatmaps.items(), key=lambda item: -_width(item[0][1])))
         title = models.pop() if len(models) == 1 else ""
         figure, _ = draw_grid(ordered, layout=places, palette=palette, label=label, title=title)
     save(figure, out)
@@ -122,8 +122,8 @@ def severity_curves(request: Request, out: Path, *, corruption: str | None = Non
     comparisons, severities = _compared(request)
     curves: dict[str, dict[int, Estimate]] = {}
     for group in by_seed(comparisons):
-        twin = f"{group[0].pair.fp32.model_name} fp32"
-        for name, quantized in ((twin, False), (group_name(group), True)):
+        baseline = f"{group[0].pair.fp32.model_name} fp32"
+        for name, quantized in ((baseline, False), (group_name(group), True)):
             points = {
                 severity: estimate(group, partial(_side, conditions=where, severity=severity, quantized=quantized))
                 for severity, where in [(0, (CLEAN,)), *((severity, conditions) for severity in severities)]
@@ -151,13 +151,13 @@ def loss_curves(
     """Writes one column of one or many ``results.csv`` over the epochs, or against another column.
 
     Returns:
-        What was drawn; of a validation loss the overfitting table too, and against a training loss what it is where
-        that is equal.
+        A line about the figure; for a validation loss also the overfitting table and, against a training loss, the
+        loss-matched comparison.
     """
     check_figure_path(out)
     write = FORMATS[_choice("format", format_, FORMATS)]
     if x != EPOCH and smoothing:
-        raise ConfigError(f"--smoothing goes with the epochs, not with --x {x}. Drop one of the two.")
+        raise ConfigError(f"--smoothing applies to epochs, not to --x {x}. Remove one of the two.")
     curves = read_curves(sources, column)
     if x == EPOCH:
         figure, _ = draw_loss_curves(curves, label=column, smoothing=smoothing)
@@ -175,16 +175,16 @@ def loss_curves(
         training = {}
     tables = [overfitting_table(curves, training, column)]
     if re.match(r"train/.*loss$", x) and len(curves) > 1:
-        tables.append(equal_fit_table(across, curves, x, column))
+        tables.append(loss_matched_table(across, curves, x, column))
     return "\n\n".join([drawn, *map(write, tables)])
 
 
 def legend(out: Path, layout: Path | None = None) -> str:
-    """Writes the legend square: which condition is where; returns what was drawn."""
+    """Writes the legend, with the name of each condition in its place; returns what was drawn."""
     check_figure_path(out)
     figure, _ = draw_legend(layout=read_layout(layout) if layout else DEFAULT_LAYOUT)
     save(figure, out)
-    return f"{out}: which condition is where."
+    return f"{out}: the places of the conditions."
 
 
 def _metric(comparisons: Sequence[Comparison]) -> str:
@@ -197,7 +197,7 @@ def _side(quantized_values: Values, fp32: Values, conditions: Sequence[str], sev
 
 
 def _place(run: Measurement, *, with_model: bool) -> tuple[str, str]:
-    """Returns the row and the column of a run's square."""
+    """Returns the row and the column of a run's heatmap."""
     weights_alone = run.act_bits == FLOAT_BITS
     row = "\n".join(
         [*([run.model_name] if with_model else []), run.method, *(["weights only"] if weights_alone else [])]
@@ -215,13 +215,13 @@ def _compared(request: Request) -> tuple[list[Comparison], tuple[int, ...]]:
     for severity in request.severities:
         if severity not in SEVERITIES:
             raise ConfigError(f"severity={severity} does not exist. Severities are 1, 2, 3, 4 and 5.")
-    pairs = pair_twins(read_measurements(request.records, request.selection), request.baselines)
-    held = {severity for pair in pairs for run in (pair.quantized, pair.fp32) for severity in run.severities}
+    pairs = pair_with_baselines(read_measurements(request.records, request.selection), request.baselines)
+    measured = {severity for pair in pairs for run in (pair.quantized, pair.fp32) for severity in run.severities}
     folder = request.per_image or request.records.parent / "per_image"
     if request.per_image is not None and not folder.is_dir():
-        raise MissingFileError(f"{folder} is no folder. Give the folder per_image that 'robustness' wrote.")
+        raise MissingFileError(f"{folder} is not a folder. Give the folder per_image that 'robustness' wrote.")
     comparisons = compare(pairs, folder if request.intervals else None, progress=request.progress)
-    return comparisons, tuple(sorted(set(request.severities) or held)) or SEVERITIES
+    return comparisons, tuple(sorted(set(request.severities) or measured)) or SEVERITIES
 
 
 def _choice(name: str, value: str, choices: Sequence[str] | Mapping[str, object]) -> str:

@@ -33,20 +33,20 @@ def table1(comparisons: Sequence[Comparison], severities: Sequence[int]) -> Tabl
 
 
 def robustness(comparisons: Sequence[Comparison], severities: Sequence[int]) -> Table:
-    """Returns P, mPC, rPC and mCE of each quantized run and of its fp32 twin."""
+    """Returns P, mPC, rPC and mCE of each quantized run and of its fp32 baseline."""
     columns: dict[str, Measure] = {"P": partial(_mean, conditions=(CLEAN,), severities=severities)}
     for name, conditions in (("15", BENCHMARK_NAMES), ("19", NAMES)):
         columns[f"mPC ({name})"] = partial(_mean, conditions=conditions, severities=severities)
         columns[f"rPC ({name})"] = partial(_relative, conditions=conditions, severities=severities)
         columns[f"mCE ({name})"] = partial(corruption_error, conditions=conditions, severities=severities)
     notes = (
-        "P: clean, mPC: mean under corruption, in points; rPC = mPC / P (a ratio of means), mCE against the fp32 twin, "
-        "in percent.",
+        "P: clean, mPC: mean under corruption, in points; rPC = mPC / P (a ratio of means), mCE against the fp32 "
+        "baseline, in percent.",
     )
-    twins = {}
+    baselines = {}
     for one in comparisons:
-        twins[id(one.pair.fp32)] = Comparison(Pair(one.pair.fp32, one.pair.fp32), one.fp32, one.fp32)
-    return _by_group("Robustness", [*twins.values(), *comparisons], severities, columns, notes)
+        baselines[id(one.pair.fp32)] = Comparison(Pair(one.pair.fp32, one.pair.fp32), one.fp32, one.fp32)
+    return _by_group("Robustness", [*baselines.values(), *comparisons], severities, columns, notes)
 
 
 def by_severity(comparisons: Sequence[Comparison], severities: Sequence[int]) -> Table:
@@ -69,9 +69,9 @@ def by_condition(comparisons: Sequence[Comparison], severities: Sequence[int]) -
     for name, conditions in (("mean of 19", NAMES), ("mean of 20", CONDITIONS)):
         measure = partial(_delta, conditions=conditions, severities=severities)
         rows.append((name, *(estimate(group, measure) for group in groups)))
-    header = ("cell", *(group_name(group) for group in groups))
+    header = ("condition", *(group_name(group) for group in groups))
     notes = ("Quantized - fp32 in points.", *_notes(comparisons, severities))
-    return Table("Difference by cell", header, tuple(rows), notes)
+    return Table("Difference by condition", header, tuple(rows), notes)
 
 
 TABLES: dict[str, Callable[[Sequence[Comparison], Sequence[int]], Table]] = {

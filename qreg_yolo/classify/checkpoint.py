@@ -1,6 +1,6 @@
 """A classifier as one ``.safetensors`` file: tensors, and a JSON description in the header. No pickle is involved.
 
-The checkpoint of a run that goes on also holds the optimizer's state and the epochs so far, so that one rename replaces
+The checkpoint of an unfinished run also holds the optimizer's state and the epochs so far, so that one rename replaces
 all of it.
 """
 
@@ -27,7 +27,7 @@ from qreg_yolo.training.tensor_file import SUFFIX, fill, keys, read, tensors_of
 HEADER = "qreg_yolo_classifier"
 """Key of the description in the file's metadata; the only one, so that equal content is equal bytes."""
 VERSION = 1
-LACKING = "is no classifier of qreg-yolo. Give a file that 'classify train' wrote."
+LACKING = "is not a classifier of qreg-yolo. Give a file that 'classify train' wrote."
 _OPTIMIZER = "optimizer/"
 """Prefix of the optimizer's tensors."""
 
@@ -141,7 +141,7 @@ def load_classifier(path: Path, model: str | None = None) -> tuple[nn.Module, De
 
 
 def is_classifier(path: Path) -> bool:
-    """Returns whether a file is a classifier's checkpoint; one that cannot be read is none.
+    """Returns whether a file is a classifier's checkpoint; False for one that cannot be read.
 
     Raises:
         FileNotFoundError: No such file.

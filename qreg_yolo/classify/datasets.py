@@ -1,4 +1,4 @@
-"""The data sets by name."""
+"""Datasets by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def splits(data: str) -> tuple[str, str]:
 
 
 def load_split(data: str, split: str, data_dir: str | None, *, verify: bool, count: int | None = None) -> ImageSet:
-    """Returns one split of a data set.
+    """Returns one split of a dataset.
 
     Args:
         data: `demo`, `cifar10` or `cifar100`.
@@ -32,7 +32,7 @@ def load_split(data: str, split: str, data_dir: str | None, *, verify: bool, cou
         count: Images of a class-balanced subset; None: all.
 
     Raises:
-        ConfigError: No such data set or split, or CIFAR without a folder.
+        ConfigError: An unknown dataset or split, or CIFAR without a folder.
         FileNotFoundError: The folder or a file is missing.
         DataError: A file that cannot be used.
     """
@@ -60,11 +60,11 @@ def load_training(run: ClassifyOptions) -> tuple[ImageSet, ImageSet]:
 def load_measured(
     trained: Mapping[str, Any], data: str | None, data_dir: str | None, *, verify: bool, split: str | None = None
 ) -> ImageSet:
-    """Returns what a checkpoint is measured on: what is not asked for is as in its training.
+    """Loads the evaluation set; unset options default to those of the training run.
 
     Args:
         trained: Section ``run`` of its training.
-        data: The data set asked for.
+        data: The dataset asked for.
         data_dir: The folder asked for.
         verify: Whether the files have to be the official ones; those of the training only if they had to be there.
         split: The split asked for; None: the one that it was validated on.
@@ -78,7 +78,7 @@ def load_measured(
 
 
 def class_rows(weights: Path, description: Description, images: ImageSet) -> tuple[int, ...] | None:
-    """Returns the checkpoint's class of each class of a data set, by name; None where the order agrees too.
+    """Returns the checkpoint's class of each class of a dataset, by name; None where the order agrees too.
 
     Raises:
         ConfigError: They are not the same names.
@@ -88,7 +88,7 @@ def class_rows(weights: Path, description: Description, images: ImageSet) -> tup
     except ClassesError as error:
         raise ConfigError(
             f"'{weights}' tells the {len(description.classes)} classes of {description.config['run']['data']} apart, "
-            f"{images.name} has {len(images.classes)}, and {error}. Give its own data set."
+            f"{images.name} has {len(images.classes)}, and {error}. Give its own dataset."
         ) from error
 
 
@@ -106,7 +106,7 @@ def download_cifar(name: str, data_dir: Path) -> None:
     sums = [*files.train.items(), *files.test.items(), files.meta]
     if all(check_integrity(str(folder / file), md5) for file, md5 in sums):
         return
-    try:  # not by the data set's own class, which would unpickle what it has fetched
+    try:  # not by the dataset's own class, which would unpickle what it has fetched
         download_and_extract_archive(source.url, str(data_dir), filename=source.filename, md5=source.tgz_md5)
     except RuntimeError as error:  # torchvision's word for a file that is not the official one
         raise FileAccessError(f"The archive of {name} could not be fetched: {error}") from error

@@ -73,7 +73,7 @@ def execute(run: Run, description: Description, folder: Path) -> RunResult:
 
 
 def _restore(optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    """Puts the optimizer's state back, where a run goes on."""
+    """Restores the optimizer's state of a resumed run."""
     if progress.optimizer is not None:
         state = {int(number): values for number, values in progress.optimizer.items()}
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

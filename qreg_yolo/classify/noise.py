@@ -43,7 +43,7 @@ def measure(request: ClassifierNoiseRequest, progress: Progress = no_progress) -
     """Returns the report of a checkpoint as plain values (`study_report`).
 
     Raises:
-        ConfigError: A data set, split or number that cannot be.
+        ConfigError: A dataset, split or number that cannot be.
         FileNotFoundError, DataError, WeightsError: A checkpoint or data that are missing or cannot be used.
         OSError: The folder cannot be written.
         ValueError: A layer that has no weights.

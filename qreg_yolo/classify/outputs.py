@@ -74,7 +74,7 @@ def append_records(
         name: What the run's id calls it, such as ``last``.
         description: What it is.
         measured: The numbers; accuracies are fractions, the others losses.
-        data: The data set, where that is not the one it was trained on.
+        data: The dataset, where that is not the one it was trained on.
     """
     name_of_data = data or str(description.config["run"]["data"])
     run = identity(weights, name, description, name_of_data)
@@ -98,7 +98,7 @@ def identity(weights: Path, name: str, description: Description, data: str) -> d
         weights: The checkpoint.
         name: What the run's id calls it, such as ``last``.
         description: What it is.
-        data: The data set that it is measured on.
+        data: The dataset that it is measured on.
     """
     run, spec = description.config["run"], description.spec
     seed, subset = run["seed"], run.get("train_images")
@@ -170,7 +170,7 @@ def seeds_table(accuracies: Mapping[int, float]) -> str:
 
 
 class ProgressLine:
-    """A bar on stderr with images per second, redrawn a few times a second; nothing where that is no terminal."""
+    """A bar on stderr with images per second, redrawn a few times a second; nothing where that is not a terminal."""
 
     def __init__(self, images_per_step: int, *, quiet: bool = False) -> None:
         self._images = images_per_step

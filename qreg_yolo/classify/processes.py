@@ -21,12 +21,12 @@ from qreg_yolo.io.strict_yaml import ConfigError
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among all that train the network."""
+    """This process and the number of processes that train the network."""
 
     rank: int = 0
     """0 for the one that writes and prints."""
     size: int = 1
-    """How many there are."""
+    """Number of processes."""
 
     @property
     def is_first(self) -> bool:
@@ -80,7 +80,7 @@ def world_size() -> int:
 
 
 def device_of(name: str | None) -> torch.device:
-    """Returns the device to compute on; by default this process's GPU, or the CPU where there is none.
+    """Returns the device to compute on; by default this process's GPU, or else the CPU.
 
     Raises:
         ConfigError: No such device.
@@ -101,7 +101,7 @@ def device_of(name: str | None) -> torch.device:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
-    """Yields this process among those of ``torchrun``; they exchange through gloo on the CPU, nccl on GPUs."""
+    """Yields the place of this process in ``torchrun``; processes communicate through gloo on the CPU, nccl on GPUs."""
     if world_size() == 1:
         yield Processes()
         return

@@ -19,7 +19,7 @@ RESUMABLE: tuple[str, ...] = ("compile", "data_dir", "device", "threads", "verif
 def resumed_config(
     checkpoint: Path, description: Description, progress: Progress, given: Mapping[str, Any]
 ) -> ClassifyConfig:
-    """Returns the configuration of a run that goes on: its own, with what may differ as ``given``.
+    """Returns the configuration of a resumed run: its own, updated by those ``given`` values that may change.
 
     Args:
         checkpoint: Its path, for the error text.
@@ -56,7 +56,7 @@ def resumed_config(
 def _spelled_out(given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options as a configuration holds them: both widths for ``bits``, lists for milestones."""
     quant = {name: value for name, value in given.items() if name in QUANT.keys}
-    QuantSpec.from_options(quant)  # a wrong value is an error of its own
+    QuantSpec.from_options(quant)  # a wrong value has its own error
     options = {name: value for name, value in given.items() if name not in quant} | spelled_out(quant)
     if "milestones" in options:
         options["milestones"] = list(as_milestones(options["milestones"]))

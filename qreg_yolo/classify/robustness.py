@@ -47,7 +47,7 @@ class ClassifierRobustnessRequest(RobustnessRequest):
     project: Path
     """Folder of the output folder."""
     name: str | None = None
-    """Name of the output folder; None: that of the data set. One that holds measurements with the same settings is
+    """Name of the output folder; None: that of the dataset. One that holds measurements with the same settings is
     added to."""
     data: str | None = None
     """``demo``, ``cifar10`` or ``cifar100``."""
@@ -65,7 +65,7 @@ class ClassifierRobustnessRequest(RobustnessRequest):
         for name in ("preset", "seed", "frost_dir"):
             if self.published is not None and getattr(self, name) is not None:
                 raise ConfigError(
-                    f"--{name.replace('_', '-')} does not go with --published: those images are corrupted already. "
+                    f"--{name.replace('_', '-')} cannot be combined with --published: its images are corrupted already. "
                     "Remove one of them."
                 )
         super().check()
@@ -101,7 +101,7 @@ def measure(request: ClassifierRobustnessRequest, progress: Progress = no_progre
     Raises:
         ConfigError: A value that cannot be used, a model of other classes, or other settings or data than those the
             folder was begun with.
-        FileNotFoundError, WeightsError, DataError: A checkpoint, a data set or a published file that is
+        FileNotFoundError, WeightsError, DataError: A checkpoint, a dataset or a published file that is
             missing or cannot be used.
         FolderInUseError: Another process measures into the folder.
         OSError: The folder cannot be written.
@@ -112,7 +112,7 @@ def measure(request: ClassifierRobustnessRequest, progress: Progress = no_progre
     trained = {str(description.config["run"]["data"]): path for path, _, description in loaded}
     if len(trained) > 1 and request.data is None:
         listed = ", ".join(f"'{path}' on {data}" for data, path in trained.items())
-        raise ConfigError(f"The checkpoints were trained on several data sets: {listed}. Give one with --data.")
+        raise ConfigError(f"The checkpoints were trained on several datasets: {listed}. Give one with --data.")
     run = loaded[0][2].config["run"]
     everything = load_measured(run, request.data, request.data_dir, verify=request.verify)
     chosen = select_keys(everything.keys, request.limit)

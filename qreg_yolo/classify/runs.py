@@ -108,7 +108,7 @@ def resume(checkpoint: Path, given: Mapping[str, Any]) -> str:
     Raises:
         ConfigError: A finished run, or an option that cannot change.
         FileNotFoundError, WeightsError: No readable checkpoint.
-        As `train` beside.
+        As `train`.
     """
     network, description, progress = load_classifier(checkpoint, given.get("model"))
     config = resumed_config(checkpoint, description, progress, given)

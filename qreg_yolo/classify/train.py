@@ -49,7 +49,7 @@ class Run:
 
 
 def build_optimizer(config: ClassifyConfig, model: nn.Module) -> torch.optim.SGD:
-    """Returns SGD with the quantizers' parameters in groups of their own; everything else is decayed."""
+    """Returns SGD with groups for the quantizers' parameters; all others are decayed."""
     options = config.train
     common = {"lr": options.lr0, "momentum": options.momentum, "nesterov": options.nesterov}
     network = split_quantizer_parameters(model, model.parameters())

@@ -46,11 +46,11 @@ app.command("val", epilog=val.EXAMPLES)(val.val)
 app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
 app.command("inspect", epilog=inspect.EXAMPLES, short_help="Show a checkpoint's bits, size and cost.")(inspect.inspect)
 app.command("noise", epilog=noise.EXAMPLES, short_help="Measure quantization noise and its effect.")(noise.noise)
-app.command("corrupt", epilog=corrupt.EXAMPLES, short_help="Write corrupted sets of a data set.")(corrupt.corrupt)
+app.command("corrupt", epilog=corrupt.EXAMPLES, short_help="Write corrupted sets of a dataset.")(corrupt.corrupt)
 app.command("robustness", epilog=robustness.EXAMPLES, short_help="Measure models on corrupted images.")(
     robustness.robustness
 )
-app.command("table", epilog=table.EXAMPLES, short_help="Compare quantized runs with their fp32 twins.")(table.table)
+app.command("table", epilog=table.EXAMPLES, short_help="Compare quantized runs with their fp32 baselines.")(table.table)
 classify.app.command(
     "robustness", epilog=classify_robustness.EXAMPLES, short_help="Measure classifiers on corrupted images."
 )(classify_robustness.robustness)
@@ -77,15 +77,15 @@ def _options(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: 0 done, 1 the run failed, 2 wrong usage, 130 and 143 stopped by a signal.
 
-    Wrong usage is what the command line itself shows: an option, an argument, a recipe, or the path of something that
-    does not exist. What exists and cannot be used (a data set, a checkpoint) is a failed run.
+    Wrong usage is visible in the command line: an option, an argument, a recipe, or a path that does not exist. A file
+    that exists but cannot be used (a dataset, a checkpoint) is a failed run.
 
     Args:
         arguments: Without the program's name; None: the process's own.
     """
     try:
         app(args=None if arguments is None else list(arguments), prog_name="qreg-yolo", standalone_mode=True)
-    except SystemExit as end:  # so typer ends, Ctrl-C included
+    except SystemExit as end:  # typer's way to end, also after Ctrl-C
         if end.code == INTERRUPTED:
             print("Interrupted.", file=sys.stderr)
         raise

@@ -1,4 +1,4 @@
-"""The options that all commands on records share: which rows, which twins, which severities."""
+"""Options of all commands on records: rows, baselines and severities."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Metric = Annotated[
 ]
 Severities = Annotated[str | None, typer.Option(help="Such as 3, 1-5 or 1,3. [default: all in the records]")]
 Runs = Annotated[list[str] | None, typer.Option(help="Only runs whose id matches, such as '*-best-*'. Repeatable.")]
-Baseline = Annotated[list[str] | None, typer.Option(help="Run id of an fp32 twin to compare with. Repeatable.")]
-Data = Annotated[str | None, typer.Option(help="Only this data set.")]
+Baseline = Annotated[list[str] | None, typer.Option(help="Run id of an fp32 baseline to compare with. Repeatable.")]
+Data = Annotated[str | None, typer.Option(help="Only this dataset.")]
 Split = Annotated[str | None, typer.Option(help="Only this split.")]
 Preset = Annotated[str | None, typer.Option(help="Only this preset of the corruptions.")]
-PerImage = Annotated[Path | None, typer.Option(help="Per-image files. [default: per_image beside the records]")]
+PerImage = Annotated[Path | None, typer.Option(help="Per-image files. [default: per_image next to the records]")]
 NoIntervals = Annotated[bool, typer.Option("--no-intervals", help="Leave out the bootstrap intervals.")]
 
 
@@ -62,7 +62,7 @@ def parse_corruptions(text: str) -> tuple[str, ...]:
     """Returns the corruptions in ``19`` (all), ``15`` (the benchmark's) or ``fog,snow``, in canonical order.
 
     Raises:
-        ConfigError: A name that is none of the 19; the nearest is named.
+        ConfigError: An unknown corruption; the nearest name is suggested.
 
     >>> parse_corruptions("snow, gaussian_noise")
     ('gaussian_noise', 'snow')
@@ -95,6 +95,6 @@ def parse_severities(text: str | None) -> tuple[int, ...]:
         except ValueError:
             low, high = 0, 0
         if not 1 <= low <= high <= 5:
-            raise ConfigError(f"severities={text!r} is no list of severities 1 to 5. Write 3, 1-5 or 1,3.")
+            raise ConfigError(f"severities={text!r} is not a list of severities 1 to 5. Write 3, 1-5 or 1,3.")
         found.update(range(low, high + 1))
     return tuple(sorted(found))

@@ -20,7 +20,7 @@ def table(
     records: comparing.Records,
     kind: Annotated[str, typer.Option(help="table1 | robustness | severity | cells.")] = "table1",
     format_: Annotated[str, typer.Option("--format", help="text | markdown | csv | latex.")] = "text",
-    out: Annotated[Path | None, typer.Option(help="Write it to a file too.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write it to this file.")] = None,
     metric: comparing.Metric = None,
     severities: comparing.Severities = None,
     runs: comparing.Runs = None,
@@ -31,7 +31,7 @@ def table(
     per_image: comparing.PerImage = None,
     no_intervals: comparing.NoIntervals = False,
 ) -> None:
-    """Compare quantized runs with their fp32 twins: Table 1 with Eq. 5, mPC, rPC, mCE, with intervals."""
+    """Compare quantized runs with their fp32 baselines: Table 1 with Eq. 5, mPC, rPC, mCE, with intervals."""
     asked = comparing.request(
         records, metric, severities, runs, baseline, data, split, preset, per_image, no_intervals
     )  # fmt: skip

@@ -116,7 +116,7 @@ class TrainOptions:
         check_choice("amp", self.amp, AMP_CHOICES)
         check_bools(self, "nesterov", "channels_last", "compile", "log_noise")
         if self.nesterov and self.momentum == 0:
-            raise InvalidValueError("nesterov=true needs a momentum above 0. Drop one of them.")
+            raise InvalidValueError("nesterov=true needs a momentum above 0. Remove one of them.")
         check_texts(self, unset=("project", "name"))
         for name in ("project", "name"):
             check_folder_name(name, getattr(self, name) or "")
@@ -197,7 +197,7 @@ def resolve(
     if recipe is not None:
         stored, source = sections.read_sections(recipe, LAYOUT), f"{COMMAND_LINE} with {recipe}"
         _scale(stored["train"], {"epochs": default.epochs, "milestones": default.milestones}, notices)
-        from_mapping(stored, str(recipe))  # a recipe has to stand by itself: its faults are reported as its own
+        from_mapping(stored, str(recipe))  # checked alone first, so that its faults are reported as its own
     _scale(own["train"], stored["train"], notices)
     with sections.named(source):
         merged = sections.merged(stored, own)
@@ -274,5 +274,5 @@ def as_milestones(value: object) -> tuple[int, ...]:
     except (TypeError, ValueError):
         right = False
     if not right:
-        raise ConfigError(f"milestones={value!r} is no ascending list of epochs from 1 up. Write 50,90 or [50, 90].")
+        raise ConfigError(f"milestones={value!r} does not list ascending epochs from 1 up. Write 50,90 or [50, 90].")
     return tuple(numbers)

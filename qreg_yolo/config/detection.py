@@ -185,7 +185,7 @@ def resolve(recipe: Path | None, options: Mapping[str, Any], overrides: Mapping[
     source = COMMAND_LINE
     if recipe is not None:
         stored, source = sections.read_sections(recipe, LAYOUT), f"{COMMAND_LINE} with {recipe}"
-        _built(stored, str(recipe))  # a recipe has to stand by itself: its faults are reported as its own
+        _built(stored, str(recipe))  # checked alone first, so that its faults are reported as its own
     with sections.named(source):
         merged = sections.merged(stored, own)
     return _built(merged, source)

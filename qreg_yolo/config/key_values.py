@@ -50,7 +50,7 @@ def parse_overrides(items: Iterable[str], kinds: Mapping[str, Kind]) -> dict[str
     - true or false is ``true`` or ``false`` in any case; ``yes``, ``no``, ``on``, ``off``, ``1`` and ``0`` are errors;
     - a list is ``[0,1]``, ``(0,1)`` or ``0,1``; quotes around an entry are dropped;
     - keys that may be unset take ``none`` or ``null``, unless they are texts;
-    - where a key takes a text besides other types, what is none of those is the text.
+    - where a key takes a text or other types, any other word is the text.
 
     An empty value is an error. An unknown key has its text; whoever knows the keys refuses it.
 
@@ -80,7 +80,7 @@ def read_value(key: str, text: str, kind: Kind) -> Any:
     """Returns the value of a key, read from its text by the rule of `parse_overrides`.
 
     Raises:
-        ConfigError: An empty text, or one that is none of the key's types.
+        ConfigError: An empty text, or one that has none of the key's types.
     """
     if not text.strip():
         raise ConfigError(f"command line: {key}= has no value. Give one, or leave {key} out for its default.")
@@ -111,14 +111,14 @@ def check_folder_name(option: str, text: str) -> None:
 
     Raises:
         ConfigError: A line break or another control character, a part that is too long for a file system, or a name
-            that leads out of the project's folder.
+            that points outside the project's folder.
     """
     if any(unicodedata.category(character) in _UNPRINTABLE for character in text):
         raise ConfigError(f"{option}={text!r} has a character that cannot be printed. Leave it out.")
     if any(len(part.encode()) > _LONGEST for part in PurePath(text).parts):
         raise ConfigError(f"{option}={text!r:.80}... is longer than {_LONGEST} bytes. Give a shorter one.")
     if option == "name" and (PurePath(text).is_absolute() or not {".", ".."}.isdisjoint(text.split("/"))):
-        raise ConfigError(f"name={text!r} leads out of the project's folder. Give a name, and the folder as project.")
+        raise ConfigError(f"name={text!r} points outside the project's folder. Give a name, and the folder as project.")
 
 
 _UNPRINTABLE = frozenset(["Cc", "Cs", "Zl", "Zp"])

@@ -93,7 +93,7 @@ def _never(kind: Kind, why: str) -> Argument:
     return _same(kind, Use("refused", why))
 
 
-_GAIN = "not with --head anchor, whose gains stand in a recipe's section 'head'"
+_GAIN = "not with --head anchor, whose gains are in a recipe's section 'head'"
 _IN_VALIDATION = "in the validations of training"
 _LAST = "in the final measurement of best.pt"
 _EXPORT, _SEGMENT, _CLASSIFY, _POSE = "for export", "for segmentation", "for classification", "for pose estimation"

@@ -49,7 +49,7 @@ class LabelledImages:
     def balanced(self, count: int) -> LabelledImages:
         """Returns ``count`` of the images with as many of each class (the first classes have one more at the most).
 
-        The choice follows from the images' keys alone (`sources.select_keys`), so that it does not depend on the seed
+        The choice depends on the images' keys alone (`sources.select_keys`), not on the seed
         of a training, and a smaller subset is part of a larger one.
 
         Raises:
@@ -77,7 +77,7 @@ class LabelledImages:
 
 @dataclass(frozen=True, kw_only=True)
 class CifarFiles:
-    """One official data set: its files with their md5, and where the labels stand in them."""
+    """One official dataset: its files with their md5, and the keys of their labels."""
 
     folder: str
     train: Mapping[str, str]
@@ -188,7 +188,7 @@ def _read_batch(
 
 
 def _keys(names: list[Any], n: int) -> tuple[str, ...]:
-    """Returns what the images are called in the files; numbers where a rebuilt file has no name of its own for each."""
+    """Returns the names of the images in the files; numbers where a rebuilt file does not name each."""
     found = tuple(name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in names)
     return found if len(set(found)) == n == len(found) else tuple(f"{number:05}.png" for number in range(n))
 

@@ -30,7 +30,7 @@ def count_classes(labels: Iterable[Path]) -> int:
 
 
 def label_fault(path: Path, n_classes: int, single_cls: bool = False) -> str | None:
-    """Returns the first fault of a label file that keeps Ultralytics from using it, None if there is none."""
+    """Returns the first fault of a label file that keeps Ultralytics from using it, None if it is valid."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:

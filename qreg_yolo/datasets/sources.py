@@ -1,7 +1,7 @@
 """The images and class names of a data YAML or a folder: the one resolver of all commands.
 
 The rules are Ultralytics' (`check_det_dataset`, `get_img_files`). Whatever it would drop or misread in silence is an
-error here, so that the images that are checked are those that it trains on. Neither it nor torch is imported.
+error here, so the checked images are the ones it trains on. Imports neither Ultralytics nor torch.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class SourceImage:
     """The file; absolute."""
     folder: Path
     """Its split's image folder. For an image of a ``.txt`` list: the last folder called ``images`` above it, or its own
-    folder if there is none. Absolute."""
+    folder by default. Absolute."""
     label: Path
     """Its label file in Ultralytics' layout; it need not exist."""
 
@@ -165,7 +165,7 @@ def select_images(images: Sequence[SourceImage], limit: int | None) -> tuple[Sou
 
     Args:
         images: To choose from.
-        limit: Size of the subset; None, or more than there are: all.
+        limit: Size of the subset; None, or more than all: all.
 
     Raises:
         ValueError: Less than 1.

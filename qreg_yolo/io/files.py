@@ -23,7 +23,7 @@ def write_bytes(path: Path, data: bytes, *, scratch: Path | None = None) -> None
     Args:
         path: The file; its folder has to exist.
         data: The whole content.
-        scratch: Folder on the same disk for the unfinished file; None: beside it.
+        scratch: Folder on the same disk for the unfinished file; None: the same folder.
 
     Raises:
         OSError: The folder is missing or read-only, or the disk is full; the old file is untouched then.

@@ -64,7 +64,7 @@ class Record:
     weights_sha256: str
     """SHA-256 of the checkpoint that was measured: 64 hexadecimal digits."""
     data: str
-    """Data set, by name."""
+    """Dataset, by name."""
     split: str
     """`train` | `val` | `test`."""
     n_images: int

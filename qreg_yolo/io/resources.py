@@ -24,8 +24,8 @@ def recipe_path(name: str) -> Path:
 
 
 def data_path(name: str) -> Path:
-    """Returns the data YAML of a data set: one of `data_names`, or the path of a YAML file; errors as `recipe_path`."""
-    return _find(name, data_names(), "data", "data set")
+    """Returns the data YAML of a dataset: one of `data_names`, or the path of a YAML file; errors as `recipe_path`."""
+    return _find(name, data_names(), "data", "dataset")
 
 
 def recipe_names() -> list[str]:

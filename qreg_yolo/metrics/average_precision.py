@@ -1,9 +1,9 @@
 """Average precision as Ultralytics computes it, for many weightings of the images at once.
 
-A bootstrap resample is a set of images in which some stand several times, that is: a weight per image. Three facts make
+A bootstrap resample is a set of images with repetitions, that is: a weight per image. Three facts make
 a thousand of them cheap. The order of the detections does not depend on the weights, so it is sorted once. The
 interpolated precision changes at true positives only, of which there are at most as many as objects, whereas
-detections are hundreds per image. And how many detections stand above a true positive is linear in the weights: one
+detections are hundreds per image. And the number of detections above a true positive is linear in the weights: one
 matrix product.
 """
 
@@ -36,11 +36,11 @@ def mean_average_precision(
 ) -> Array:
     """Returns mAP (0..1) for each column of weights, `(resamples,)`: the mean over classes that have objects.
 
-    As in Ultralytics, a class without objects does not count; a set without any object has no mAP, so that it is nan.
+    As in Ultralytics, a class without objects does not count; a set without any object has no mAP: nan.
 
     Args:
         statistics: Detections and objects.
-        weights: `(images, resamples)`: how often each image stands in each resample; None: each once, one resample.
+        weights: `(images, resamples)`: how often each resample contains each image; None: each once, one resample.
         metric: ``map50`` or ``map50_95``.
     """
     if weights is None:
@@ -72,7 +72,7 @@ def average_precision(
     Args:
         statistics: Detections and objects.
         category: The class.
-        weights: `(images, resamples)`: how often each image stands in each resample.
+        weights: `(images, resamples)`: how often each resample contains each image.
         thresholds: IoU thresholds, 0..9.
     """
     position = np.flatnonzero(statistics.category == category)
@@ -113,7 +113,7 @@ def _area(found: Array, ranks: NDArray[np.floating[Any]], objects: Array) -> Arr
     Args:
         found: `(positives, resamples)`: true positives at or above each true positive.
         ranks: Likewise: detections at or above it.
-        objects: `(resamples,)`: objects that there are; nan for none.
+        objects: `(resamples,)`: number of objects; nan for none.
     """
     precision = found / ranks
     envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]

@@ -1,6 +1,6 @@
 """Paired bootstrap over images: how far a difference between models could be due to the choice of the images.
 
-Every model is measured on the same resampled images, so that what makes an image hard for both cancels out. The same
+Every model is measured on the same resampled images, so an image that is hard for both cancels out. The same
 resamples serve all conditions, since each corruption is shown on the same photographs: means over conditions get
 intervals too.
 What it does not cover is another training run: that is what several seeds are for.
@@ -35,7 +35,7 @@ class Interval:
 
     @property
     def has_zero(self) -> bool:
-        """Whether a difference of 0 lies in it: the sign of the difference is open."""
+        """Whether it contains 0, so the sign of the difference is undecided."""
         return self.lo <= 0 <= self.hi
 
 
@@ -136,6 +136,6 @@ def metric_values(statistics: PerImage, metric: str, weights: NDArray[np.integer
     Args:
         statistics: Of a detector or of a classifier.
         metric: One of `metrics_of`.
-        weights: `(images, resamples)`: how often each image stands in each resample; None: each once, one resample.
+        weights: `(images, resamples)`: how often each resample contains each image; None: each once, one resample.
     """
     return _KINDS[type(statistics)].compute(statistics, weights, metric)

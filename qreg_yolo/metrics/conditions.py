@@ -52,7 +52,7 @@ def check_condition(name: str, where: str) -> None:
 
 
 def check_severities(severities: Sequence[int], where: str) -> None:
-    """Raises where a severity lies outside 1..5, or none is given.
+    """Raises where a severity is outside 1..5, or the list is empty.
 
     Raises:
         AnalysisError: It does.

@@ -40,7 +40,7 @@ class PerImage(Protocol):
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """Detections of all images, the most confident first, and the objects that there are.
+    """Detections of all images, the most confident first, and the objects.
 
     Build it with `from_detections`, which sorts; validated on construction.
 
@@ -93,7 +93,7 @@ def from_detections(
 ) -> ImageStatistics:
     """Returns the statistics of detections in any order.
 
-    Equal confidences keep the order they come in, so that the result is the same on every machine.
+    Equal confidences keep their order, so the result is the same on every machine.
 
     Args:
         confidence: `(detections,)`, 0..1.
@@ -120,7 +120,7 @@ def path_of(folder: Path, run_id: str, corruption: str, severity: int) -> Path:
     """Returns the file of one condition's statistics: ``<folder>/<run_id>/<corruption>-<severity>.npz``.
 
     Args:
-        folder: The folder ``per_image`` beside ``records.csv``.
+        folder: The folder ``per_image`` next to ``records.csv``.
         run_id: The run; one word, no path.
         corruption: One of the 19, or ``clean``.
         severity: 1..5; 0 for clean images.
@@ -166,7 +166,7 @@ def read(path: Path) -> PerImage:
     """Returns the statistics that `write` wrote, of the kind that they are; nothing in the file is executed.
 
     Raises:
-        AnalysisError: The file is none of ours, or damaged.
+        AnalysisError: The file is not ours, or damaged.
         OSError: It cannot be read.
     """
     arrays: dict[str, Any] = {}

@@ -27,7 +27,7 @@ class ImagePredictions:
     targets: NDArray[np.int32]
     """`(images,)`: the class of each, 0 or more."""
     names: NDArray[np.str_]
-    """`(images,)`: the names that the data set gives them; the same, in the same order, under every corruption and for
+    """`(images,)`: the names that the dataset gives them; the same, in the same order, under every corruption and for
     every model."""
 
     def __post_init__(self) -> None:
@@ -43,7 +43,7 @@ def accuracy(
 ) -> NDArray[np.float64]:
     """Returns the share of correct predictions (0..1) for each column of weights, `(resamples,)`.
 
-    Sums of whole numbers, so that it is exact: with weights of 1 it is the number of correct predictions over that of
+    Exact, as the sums are of whole numbers: with weights of 1 it is the number of correct predictions over that of
     images.
 
     Args:
@@ -72,7 +72,7 @@ def whole_product(
 
     Args:
         left: `(..., inner)`: whole numbers, 0 or more.
-        right: `(inner, columns)`: likewise.
+        right: `(inner, columns)`: as ``left``.
         largest: A bound of every entry of the product; below 2**24 it is computed in float32.
     """
     exact = np.float32 if largest < _EXACT_FLOAT32 else np.float64

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 
 _NORMAL = 1.959963984540054
-"""The normal law's 97.5 % quantile."""
+"""The normal distribution's 97.5 % quantile."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
 
 def t_quantile(freedom: int) -> float:
-    """Returns the 97.5 % quantile of Student's t law, to 0.2 % from three degrees of freedom on.
+    """Returns the 97.5 % quantile of Student's t distribution, to 0.2 % from three degrees of freedom on.
 
     Expansion in 1/n about the normal quantile (Abramowitz and Stegun, 26.7.5); the exact values for one and two.
 

@@ -64,15 +64,15 @@ def weights_exposed(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     layers = [module for module in model.modules() if isinstance(module, QuantLayer)]
-    held = [(layer, layer.weight_fake_quant, layer.input_fake_quant) for layer in layers]
+    replaced = [(layer, layer.weight_fake_quant, layer.input_fake_quant) for layer in layers]
     try:
         model.eval().requires_grad_(False)
-        for layer, _, act in held:
+        for layer, _, act in replaced:
             layer.register_module("weight_fake_quant", None)
             layer.register_module("input_fake_quant", None if act is None else StraightThrough(act))
         yield
     finally:
-        for layer, weight, act in held:
+        for layer, weight, act in replaced:
             layer.register_module("weight_fake_quant", weight)
             layer.register_module("input_fake_quant", act)
         for module, mode in modes.items():

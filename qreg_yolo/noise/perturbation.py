@@ -8,7 +8,7 @@ the loss on average, to second order (docs/theory.md), by::
 
 With the squared error ``||y - target||^2`` the first is ``sum_l sigma_l^2 ||dy/dw_l||_F^2``: theorem 3.1 of QReg
 (arXiv 2206.12372), corrected. The paper drops the second, which is of the same order: ``1/2 g^T E[d^T (d2y/dw2) d]``
-where y is smooth, and what lies in the kinks where it has some.
+where y is smooth, and the effect of its kinks.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def loss_increases(
         task: The network, the sample and the losses.
         weights: ``w``, where the noise is added.
         quantized: ``w_q``, shaped alike; the noise has the variance of ``w_q - w`` in each layer.
-        draws: Of each law.
+        draws: Per distribution.
         generator: On the CPU.
         advance: Told about every batch; `passes` says how many there will be.
     """

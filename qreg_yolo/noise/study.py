@@ -64,7 +64,7 @@ class Row:
     layers: Mapping[str, WeightNoise]
     """The layers whose weights are quantized, by full name."""
     total: WeightNoise
-    """All of them; where there is none, all layers without noise."""
+    """All of them; all layers without noise if the list is empty."""
     gradients: Mapping[str, float] = field(default_factory=dict)
     """Mean over the sample of ``||dy/dw||_F^2`` of every layer at w_q; empty: not measured."""
     gradient_norm: Interval | None = None
@@ -75,7 +75,7 @@ class Row:
     """``sum_l Var(w_l) ||dy/dw_l||_F^2`` at w_q, mean over the sample: unlike the norm itself it stays what it is where
     BatchNorm follows a layer and the layer's weights are multiplied by a number."""
     of_images: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """``gradient_norm`` and ``relative_norm`` of each sample, so that networks can be compared image by image."""
+    """``gradient_norm`` and ``relative_norm`` of each sample, to compare networks image by image."""
     losses: Mapping[str, LossIncrease] = field(default_factory=dict)
     """By name; none where there is no noise."""
 

@@ -45,7 +45,7 @@ class Sweep:
     per_channel: bool = False
     """One step per output channel."""
     draws: int = 16
-    """Random perturbations of each law, 4 or more; each is used with both signs."""
+    """Random perturbations of each distribution, 4 or more; each is used with both signs."""
     seed: int = 0
     """Of the perturbations."""
 

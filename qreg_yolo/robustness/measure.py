@@ -1,7 +1,7 @@
 """The measuring loop of both tracks: many models under many conditions, kept batch by batch.
 
 A killed run is resumed where it was, and a further model, corruption or severity costs only itself. Nothing is written
-beside the data.
+next to the data.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from qreg_yolo.robustness.request import RobustnessRequest
 from qreg_yolo.terminal import Progress, no_progress, number, table
 
 PER_IMAGE = "per_image"
-"""Folder of the per-image files, beside the records."""
+"""Folder of the per-image files, next to the records."""
 PUBLISHED = "published"
 """Preset of images that were corrupted by others."""
 Values = dict[tuple[str, Condition], dict[str, float]]
@@ -66,7 +66,7 @@ class Track(ABC, Generic[Model]):
     request: RobustnessRequest
     models: Sequence[Model]
     data: str
-    """Name of the data set."""
+    """Name of the dataset."""
     split: str
     n_images: int
     batch: int

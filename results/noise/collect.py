@@ -15,7 +15,7 @@ TERMS = ("predicted", "shift", "gaussian", "remainder", "quantization")
 
 
 def main() -> None:
-    """Writes the table to standard output: ratios to the twin with 95 % intervals, and the rise of each loss."""
+    """Writes the table to standard output: ratios to the baseline with 95 % intervals, and the rise of each loss."""
     header = ["report", "network", "seed", "weights", "sigma2 / Var w"]
     for norm in ("gradient_norm", "relative_norm"):
         header += [f"{norm} ratio", f"{norm} lo", f"{norm} hi"]
@@ -31,7 +31,7 @@ def main() -> None:
     writer.writerow(header)
     for path in map(Path, sorted(sys.argv[1:])):
         report = json.loads(path.read_text(encoding="utf-8"))
-        if "against" not in report:  # a twin itself
+        if "against" not in report:  # a baseline itself
             continue
         seed = re.search(r"-s(\d+)/", report["weights"])
         for row, ratio in zip(report["rows"], report["against"]["rows"], strict=True):

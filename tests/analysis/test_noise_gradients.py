@@ -74,7 +74,7 @@ def test_reports_are_read_from_a_file_or_its_folder(tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     for text in ("{", "[]", '{"rows": [{"bits": 4}]}', "\x00"):
         other.write_text(text)
-        with pytest.raises(AnalysisError, match="no report of 'qreg-yolo noise'"):
+        with pytest.raises(AnalysisError, match="not a report of 'qreg-yolo noise'"):
             read_report(other)
     other.write_text(json.dumps(report(measured(row("lsq", 4, 0.02), [1]))))
     with pytest.raises(AnalysisError, match="--bits 32"):

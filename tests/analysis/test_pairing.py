@@ -1,4 +1,4 @@
-"""Reading measurements and finding the twin: named when missing, both named when there are two."""
+"""Reading measurements and finding the baseline: named when missing, both named when there are two."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from qreg_yolo.analysis.measurements import (
     Selection,
     missing_conditions,
-    pair_twins,
+    pair_with_baselines,
     precision_warnings,
     read_measurements,
     warnings_of,
@@ -20,9 +20,9 @@ from qreg_yolo.metrics.conditions import read_layout
 from tests.analysis.synthetic_records import record, square, write
 
 
-def test_a_square_in_points_and_its_twin(tmp_path: Path) -> None:
+def test_a_square_in_points_and_its_baseline(tmp_path: Path) -> None:
     rows = square(0.6) + square(0.5, bits=4) + square(0.4, bits=4, seed=1) + square(0.7, seed=1)
-    pairs = pair_twins(read_measurements(write(tmp_path / "r.csv", rows)))
+    pairs = pair_with_baselines(read_measurements(write(tmp_path / "r.csv", rows)))
     assert [(p.quantized.run_id, p.fp32.run_id) for p in pairs] == [
         ("yolov5n-lsq-w4-s0", "yolov5n-fp32-w32-s0"),
         ("yolov5n-lsq-w4-s1", "yolov5n-fp32-w32-s1"),
@@ -33,36 +33,41 @@ def test_a_square_in_points_and_its_twin(tmp_path: Path) -> None:
     assert precision_warnings(pairs) == []
 
 
-def test_no_twin_names_the_run_and_what_was_looked_for(tmp_path: Path) -> None:
+def test_no_baseline_names_the_run_and_what_was_looked_for(tmp_path: Path) -> None:
     for change in ({"seed": 1}, {"data": "coco"}, {"split": "val"}, {"n_images": 41}, {"model": "yolov5s.yaml"}):
         path = tmp_path / f"{next(iter(change))}.csv"
         found = read_measurements(write(path, square(0.6, bits=4) + square(0.5, **change)))
-        with pytest.raises(AnalysisError, match=r"yolov5n-lsq-w4-s0 has no fp32 twin.*seed=0.*n_images=40"):
-            pair_twins(found)
+        with pytest.raises(AnalysisError, match=r"yolov5n-lsq-w4-s0 has no fp32 baseline.*seed=0.*n_images=40"):
+            pair_with_baselines(found)
     other_preset = [*square(0.6, bits=4), record("fog", 3, preset="cifar32")]
     with pytest.raises(AnalysisError, match="preset=imagenet224"):
-        pair_twins(read_measurements(write(tmp_path / "preset.csv", other_preset)))
+        pair_with_baselines(read_measurements(write(tmp_path / "preset.csv", other_preset)))
 
 
-def test_two_twins_are_both_named_and_one_can_be_chosen(tmp_path: Path) -> None:
+def test_two_baselines_are_both_named_and_one_can_be_chosen(tmp_path: Path) -> None:
     rows = square(0.6, bits=4) + square(0.5, run_id="fp-best") + square(0.4, run_id="fp-last")
     path = write(tmp_path / "r.csv", rows)
     found = read_measurements(path)
-    with pytest.raises(AnalysisError, match=r"has 2 fp32 twins: fp-best and fp-last. Choose one with --baseline"):
-        pair_twins(found)
-    assert pair_twins(found, ["fp-last"])[0].fp32.run_id == "fp-last"
-    assert pair_twins(read_measurements(path, Selection(runs=["*-lsq-*", "*best"])))[0].fp32.run_id == "fp-best"
-    with pytest.raises(ConfigError, match=r"baseline='fp-bets' is no fp32 run.*Did you mean 'fp-best'"):
-        pair_twins(found, ["fp-bets"])
+    with pytest.raises(AnalysisError, match=r"has 2 fp32 baselines: fp-best and fp-last. Choose one with --baseline"):
+        pair_with_baselines(found)
+    assert pair_with_baselines(found, ["fp-last"])[0].fp32.run_id == "fp-last"
+    assert (
+        pair_with_baselines(read_measurements(path, Selection(runs=["*-lsq-*", "*best"])))[0].fp32.run_id == "fp-best"
+    )
+    with pytest.raises(ConfigError, match=r"baseline='fp-bets' is not an fp32 run.*Did you mean 'fp-best'"):
+        pair_with_baselines(found, ["fp-bets"])
     with pytest.raises(ConfigError, match=r"no run matches '\*-bset'"):
         read_measurements(path, Selection(runs=["*-bset"]))
 
 
 def test_different_arithmetic_is_never_silent(tmp_path: Path) -> None:
-    pairs = pair_twins(read_measurements(write(tmp_path / "r.csv", square(bits=8, precision="bf16") + square())))
+    pairs = pair_with_baselines(
+        read_measurements(write(tmp_path / "r.csv", square(bits=8, precision="bf16") + square()))
+    )
     assert len(precision_warnings(pairs)) == 1
     assert (
-        "yolov5n-lsq-w8-s0 was measured in bf16, its twin yolov5n-fp32-w32-s0 in fp32" in precision_warnings(pairs)[0]
+        "yolov5n-lsq-w8-s0 was measured in bf16, its baseline yolov5n-fp32-w32-s0 in fp32"
+        in precision_warnings(pairs)[0]
     )
 
 
@@ -72,8 +77,8 @@ def test_what_was_evaluated_differently_is_not_compared_unasked(tmp_path: Path) 
     found = read_measurements(path)
     words = r"imgsz=256 and imgsz=128\. Measure both alike.*--baseline yolov5n-fp32-w32"
     with pytest.raises(AnalysisError, match=words):
-        pair_twins(found)
-    pairs = pair_twins(found, ["yolov5n-fp32-w32-s0"])
+        pair_with_baselines(found)
+    pairs = pair_with_baselines(found, ["yolov5n-fp32-w32-s0"])
     (warning,) = warnings_of(pairs)
     assert "imgsz=256 and imgsz=128. The difference is not quantization's alone" in warning
     assert precision_warnings(pairs) == []
@@ -83,12 +88,14 @@ def test_the_baseline_that_was_evaluated_alike_is_taken(tmp_path: Path) -> None:
     rows = square(bits=4, evaluation="imgsz=256") + [
         row for size in (128, 256) for row in square(evaluation=f"imgsz={size}", run_id=f"fp-{size}")
     ]
-    (pair,) = pair_twins(read_measurements(write(tmp_path / "r.csv", rows)))
+    (pair,) = pair_with_baselines(read_measurements(write(tmp_path / "r.csv", rows)))
     assert pair.fp32.run_id == "fp-256"
 
 
 def test_an_older_table_says_nothing_about_the_evaluation(tmp_path: Path) -> None:
-    pairs = pair_twins(read_measurements(write(tmp_path / "r.csv", square(bits=4, evaluation="imgsz=256") + square())))
+    pairs = pair_with_baselines(
+        read_measurements(write(tmp_path / "r.csv", square(bits=4, evaluation="imgsz=256") + square()))
+    )
     assert warnings_of(pairs) == []
 
 

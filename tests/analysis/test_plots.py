@@ -19,11 +19,11 @@ from qreg_yolo.analysis.curves import Curve, read_curves, smoothed
 from qreg_yolo.analysis.plots import (
     PALETTES,
     draw_grid,
+    draw_heatmap,
     draw_legend,
     draw_loss_curves,
     draw_paths,
     draw_severity_curves,
-    draw_square,
     save,
 )
 from qreg_yolo.analysis.plots.curves import aligned
@@ -44,7 +44,7 @@ def cells(ax: Axes) -> list[Rectangle]:
 
 
 def test_a_square_shows_every_value_name_and_open_sign() -> None:
-    figure, ax = draw_square(SQUARE)
+    figure, ax = draw_heatmap(SQUARE)
     assert texts(ax)[:4] == ["−9.5", "clean", "−8.5", "gaussian\nnoise"]
     assert len(texts(ax)) == 40
     assert len(ax.lines) == 4, "0 lies within 2 of -1.5, -0.5, 0.5 and 1.5"
@@ -55,7 +55,7 @@ def test_a_square_shows_every_value_name_and_open_sign() -> None:
 def test_missing_conditions_are_hatched_without_a_number_and_said() -> None:
     square = {**SQUARE, "fog": Estimate(math.nan)}
     del square["snow"]
-    _, ax = draw_square(square)
+    _, ax = draw_heatmap(square)
     assert len(texts(ax)) == 38
     hatched = [patch for patch in cells(ax) if patch.get_hatch()]
     assert len(hatched) == 2
@@ -95,7 +95,7 @@ def test_palettes_run_from_worse_to_better_and_are_neutral_at_0(palette: str) ->
 
 
 def test_a_layout_of_ones_own_and_nothing_measured() -> None:
-    _, ax = draw_square({}, layout=(("clean", "fog"),))
+    _, ax = draw_heatmap({}, layout=(("clean", "fog"),))
     assert texts(ax) == ["clean", "fog"]
 
 
@@ -163,24 +163,24 @@ def test_severity_curves_leave_out_what_was_not_measured() -> None:
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf", "PNG"])
 def test_files_by_suffix_the_same_each_time(tmp_path: Path, suffix: str) -> None:
     start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix.lower()]
-    save(draw_square(SQUARE)[0], tmp_path / f"a.{suffix}")
+    save(draw_heatmap(SQUARE)[0], tmp_path / f"a.{suffix}")
     assert (tmp_path / f"a.{suffix}").read_bytes().startswith(start)
     assert [file.name for file in tmp_path.iterdir()] == [f"a.{suffix}"]
 
 
 def test_other_suffixes_and_folders_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'.jpg' is no format of figures"):
+    with pytest.raises(ConfigError, match=r"'.jpg' is not a format of figures"):
         save(Figure(), tmp_path / "a.jpg")
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         save(Figure(), tmp_path / "nowhere" / "a.png")
     with pytest.raises(ConfigError, match="Did you mean 'red-green'"):
-        draw_square(SQUARE, palette="red-gren")
+        draw_heatmap(SQUARE, palette="red-gren")
 
 
 def test_given_axes_are_drawn_into_and_pyplot_knows_nothing() -> None:
     figure = Figure()
     left, right = figure.subplots(1, 2)
-    assert draw_square(SQUARE, left) == (figure, left)
+    assert draw_heatmap(SQUARE, left) == (figure, left)
     assert draw_loss_curves({"a": [Curve(np.ones(1), np.ones(1))]}, right) == (figure, right)
     if "matplotlib.pyplot" in sys.modules:
         assert sys.modules["matplotlib.pyplot"].get_fignums() == []

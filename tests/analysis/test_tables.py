@@ -15,7 +15,7 @@ import pytest
 
 from qreg_yolo.analysis import report
 from qreg_yolo.analysis.comparison import Comparison, by_seed, compare, estimate
-from qreg_yolo.analysis.measurements import pair_twins, read_measurements
+from qreg_yolo.analysis.measurements import pair_with_baselines, read_measurements
 from qreg_yolo.analysis.table import FORMATS, Estimate, Table, entry_text, to_csv, to_latex, to_markdown, to_text
 from qreg_yolo.analysis.tables import TABLES, by_condition, by_severity, robustness, table1
 from qreg_yolo.errors import AnalysisError
@@ -25,7 +25,7 @@ from tests.analysis.synthetic_records import square, write, write_study
 
 
 def compared(path: Path, per_image: Path | None = None):  # type: ignore[no-untyped-def]
-    return compare(pair_twins(read_measurements(path)), per_image, resamples=100)
+    return compare(pair_with_baselines(read_measurements(path)), per_image, resamples=100)
 
 
 def test_table_1_by_hand(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_one_seed_twice_is_refused(tmp_path: Path) -> None:
         table1(compared(write(tmp_path / "r.csv", rows)), (3,))
 
 
-def test_intervals_hold_their_values_and_a_twin_of_itself_is_zero(tmp_path: Path) -> None:
+def test_intervals_hold_their_values_and_a_baseline_of_itself_is_zero(tmp_path: Path) -> None:
     path = write_study(tmp_path, bits=(32, 4))
     table = by_condition(compared(path, tmp_path / "per_image"), (3,))
     assert len(table.rows) == 22
@@ -93,7 +93,7 @@ def test_the_bootstrap_says_how_far_it_is(tmp_path: Path) -> None:
         yield done.append
 
     report.table(report.Request(records=path, progress=progress))
-    assert shown == [("bootstrap", 60)]  # three runs, the twin once
+    assert shown == [("bootstrap", 60)]  # three runs, the baseline once
     assert sum(done) == 60
     report.table(report.Request(records=path, progress=progress, intervals=False))
     assert len(shown) == 1

@@ -69,7 +69,7 @@ def test_the_overfitting_gap_in_another_format(tmp_path: Path) -> None:
     assert_refused(qreg_yolo(*words, "--format", "markdwn"), 2, "Did you mean 'markdown'")
     assert qreg_yolo(*words, "--x", "train/loss").code == 0
     assert_refused(qreg_yolo(*words, "--x", "train/los"), 2, "Did you mean 'train/loss'")
-    assert_refused(qreg_yolo(*words, "--x", "train/loss", "--smoothing", 0.5), 2, "--smoothing goes with the epochs")
+    assert_refused(qreg_yolo(*words, "--x", "train/loss", "--smoothing", 0.5), 2, "--smoothing applies to epochs")
 
 
 def test_warnings_and_missing_conditions_are_printed(tmp_path: Path) -> None:
@@ -87,14 +87,14 @@ def test_warnings_and_missing_conditions_are_printed(tmp_path: Path) -> None:
         (["table", "nowhere.csv"], ["nowhere.csv does not exist"]),
         (["table", "RECORDS", "--kind", "table2"], ["kind='table2'", "Did you mean 'table1'"]),
         (["table", "RECORDS", "--format", "tex"], ["format='tex'", "latex"]),
-        (["table", "RECORDS", "--out", "nowhere/t.tex"], ["nowhere is no folder"]),
+        (["table", "RECORDS", "--out", "nowhere/t.tex"], ["nowhere is not a folder"]),
         (["table", "RECORDS", "--severities", "6"], ["severities='6'", "1-5"]),
         (["table", "RECORDS", "--severities", "3-1"], ["severities='3-1'"]),
         (["table", "RECORDS", "--metric", "map5"], ["metric='map5'", "map50_95"]),
         (["table", "RECORDS", "--baseline", "x"], ["baseline='x'", "yolov5n-fp32-w32-s0"]),
-        (["table", "RECORDS", "--per-image", "nowhere"], ["nowhere is no folder"]),
+        (["table", "RECORDS", "--per-image", "nowhere"], ["nowhere is not a folder"]),
         (["plot", "heatmap", "RECORDS", "--out", "a.jpg"], ["'.jpg'", ".png, .svg, .pdf"]),
-        (["plot", "heatmap", "RECORDS", "--out", "nowhere/a.png"], ["nowhere is no folder"]),
+        (["plot", "heatmap", "RECORDS", "--out", "nowhere/a.png"], ["nowhere is not a folder"]),
         (["plot", "heatmap", "RECORDS", "--out", "a.png", "--palette", "rainbow"], ["palette='rainbow'", "red-green"]),
         (["plot", "heatmap", "RECORDS", "--out", "a.png", "--layout", "no.yaml"], ["no.yaml does not exist"]),
         (["plot", "severity", "RECORDS", "--out", "a.png", "--corruption", "fogg"], ["Did you mean 'fog'"]),
@@ -124,7 +124,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     text.write_text("epoch,val/box_loss\nx,y\n1,2\n")
     assert_refused(qreg_yolo("plot", "curves", text, "--out", "a.png"), 1, "line 2 is not a row of numbers")
     alone = write(tmp_path / "alone.csv", square(bits=4))
-    assert_refused(qreg_yolo("table", alone), 1, "yolov5n-lsq-w4-s0 has no fp32 twin", "seed=0")
+    assert_refused(qreg_yolo("table", alone), 1, "yolov5n-lsq-w4-s0 has no fp32 baseline", "seed=0")
     wrong = write(tmp_path / "wrong.csv", [record("fog", 6)])
     assert_refused(qreg_yolo("table", wrong), 1, "severity=6 does not exist")
 

@@ -1,4 +1,4 @@
-"""The command line executes nothing that a file brings along: checkpoints, model YAMLs, caches beside a data set."""
+"""The command line executes nothing that a file brings along: checkpoints, model YAMLs, caches beside a dataset."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_beside_its_twin(classifier: Path, tmp_path: Path) -> None:
         (["--bits", "4,9"], ["bits=9 is not a width"]),
         (["--bits", "1-33"], ["bits=9 is not a width"]),
         (["--bits", "33"], ["bits=33 is not a width"]),
-        (["--bits", "four"], ["bits='four' is no list of widths", "2,4,8"]),
+        (["--bits", "four"], ["bits='four' is not a list of widths", "2,4,8"]),
         (["--bits", "4,4"], ["bits='4,4'", "each once"]),
         (["--draws", "1"], ["draws=1: give 4 or more"]),
         (["--limit", "0"], ["limit=0: give 1 or more"]),

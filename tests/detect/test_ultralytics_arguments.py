@@ -141,7 +141,7 @@ def test_arguments_without_effect_are_named_in_one_line() -> None:
     ({"batch": 0.5}, "predict", "at least 1"), ({"workers": -1}, "train", "negative"), ({"time": -1}, "train", "time"),
     ({"imgsz": []}, "train", "imgsz"), ({"imgsz": [32, 32, 32]}, "predict", "two"), ({"device": "7"}, "val", "GPUs"),
     ({"device": "tpu"}, "train", "device=tpu"), ({"device": "mps"}, "train", "device=mps"),
-    ({"name": "a\nb"}, "val", "printed"), ({"name": "../x"}, "train", "leads out"), ({"conf": 2}, "val", "conf=2"),
+    ({"name": "a\nb"}, "val", "printed"), ({"name": "../x"}, "train", "points outside"), ({"conf": 2}, "val", "conf=2"),
 ])  # fmt: skip
 def test_values_that_cannot_work_are_refused_before_the_work(
     arguments: dict[str, Any], command: Command, words: str, monkeypatch: pytest.MonkeyPatch

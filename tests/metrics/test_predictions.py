@@ -11,7 +11,7 @@ import pytest
 
 from qreg_yolo.analysis import report
 from qreg_yolo.analysis.comparison import compare, estimate
-from qreg_yolo.analysis.measurements import Selection, pair_twins, read_measurements
+from qreg_yolo.analysis.measurements import Selection, pair_with_baselines, read_measurements
 from qreg_yolo.errors import AnalysisError
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.metrics import image_statistics
@@ -134,7 +134,7 @@ def study(folder: Path) -> Path:
 
 def test_classifiers_are_compared_in_accuracy_with_intervals(tmp_path: Path) -> None:
     path = study(tmp_path)
-    (pair,) = pair_twins(read_measurements(path))
+    (pair,) = pair_with_baselines(read_measurements(path))
     assert pair.quantized.metric == TOP1
     (comparison,) = compare([pair], tmp_path / "per_image")
     found = estimate([comparison], lambda q, fp: map_delta(q, fp, "fog", (3,)))
@@ -161,6 +161,6 @@ def test_records_of_both_tracks_are_each_compared_in_their_own_metric(tmp_path: 
 
 def test_records_without_the_default_metric_say_what_they_have(tmp_path: Path) -> None:
     path = write(tmp_path / "r.csv", [record(metric="map50")])
-    with pytest.raises(ConfigError, match=r"map50_95 is in none of the rows.*--metric: map50\."):
+    with pytest.raises(ConfigError, match=r"map50_95 is in no row.*--metric: map50\."):
         read_measurements(path)
     assert len(read_measurements(path, Selection(metric="map50"))) == 1

@@ -15,7 +15,7 @@ from qreg_yolo.analysis.table import Estimate
 from qreg_yolo.metrics.average_precision import Array
 
 _WITHIN = 4
-"""A legend of so many lines finds room among them; a longer one stands beside the axes."""
+"""Longest legend inside the axes; a longer one is placed next to them."""
 
 
 def draw_loss_curves(
@@ -65,7 +65,7 @@ def draw_paths(
 ) -> tuple[Figure, Axes]:
     """Returns one column of training runs against another: a line per run, from its first epoch to a dot at its last.
 
-    A loss on the horizontal axis runs downwards, so that training goes to the right. Two networks at one place of it
+    A loss on the horizontal axis runs downwards, so training runs to the right. Two networks at one place of it
     have fitted their training set equally well; by the epoch, one that only learns more slowly seems to overfit less.
 
     Args:

@@ -17,17 +17,17 @@ from qreg_yolo.analysis.plots.style import COLUMN, PAGE, SMALL, TEXT, axes_for, 
 from qreg_yolo.analysis.table import Estimate
 from qreg_yolo.metrics.conditions import DEFAULT_LAYOUT, Layout
 
-Square = Mapping[str, Estimate]
+Heatmap = Mapping[str, Estimate]
 """Condition -> difference in points; a condition that is not there, or nan, was not measured."""
 SCALE_LABEL = "quantized − fp32 [points]"
 _SMALLEST = 4.5
-"""Font size of values where squares stand close, points: legible in print; from 10 on they lose their decimal there."""
+"""Font size of values of a dense grid, points: legible in print; from 10 on they lose their decimal."""
 _OPEN = "○ 95 % interval contains 0"
 _MISSING = "hatched: not measured"
 
 
-def draw_square(
-    square: Square,
+def draw_heatmap(
+    heatmap: Heatmap,
     ax: Axes | None = None,
     *,
     layout: Layout = DEFAULT_LAYOUT,
@@ -35,54 +35,54 @@ def draw_square(
     palette: str = "red-green",
     label: str = SCALE_LABEL,
 ) -> tuple[Figure, Axes]:
-    """Returns one square with the conditions' names, its scale and a legend of its marks.
+    """Draws one heatmap with the conditions' names, its scale and a legend of its marks.
 
     Args:
-        square: The differences.
-        ax: Where to draw; None: a new figure of one column's width.
-        layout: Which condition is where.
+        heatmap: The differences.
+        ax: Axes to draw on; None: a new figure of one column's width.
+        layout: The places of the conditions.
         limit: End of the scale, points; None: the largest difference.
         palette: A name in ``PALETTES``.
-        label: What the scale says.
+        label: Text of the scale.
     """
     figure, ax = axes_for(ax, COLUMN, 0.62 * len(layout) + 0.75)
-    scale = _scale([square], layout, limit, palette)
-    _draw_cells(ax, square, layout, scale, value_size=TEXT, named=True)
+    scale = _scale([heatmap], layout, limit, palette)
+    _draw_conditions(ax, heatmap, layout, scale, value_size=TEXT, named=True)
     _draw_scale(figure, [ax], scale, label)
-    if note := _note([square], layout):
+    if note := _note([heatmap], layout):
         ax.set_xlabel(note, fontsize=SMALL)
     return figure, ax
 
 
 def draw_grid(
-    squares: Mapping[tuple[str, str], Square],
+    heatmaps: Mapping[tuple[str, str], Heatmap],
     *,
     layout: Layout = DEFAULT_LAYOUT,
     palette: str = "red-green",
     label: str = SCALE_LABEL,
     title: str = "",
 ) -> tuple[Figure, NDArray[np.object_]]:
-    """Returns a grid of squares on one shared scale, at the width of a page; axes as ``(rows, columns)``.
+    """Draws a grid of heatmaps on one shared scale, at the width of a page; axes as ``(rows, columns)``.
 
     Args:
-        squares: (row, column) -> square, for example ("lsq", "4-bit"); rows and columns appear as they first come up.
-        layout: Which condition is where; the names are in `draw_legend`.
+        heatmaps: (row, column) -> heatmap, for example ("lsq", "4-bit"); rows and columns keep the order of the keys.
+        layout: The places of the conditions; `draw_legend` shows the names.
         palette: A name in ``PALETTES``.
-        label: What the scale says.
-        title: What stands above the columns' names.
+        label: Text of the scale.
+        title: Text above the names of the columns.
     """
-    rows, columns = (list(dict.fromkeys(key[side] for key in squares)) for side in (0, 1))
+    rows, columns = (list(dict.fromkeys(key[side] for key in heatmaps)) for side in (0, 1))
     cell = min((PAGE - 1.0) / (len(columns) * len(layout[0])), 0.5)  # inches
     width = cell * len(columns) * len(layout[0]) + 1.0
     height = (cell * 0.8 * len(layout) + 0.12) * len(rows) + 0.45
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
-    scale = _scale(squares.values(), layout, None, palette)
+    scale = _scale(heatmaps.values(), layout, None, palette)
     size = min(TEXT, max(_SMALLEST, cell * 16))
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
             ax = axes[i, j]
-            _draw_cells(ax, squares.get((row, column), {}), layout, scale, value_size=size, named=False)
+            _draw_conditions(ax, heatmaps.get((row, column), {}), layout, scale, value_size=size, named=False)
             if i == 0:
                 ax.set_title(column, fontsize=TEXT)
             if j == 0:
@@ -91,7 +91,7 @@ def draw_grid(
     if title:
         figure.set_size_inches(width, height + 0.2)
         figure.suptitle(title, fontsize=TEXT)
-    everything = [squares.get((row, column), {}) for row in rows for column in columns]
+    everything = [heatmaps.get((row, column), {}) for row in rows for column in columns]
     if note := _note(everything, layout):
         figure.supxlabel(note, fontsize=SMALL)
     return figure, axes
@@ -103,35 +103,35 @@ def draw_legend(
     layout: Layout = DEFAULT_LAYOUT,
     thumbnails: Mapping[str, NDArray[np.uint8]] | None = None,
 ) -> tuple[Figure, Axes]:
-    """Returns the legend square (QReg, Fig. 3a): which condition is where.
+    """Draws the legend (QReg, Fig. 3a): the name of each condition in its place.
 
     Args:
-        ax: Where to draw; None: a new figure of one column's width.
-        layout: Which condition is where.
-        thumbnails: Condition -> picture of it, ``(height, width, 3)`` RGB uint8; conditions without one stay white.
+        ax: Axes to draw on; None: a new figure of one column's width.
+        layout: The places of the conditions.
+        thumbnails: Condition -> an example, ``(height, width, 3)`` RGB uint8; conditions without one stay white.
     """
     figure, ax = axes_for(ax, COLUMN, (0.8 if thumbnails else 0.5) * len(layout) + 0.1)
     _blank(ax, layout)
     for x, y, name in _places(layout):
-        picture = (thumbnails or {}).get(name)
-        words = name.replace("_", "\n" if picture is None else " ")
-        if picture is None:
+        thumbnail = (thumbnails or {}).get(name)
+        words = name.replace("_", "\n" if thumbnail is None else " ")
+        if thumbnail is None:
             ax.add_patch(Rectangle((x, y), 1, 1, facecolor="white", edgecolor="0.5", linewidth=0.6, clip_on=False))
             ax.text(x + 0.5, y + 0.5, words, ha="center", va="center", fontsize=SMALL)
             continue
-        image = ax.imshow(_centre(picture), extent=(x + 0.03, x + 0.97, y + 0.97, y + 0.22), aspect="auto", zorder=2)
+        image = ax.imshow(_centre(thumbnail), extent=(x + 0.03, x + 0.97, y + 0.97, y + 0.22), aspect="auto", zorder=2)
         image.set_interpolation("antialiased")
         ax.text(x + 0.5, y + 0.11, words, ha="center", va="center", fontsize=SMALL - 1.5)
     _blank(ax, layout)  # imshow moves the limits
     return figure, ax
 
 
-def _centre(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Returns the central part of a picture in the proportions of a thumbnail, 0.94 : 0.75."""
-    height, width = picture.shape[:2]
+def _centre(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Returns the central part of an image in the proportions of a thumbnail, 0.94 : 0.75."""
+    height, width = image.shape[:2]
     keep_h, keep_w = min(height, round(width * 0.8)), min(width, round(height * 1.25))
     top, left = (height - keep_h) // 2, (width - keep_w) // 2
-    return picture[top : top + keep_h, left : left + keep_w]
+    return image[top : top + keep_h, left : left + keep_w]
 
 
 def _places(layout: Layout) -> Iterable[tuple[int, int, str]]:
@@ -144,29 +144,29 @@ def _blank(ax: Axes, layout: Layout) -> None:
         spine.set_visible(False)
 
 
-def _scale(squares: Iterable[Square], layout: Layout, limit: float | None, palette: str) -> ScalarMappable:
-    """Returns one scale for all squares, as far below 0 as above."""
+def _scale(heatmaps: Iterable[Heatmap], layout: Layout, limit: float | None, palette: str) -> ScalarMappable:
+    """Returns one scale for all heatmaps, as far below 0 as above."""
     conditions = {name for row in layout for name in row}
-    values = [abs(one.value) for square in squares for name, one in square.items() if name in conditions]
+    values = [abs(one.value) for heatmap in heatmaps for name, one in heatmap.items() if name in conditions]
     largest = max((value for value in values if math.isfinite(value)), default=0.0)
     end = limit or largest or 1.0
     colours: LinearSegmentedColormap = palette_of(palette)
     return ScalarMappable(Normalize(-end, end), colours)
 
 
-def _draw_cells(
-    ax: Axes, square: Square, layout: Layout, scale: ScalarMappable, *, value_size: float, named: bool
+def _draw_conditions(
+    ax: Axes, heatmap: Heatmap, layout: Layout, scale: ScalarMappable, *, value_size: float, named: bool
 ) -> None:
     _blank(ax, layout)
     for x, y, name in _places(layout):
-        one = square.get(name, Estimate(math.nan))
+        one = heatmap.get(name, Estimate(math.nan))
         missing = math.isnan(one.value)
         face = np.ones(4) if missing else np.asarray(scale.to_rgba(np.array([one.value])))[0]
         ink = "0.35" if missing else _ink(face)
         edge = "0.6" if missing else "white"
         patch = Rectangle((x, y), 1, 1, facecolor=tuple(face), edgecolor=edge, linewidth=0.8, clip_on=False)
         if missing:
-            patch.set(hatch="////", zorder=1.5)  # above its neighbours' white edges
+            patch.set(hatch="////", zorder=1.5)  # above the white borders of its neighbours
         ax.add_patch(patch)
         middle = y + (0.36 if named else 0.5)
         if not missing:
@@ -211,8 +211,8 @@ def _draw_scale(figure: Figure, axes: Sequence[Axes], scale: ScalarMappable, lab
     bar.outline.set_linewidth(0.5)
 
 
-def _note(squares: Iterable[Square], layout: Layout) -> str:
+def _note(heatmaps: Iterable[Heatmap], layout: Layout) -> str:
     """Returns the legend of the marks that occur."""
-    conditions = [square.get(name, Estimate(math.nan)) for square in squares for row in layout for name in row]
+    conditions = [heatmap.get(name, Estimate(math.nan)) for heatmap in heatmaps for row in layout for name in row]
     marks = [_OPEN] if any(one.sign_is_open for one in conditions) else []
     return "    ".join([*marks, _MISSING] if any(math.isnan(one.value) for one in conditions) else marks)

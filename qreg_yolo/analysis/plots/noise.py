@@ -184,7 +184,7 @@ def _mark(marker: str, colour: str, label: str, face: str | None = None) -> Line
 
 
 def _size(count: int) -> float:
-    """Returns the font size at which so many names stand side by side on a page."""
+    """Returns the font size at which this many names fit side by side on a page."""
     return float(np.clip(PAGE * 72 / (1.6 * max(count, 1)), 3.5, SMALL))
 
 

@@ -47,7 +47,7 @@ def palette_of(name: str) -> LinearSegmentedColormap:
     """Returns the scale of that name.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: An unknown palette.
     """
     if name not in PALETTES:
         raise ConfigError(f"palette={name!r} is not one of: {', '.join(PALETTES)}.{did_you_mean(name, PALETTES)}")
@@ -66,16 +66,16 @@ def axes_for(ax: Axes | None, width: float, height: float) -> tuple[Figure, Axes
 
 
 def check_figure_path(path: Path) -> None:
-    """Raises where a figure cannot be written to a path of that name, so that it is known before the work.
+    """Raises where a figure cannot be written to a path; called before the work.
 
     Raises:
         ConfigError: A suffix other than ``.png``, ``.svg`` and ``.pdf``.
         FileNotFoundError: The folder does not exist.
     """
     if path.suffix.lower() not in _SUFFIXES:
-        raise ConfigError(f"{path}: '{path.suffix}' is no format of figures. Give one of: {', '.join(_SUFFIXES)}.")
+        raise ConfigError(f"{path}: '{path.suffix}' is not a format of figures. Give one of: {', '.join(_SUFFIXES)}.")
     if not path.parent.is_dir():
-        raise MissingFileError(f"{path.parent} is no folder. Make it first, or give another path.")
+        raise MissingFileError(f"{path.parent} is not a folder. Make it first, or give another path.")
 
 
 def save(figure: Figure, path: Path) -> None:

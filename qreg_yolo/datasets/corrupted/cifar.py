@@ -35,7 +35,7 @@ from qreg_yolo.terminal import Progress, no_progress
 LABELS = "labels.npy"
 _CHUNK = 500
 """Images per task."""
-_REMEDY = "Give the folder of the files that belong to this data set."
+_REMEDY = "Give the folder of the files that belong to this dataset."
 
 
 def write_cifar(
@@ -178,13 +178,13 @@ class Published:
             self._rows, expected = np.arange(self._n), labels[chosen]
         else:
             raise DataError(
-                f"'{path}' has the labels of 5 x {self._n} images, the data set has {len(labels)} images. {_REMEDY}"
+                f"'{path}' has the labels of 5 x {self._n} images, the dataset has {len(labels)} images. {_REMEDY}"
             )
         differs = stored != np.tile(expected, len(SEVERITIES))
         if differs.any():
             row = int(differs.argmax())
             raise DataError(
-                f"'{path}' has the label {stored[row]} in row {row}, the data set {expected[row % self._n]}: they "
+                f"'{path}' has the label {stored[row]} in row {row}, the dataset {expected[row % self._n]}: they "
                 f"are of other images, or in another order. {_REMEDY}"
             )
 

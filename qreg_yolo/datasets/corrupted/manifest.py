@@ -67,7 +67,7 @@ def check_settings(out: Path, settings: Mapping[str, Any]) -> None:
 
 
 def write_settings(out: Path, settings: Mapping[str, Any], provenance: Mapping[str, str]) -> None:
-    """Writes ``manifest.json`` if there is none."""
+    """Writes ``manifest.json`` unless it exists."""
     if not (out / MANIFEST).exists():
         text = json.dumps({"settings": settings, "provenance": provenance}, indent=2)
         files.write_text(out / MANIFEST, text + "\n")
@@ -123,11 +123,11 @@ def check_unchanged(out: Path, settings: Mapping[str, Any], known: Mapping[str, 
     """Raises where the folder is not what it was when it was looked at, before this process had it to itself.
 
     Raises:
-        DataError: Another process has written into it meanwhile.
+        DataError: Another process has written into it.
     """
     check_settings(out, settings)
     if read_entries(out) != known:
-        raise DataError(f"Another process has written into '{out}' meanwhile. Start the same command again.")
+        raise DataError(f"Another process has written into '{out}'. Start the same command again.")
 
 
 def _line(entry: Entry) -> bytes:

@@ -164,7 +164,7 @@ def corrupt_image(task: Task) -> Entry:
 
 
 def clear(scratch: Path) -> Path:
-    """Returns the folder of unfinished files, made anew without those of a run that was killed."""
+    """Returns the folder of unfinished files, emptied of those of a killed run."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     return scratch

@@ -1,7 +1,7 @@
 """Draws one image of the built-in demo set: textured shapes on varied backgrounds, with the boxes of what is visible.
 
 Every pixel comes from integer arithmetic on the raw stream of PCG64 (which NumPy keeps stable between versions,
-NEP 19), so that the set is the same on every machine. Lengths named ``_q`` are in quarter pixels; object-local
+NEP 19), so the set is the same on every machine. Lengths named ``_q`` are in quarter pixels; object-local
 coordinates ``u, v`` are scaled so that 1024 is the object's edge. Classes differ in shape and texture, and tend to a
 colour; distractors borrow the textures for other shapes and have no label.
 """
@@ -195,7 +195,7 @@ def _draw_item(draws: _Draws, width: int, height: int, class_id: int | None) -> 
 
 
 def _crowds(item: _Item, others: Sequence[_Item]) -> bool:
-    """Returns whether the centre lies so near another one's that one would hide the other."""
+    """Returns whether the centre is so near another one that one object would hide the other."""
     return any(
         4 * abs(item.x - o.x) < 3 * (item.half_w + o.half_w) and 4 * abs(item.y - o.y) < 3 * (item.half_h + o.half_h)
         for o in others

@@ -39,13 +39,13 @@ def default_cache_root() -> Path:
 def ensure_demo_data(root: Path | None = None, *, n_train: int = N_TRAIN, n_val: int = N_VAL) -> Path:
     """Returns the path of the demo set's data YAML; writes it if it is absent, and repairs it if it is damaged.
 
-    The set is built in a scratch folder beside its place and moved there in one step, so that an interrupted build
+    The set is built in a scratch folder next to its destination and moved there in one step: an interrupted build
     leaves no half set. A damaged set is repaired file by file with the same bytes; it is never absent in between.
 
     Args:
         root: Cache folder; None takes `default_cache_root`.
-        n_train: Number of training images; another number than the default gets a folder of its own.
-        n_val: Number of validation images; likewise.
+        n_train: Number of training images; a number other than the default gets its own folder.
+        n_val: Number of validation images; as ``n_train``.
 
     Raises:
         OSError: The cache folder cannot be written.

@@ -110,7 +110,7 @@ def _nothing_there(folder: Path) -> str:
     inner = folder / "VOCdevkit"
     hint = f" Did you mean '{inner}'?" if inner.is_dir() else ""
     return (
-        f"'{folder}' is no VOCdevkit: it has no image lists.{hint} Expected: VOC2007/ and VOC2012/ (or one of them), "
+        f"'{folder}' is not a VOCdevkit: it has no image lists.{hint} Expected: VOC2007/, VOC2012/ or both, "
         f"each with Annotations/*.xml, {LISTS}/*.txt and JPEGImages/*.jpg. --download fetches the official archives."
     )
 

@@ -40,7 +40,7 @@ class Archive:
 
 
 BASE_URL = "https://thor.robots.ox.ac.uk/pascal/VOC"
-"""Oxford's server; http://host.robots.ox.ac.uk/pascal/VOC, the address of old, leads there."""
+"""Oxford's server; http://host.robots.ox.ac.uk/pascal/VOC, the old address, redirects there."""
 ARCHIVES = tuple(
     Archive(path, md5, tuple(f"VOC{year}/{LISTS}/{name}.txt" for name in names))
     for path, md5, year, names in (
@@ -103,7 +103,7 @@ def fetch_devkit(
 
 
 def _download(url: str, target: Path, md5: str, progress: Progress) -> None:
-    """Writes ``target``, whole and with this hash; the part received so far is beside it."""
+    """Writes ``target`` once it is complete and has this hash; until then a partial file."""
     part = target.with_name(f"{target.name}.part")
     present = part.stat().st_size if part.is_file() else 0
     try:
@@ -123,7 +123,7 @@ def _download(url: str, target: Path, md5: str, progress: Progress) -> None:
 
 
 def _receive(response: HTTPResponse, url: str, part: Path, present: int, progress: Progress) -> None:
-    """Appends what the server sends to ``part``, or begins anew where the server does not resume."""
+    """Appends what the server sends to ``part``, or starts over where the server cannot resume."""
     if response.status != HTTPStatus.PARTIAL_CONTENT:
         present = 0
     elif not (response.headers["Content-Range"] or "").startswith(f"bytes {present}-"):

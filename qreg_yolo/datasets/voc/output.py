@@ -1,6 +1,6 @@
 """The output folder of a VOC conversion: written whole or not at all, checked if it exists.
 
-It is built in a scratch folder beside its place and moved there in one step. It has Ultralytics' layout::
+It is built in a scratch folder next to its destination and moved there in one step. It has Ultralytics' layout::
 
     voc.yaml  manifest.json  images/<split>/*.jpg  labels/<split>/*.txt
 
@@ -99,7 +99,7 @@ def write_output(out: Path, output: Output, progress: Progress = no_progress) ->
     """Writes the folder and returns how its images were placed ("symbolic link", "hard link", "copy") and how often.
 
     Raises:
-        DataError: Another run has written the folder meanwhile.
+        DataError: Another run has written the folder.
         OSError: The place cannot be written, or the disk is full; nothing is left behind then.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def write_output(out: Path, output: Output, progress: Progress = no_progress) ->
         built = scratch / out.name
         placed = _build(built, output, progress)
         if (out / MANIFEST).exists():
-            raise DataError(f"Another run has written '{out}' meanwhile. Run the command again to check it.")
+            raise DataError(f"Another run has written '{out}'. Run the command again to check it.")
         if out.exists():
             for path in out.glob(f"*{PROBLEMS}*"):  # of a run that found problems; there is nothing else
                 path.unlink()

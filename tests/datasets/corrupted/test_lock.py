@@ -50,7 +50,7 @@ def test_what_another_process_wrote_meanwhile_is_noticed(yaml: Path, tmp_path: P
     def meanwhile(size: int) -> None:
         write_sets(source, request(out, corruptions=("snow",)))
 
-    with pytest.raises(DataError, match=r"written into '.*' meanwhile. Start the same command again"):
+    with pytest.raises(DataError, match=r"written into '.*'. Start the same command again"):
         write_sets(source, request(out), approve=meanwhile)
     write_sets(source, request(out))
     write_sets(source, request(tmp_path / "alone"))
