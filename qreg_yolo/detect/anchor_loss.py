@@ -122,21 +122,14 @@ class AnchorLoss:
             wh = ((2 * picked[:, 2:4].sigmoid()) ** 2 * anchors[found.anchor]).clamp(min=_SMALLEST)
             iou = bbox_iou(torch.cat((xy, wh), 1), found.box, CIoU=True).squeeze(1)
             box = (1 - iou).mean()
-            claims = _flat_index((found.image, found.anchor, found.row, found.column), present.shape)
+            places = torch.arange(present.numel(), device=present.device).view(present.shape)
+            claims = places[found.image, found.anchor, found.row, found.column]
             present.view(-1).scatter_reduce_(0, claims, iou.detach(), "amax")  # `present` is 0 elsewhere
             if self.head.nc > 1:
                 wanted = F.one_hot(found.category, self.head.nc).to(picked)
                 classes = _cross_entropy(picked[:, BOX_ROWS:], wanted, self.cls_pw)
         objectness = _cross_entropy(outputs[:, :, 4], present, self.obj_pw)
         return torch.stack((box, BALANCE[index] * objectness, classes))
-
-
-def _flat_index(places: tuple[Tensor, ...], shape: torch.Size) -> Tensor:
-    """Returns the places in a flattened tensor of ``shape``."""
-    index = torch.zeros_like(places[0])
-    for place, size in zip(places, shape, strict=True):
-        index = index * size + place
-    return index
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor, positive: float) -> Tensor:

@@ -15,7 +15,7 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import ARGV, DEFAULT_CFG_DICT
-from ultralytics.utils.checks import check_yolov5u_filename
+from ultralytics.utils.checks import check_version, check_yolov5u_filename
 
 from qreg_yolo.errors import InvalidValueError, UnsupportedError
 from qreg_yolo.training.environment import requested_threads
@@ -39,8 +39,7 @@ _HOOKS: dict[type, tuple[str, ...]] = {
 
 def check_ultralytics() -> None:
     """Raises `UnsupportedError` unless the installed Ultralytics is of a tested version and has all methods."""
-    numbers = tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in ultralytics_version.split(".")[:3])
-    if not (8, 4, 190) <= numbers < (8, 5):
+    if not check_version(ultralytics_version, ">=8.4.190,<8.5"):
         raise UnsupportedError(
             f"Ultralytics {ultralytics_version} is installed; qreg-yolo is tested with 8.4.190 up to 8.5. "
             "Run: pip install 'ultralytics>=8.4.190,<8.5'"

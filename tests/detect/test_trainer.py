@@ -290,7 +290,7 @@ def test_the_host_is_as_expected() -> None:
 
 
 def test_a_host_that_lacks_a_method_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qreg_yolo.detect.compat.host_version", "8.3.0")
+    monkeypatch.setattr("qreg_yolo.detect.compat.ultralytics_version", "8.3.0")
     with pytest.raises(RuntimeError, match=r"8\.3\.0"):
         check_ultralytics()
 
