@@ -43,14 +43,14 @@ def diagnosis(
         forward: Runs the model, such as ``model.forward`` of a compiled model; None: ``model(images)``.
     """
     if not all_finite(losses):
-        return f"the loss is not finite. It begins at {_origin(model, images, forward)}"
+        return f"the loss is not finite. It begins at {first_nonfinite(model, images, forward)}"
     for name, parameter in reversed(list(model.named_parameters())):  # gradients come from the end of the network
         if parameter.grad is not None and not all_finite([parameter.grad]):
             return f"the loss is finite, but not the gradient of '{name}'"
     return None
 
 
-def _origin(model: nn.Module, images: Tensor, forward: Callable[[Tensor], object] | None) -> str:
+def first_nonfinite(model: nn.Module, images: Tensor, forward: Callable[[Tensor], object] | None = None) -> str:
     """Returns the first value that is not finite: the images, a parameter, a layer's output, or the loss."""
     if not all_finite([images]):
         return "the images of the batch"
