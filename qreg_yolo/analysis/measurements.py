@@ -53,7 +53,7 @@ class Measurement:
     split: str
     n_images: int
     evaluation: str | None = None
-    """How it was measured (`records.settings_text`); None: an older table."""
+    """Settings of the evaluation (`records.settings_text`); None: an older table."""
     metric: str
     preset: str | None
     """None: only clean images were measured."""
@@ -85,7 +85,7 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which of the records to look at; None: all of them."""
+    """A selection of records; None: all of them."""
 
     metric: str | None = None
     """None: what the track of each record is compared in (`DEFAULT_METRICS`)."""

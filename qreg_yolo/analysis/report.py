@@ -188,7 +188,7 @@ def legend(out: Path, layout: Path | None = None) -> str:
 
 
 def _metric(comparisons: Sequence[Comparison]) -> str:
-    """Returns what was compared: one metric, or several where the records are of both tracks."""
+    """Returns the compared metric, or several for records of both tracks."""
     return ", ".join(dict.fromkeys(one.pair.quantized.metric for one in comparisons))
 
 
@@ -206,7 +206,7 @@ def _place(run: Measurement, *, with_model: bool) -> tuple[str, str]:
 
 
 def _width(bits: str) -> float:
-    """Returns what columns are ordered by: the weights' width, then the activations'."""
+    """Returns the sort key of a column: the weights' width, then the activations'."""
     numbers = [int(number) for number in bits.removesuffix("-bit").removeprefix("w").split("a")]
     return numbers[0] + numbers[-1] / 100
 

@@ -34,7 +34,7 @@ _OPTIMIZER = "optimizer/"
 
 @dataclass(kw_only=True)
 class Description:
-    """What a classifier is and how it came to be: everything but its tensors."""
+    """Everything about a classifier but its tensors: architecture, training, results."""
 
     model: str
     """Name, or ``package.module:factory``."""
@@ -51,7 +51,7 @@ class Description:
 
     @property
     def spec(self) -> QuantSpec:
-        """What was asked for."""
+        """The quantization that was requested."""
         return QuantSpec.from_options(self.config["quant"])
 
     def resolve(self, model: nn.Module, unreached: Mapping[str, str]) -> None:
@@ -75,7 +75,7 @@ class Description:
 
 @dataclass(kw_only=True)
 class Progress:
-    """How far a run is."""
+    """The progress of a run."""
 
     epoch: int = 0
     """Epochs that are done."""

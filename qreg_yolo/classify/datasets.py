@@ -49,7 +49,7 @@ def load_split(data: str, split: str, data_dir: str | None, *, verify: bool, cou
 
 
 def load_training(run: ClassifyOptions) -> tuple[ImageSet, ImageSet]:
-    """Returns what a run is trained and validated on; errors as `load_split`."""
+    """Loads the training and validation sets of a run; errors as `load_split`."""
     train, held_out = splits(run.data)
     return (
         load_split(run.data, train, run.data_dir, verify=run.verify, count=run.train_images),

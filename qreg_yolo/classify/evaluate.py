@@ -17,7 +17,7 @@ BATCH = 500
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a classifier reaches on a set."""
+    """The accuracy and loss of a classifier on a dataset."""
 
     loss: float
     """Mean cross-entropy, in nats."""

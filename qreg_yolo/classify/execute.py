@@ -27,14 +27,14 @@ LAST = "last.safetensors"
 
 @dataclass(frozen=True)
 class RunResult:
-    """Where a run's files lie and what it reached."""
+    """The files and the results of a run."""
 
     save_dir: Path
     """The run's folder."""
     accuracy: float
     """Top-1 of the last epoch, 0..1."""
     table: str
-    """What it reached, for a terminal."""
+    """Its results, for a terminal."""
 
 
 def execute(run: Run, description: Description, folder: Path) -> RunResult:

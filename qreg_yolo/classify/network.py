@@ -86,7 +86,7 @@ def check_output(model: nn.Module, name: str, num_classes: int) -> None:
 
 
 def clipping_warning(model: nn.Module, images: Tensor) -> str | None:
-    """Returns what is lost where one-sided input quantizers meet negative inputs, or None where nothing is.
+    """Returns a warning if one-sided input quantizers meet negative inputs, else None.
 
     Args:
         model: Quantized; it is run once in full precision and is as it was afterwards.

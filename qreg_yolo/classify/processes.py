@@ -75,7 +75,7 @@ def say(text: str) -> None:
 
 
 def world_size() -> int:
-    """Returns how many processes ``torchrun`` started (1 without it)."""
+    """Returns the number of processes of ``torchrun`` (1 without it)."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 

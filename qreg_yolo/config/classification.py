@@ -137,9 +137,9 @@ class ClassifyConfig:
     """One run, completely resolved; validated on construction."""
 
     run: ClassifyOptions = field(default_factory=ClassifyOptions)
-    """What is trained, on what, from where."""
+    """The network, its data and its start."""
     quant: QuantSpec = field(default_factory=QuantSpec)
-    """What is quantized and how."""
+    """The quantization."""
     train: TrainOptions = field(default_factory=TrainOptions)
     """The recipe."""
 

@@ -19,7 +19,7 @@ COMMANDS: tuple[Command, ...] = ("train", "val", "predict")
 
 @dataclass(frozen=True)
 class Use:
-    """What becomes of an argument in one command."""
+    """The effect of an argument in one command."""
 
     status: Literal["works", "no effect", "refused"]
     note: str = ""
@@ -46,7 +46,7 @@ class Argument:
     """Types of the entries, where it takes a list."""
 
     def use(self, command: Command) -> Use:
-        """Returns what becomes of it in a command."""
+        """Returns its effect in a command."""
         found: Use = getattr(self, command)
         return found
 

@@ -45,7 +45,7 @@ CORRUPTIONS: Mapping[str, Callable[[Image, Any, Draws], Image]] = MappingProxyTy
 
 
 def image_key(path: PurePath, image_folder: PurePath) -> str:
-    """Returns what an image's draws hang on: its path relative to its split's image folder, with ``/``.
+    """Returns the key that seeds an image's draws: its path relative to its split's image folder, with ``/``.
 
     >>> image_key(PurePath("VOC/images/test2007/a/000001.jpg"), PurePath("VOC/images/test2007"))
     'a/000001.jpg'

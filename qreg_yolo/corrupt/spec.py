@@ -43,7 +43,7 @@ DETERMINISTIC_NAMES = frozenset(
         "saturate",
     }
 )
-"""Those that draw nothing."""
+"""Corruptions without random numbers."""
 SEVERITIES = (1, 2, 3, 4, 5)
 
 

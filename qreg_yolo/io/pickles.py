@@ -42,7 +42,7 @@ class Decoded:
     names: frozenset[str]
     """Full names of the classes and functions that it refers to."""
     called: frozenset[str]
-    """Those that it calls; the other classes are revived only (``__new__`` and their state)."""
+    """Classes that it calls; others are only revived (``__new__`` and their state)."""
 
 
 @dataclass(eq=False)

@@ -40,7 +40,7 @@ class Interval:
 
 
 def resample_weights(n_images: int, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[np.int64]:
-    """Returns how often each image is drawn, `(images, resamples)`: each column sums to ``n_images``.
+    """Returns the number of draws of each image, `(images, resamples)`: each column sums to ``n_images``.
 
     Args:
         n_images: Images to draw from, with replacement.

@@ -39,12 +39,12 @@ class Task:
     batches: Sequence[tuple[Tensor, Any]]
     """Inputs `(b, ...)` and target; the whole sample."""
     losses: Mapping[str, Loss]
-    """By name."""
+    """Name -> loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossIncrease:
-    """By how much noise of each layer's variance raises a loss; intervals are over the draws, but for the last."""
+    """The rise of a loss by noise of each layer's variance; all intervals but the last are over the draws."""
 
     predicted: Interval
     """The spread under Gaussian noise: the theorem's penalty."""
@@ -55,7 +55,7 @@ class LossIncrease:
     gaussian: Interval
     """Measured under Gaussian noise."""
     remainder: Interval
-    """Of that, what `predicted` and `shift` leave: higher orders."""
+    """The rest of it after `predicted` and `shift`: higher orders."""
     uniform: Interval
     """Measured under uniform noise."""
     quantization: Interval
@@ -80,7 +80,7 @@ def loss_increases(
     generator: torch.Generator,
     advance: Advance = lambda count: None,
 ) -> dict[str, LossIncrease]:
-    """Returns what noise does to every loss of a task.
+    """Measures the effect of noise on every loss of a task.
 
     Each draw is used with both signs, which takes the odd orders out: ``(L(w + d) + L(w - d)) / 2 - L(w)``. The terms
     of second order are taken along the same Gaussian draws.
@@ -124,7 +124,7 @@ def loss_increases(
 
 
 def passes(task: Task, draws: int) -> int:
-    """Returns how many batches `loss_increases` works through."""
+    """Returns the number of batches of `loss_increases`."""
     return len(task.batches) * (2 + 3 * draws)
 
 

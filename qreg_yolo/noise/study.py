@@ -1,4 +1,4 @@
-"""The weight noise of one network under many quantizations, and what it does to the network's loss."""
+"""The weight noise of one network under many quantizations, and its effect on the loss."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from qreg_yolo.quant.weight_noise import (
 from qreg_yolo.terminal import Progress, no_progress
 
 Plan = Callable[[QuantSpec], Mapping[str, LayerPlan]]
-"""Says how a spec quantizes the network's layers."""
+"""Plans the layers of a network for a spec."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseRequest:
-    """What a track's ``measure`` is asked for; None: as the checkpoint was trained, or the default."""
+    """The request of a track's ``measure``; None: as the checkpoint was trained, or the default."""
 
     weights: Path
     sweep: Sweep = field(default_factory=Sweep)
@@ -47,20 +47,20 @@ class NoiseRequest:
     split: str | None = None
     """None: ``train``, because the theorem is about the training loss."""
     limit: int | None = None
-    """A fixed random subset of so many images; None: the track's ``LIMIT``."""
+    """Size of a fixed random subset; None: the track's ``LIMIT``."""
     device: str | None = None
     threads: int | None = None
     folder: Path | None = None
-    """Where the report is to be written: whether it can be is seen before the work."""
+    """Folder of the report, checked before the work."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One quantization of the weights, and what was measured of it."""
+    """One quantization of the weights and its measurements."""
 
     variant: Variant
     trained: bool
-    """Whether these are the quantizers that the network was trained with."""
+    """Whether the network was trained with these quantizers."""
     layers: Mapping[str, WeightNoise]
     """The layers whose weights are quantized, by full name."""
     total: WeightNoise
@@ -77,7 +77,7 @@ class Row:
     of_images: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """``gradient_norm`` and ``relative_norm`` of each sample, to compare networks image by image."""
     losses: Mapping[str, LossIncrease] = field(default_factory=dict)
-    """By name; none where there is no noise."""
+    """Name -> rise; empty without noise."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON."""

@@ -47,7 +47,7 @@ class Sweep:
     draws: int = 16
     """Random perturbations of each distribution, 4 or more; each is used with both signs."""
     seed: int = 0
-    """Of the perturbations."""
+    """Seed of the perturbations."""
 
     def __post_init__(self) -> None:
         for name, values in (("methods", self.methods), ("bits", self.bits)):
