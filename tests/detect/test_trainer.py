@@ -273,6 +273,7 @@ def test_a_checkpoint_is_replaced_at_once_or_not_at_all(
     class Trainer(QuantDetectionTrainer):
         def __init__(self) -> None:
             self.wdir, self.last, self.best = tmp_path, last, tmp_path / "best.pt"
+            self._batches_since_step = 0
 
     def torn(self: Any) -> bool:
         self.last.write_bytes(b"half of the new")
