@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from qreg_yolo.errors import InvalidValueError
+from qreg_yolo.io import records
+from qreg_yolo.io.files import writable_project
 from qreg_yolo.noise.intervals import Interval, finite, mean_interval
 from qreg_yolo.noise.jacobian import Weights, squared_norms, weights_exposed
 from qreg_yolo.noise.perturbation import Advance, LossIncrease, Task, loss_increases, passes
@@ -18,14 +20,14 @@ from qreg_yolo.noise.sweep import Sweep, Variant
 from qreg_yolo.quant.convert import distinct_layers
 from qreg_yolo.quant.spec import FLOAT_BITS, LayerPlan, QuantSpec
 from qreg_yolo.quant.weight_noise import (
-    Rounding,
+    QuantizedWeight,
     WeightNoise,
     float_weight,
     no_noise,
     noise_of,
-    own_rounding,
     pooled,
-    rounding_after_training,
+    ptq_weights,
+    quantized_weights,
 )
 from qreg_yolo.terminal import Progress, no_progress
 
@@ -143,16 +145,16 @@ def study(
 
 def _cases(
     model: nn.Module, layers: Sequence[str], plan: Plan, sweep: Sweep, own: QuantSpec | None
-) -> Iterator[tuple[Variant, dict[str, Rounding]]]:
+) -> Iterator[tuple[Variant, dict[str, QuantizedWeight]]]:
     if own is not None:
-        yield Variant(own.method, (), own.weight_bits, own), own_rounding(model)
+        yield Variant(own.method, (), own.weight_bits, own), quantized_weights(model)
     for variant in sweep.variants():
         plans = {name: layer for name, layer in plan(variant.spec).items() if name in layers}
-        yield variant, rounding_after_training(model, plans)
+        yield variant, ptq_weights(model, plans)
 
 
 def _measured(
-    plain: Weights, rounding: Mapping[str, Rounding], sweep: Sweep, task: Task, advance: Advance
+    plain: Weights, rounding: Mapping[str, QuantizedWeight], sweep: Sweep, task: Task, advance: Advance
 ) -> dict[str, Any]:
     """Returns a row's gradients, penalty and losses; the draws are the same for every row."""
     ideal, quantized = _both(plain, rounding)
@@ -188,7 +190,7 @@ def _variances(tensors: Weights) -> Tensor:
 
 
 @torch.no_grad()
-def _both(plain: Weights, rounding: Mapping[str, Rounding]) -> tuple[Weights, Weights]:
+def _both(plain: Weights, rounding: Mapping[str, QuantizedWeight]) -> tuple[Weights, Weights]:
     """Returns the weights before and after rounding, as the network uses them; the others as they are in both."""
     ideal = {name: quantizer.ideal(weight).to(weight.dtype) for name, (quantizer, weight) in rounding.items()}
     quantized = {name: quantizer(weight) for name, (quantizer, weight) in rounding.items()}
@@ -199,6 +201,37 @@ def gradient_layers(model: nn.Module, plan: Plan) -> list[str]:
     """Returns the layers whose weights could be quantized, each under the first of its names."""
     possible = plan(QuantSpec(weight_bits=8, act_bits=FLOAT_BITS, first_last_bits="same"))
     return [name for name in distinct_layers(model) if name in possible]
+
+
+def study_report(
+    model: nn.Module,
+    plan: Plan,
+    request: NoiseRequest,
+    *,
+    spec: QuantSpec,
+    about: Mapping[str, Any],
+    data: Mapping[str, Any] | None,
+    task: Task | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Returns the `report` of a checkpoint's `study`.
+
+    Args:
+        model: The network.
+        plan: How a spec quantizes it.
+        request: The request of a track's ``measure``.
+        spec: The quantization of its training.
+        about: The track and the name of the model.
+        data: Dataset, split and number of images of ``task``.
+        task: As in `study`.
+        progress: As in `study`.
+    """
+    if request.folder is not None:
+        writable_project(request.folder, "--out")
+    own = spec if quantized_weights(model) else None
+    rows = study(model, gradient_layers(model, plan), plan, request.sweep, own=own, task=task, progress=progress)
+    described = {"weights": str(request.weights), **about, "label": spec.label, **records.provenance(), **(data or {})}
+    return report(described, request.sweep, rows)
 
 
 def report(about: Mapping[str, Any], sweep: Sweep, rows: Sequence[Row]) -> dict[str, Any]:

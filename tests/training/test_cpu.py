@@ -1,4 +1,4 @@
-"""The allocator keeps what is freed, unless the user has set it up."""
+"""The allocator keeps freed memory, unless the user has set it up."""
 
 from __future__ import annotations
 
