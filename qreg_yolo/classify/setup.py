@@ -15,8 +15,15 @@ from qreg_yolo.classify.processes import device_of
 from qreg_yolo.classify.train import Run
 from qreg_yolo.config.classification import ClassifyConfig
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.training.cpu import tune_cpu
-from qreg_yolo.training.environment import BF16, FP32, THREADS_VARIABLE, cpu_has_bf16, requested_threads, use_threads
+from qreg_yolo.training.environment import (
+    BF16,
+    FP32,
+    THREADS_VARIABLE,
+    cpu_has_bf16,
+    keep_freed_memory,
+    requested_threads,
+    use_threads,
+)
 from qreg_yolo.training.tensor_file import fill
 
 
@@ -33,7 +40,7 @@ def prepare(threads: int | None, device: str | None) -> torch.device:
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
     found = device_of(device)
     if found.type == "cpu":
-        tune_cpu()
+        keep_freed_memory()
     return found
 
 

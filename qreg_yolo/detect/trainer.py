@@ -41,7 +41,7 @@ from qreg_yolo.io.records import settings_text
 from qreg_yolo.quant.calibration import calibrate
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
 from qreg_yolo.quant.weight_noise import noise_columns
-from qreg_yolo.training.cpu import tune_cpu
+from qreg_yolo.training.environment import keep_freed_memory
 from qreg_yolo.training.finite import NonFiniteError, all_finite, diagnosis, norm_is_finite
 from qreg_yolo.training.tensor_file import SUFFIX
 
@@ -95,7 +95,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         restore_threads()
         self._precision = precision_of(self.args.amp, self.device)
         if self.device.type == "cpu":
-            tune_cpu(compiled=bool(self.args.compile))
+            keep_freed_memory()
             self.args.amp = False  # Ultralytics refuses bf16 there; the model itself applies it
         if overrides.get("workers") is not None:
             self.args.workers = overrides["workers"]  # Ultralytics always sets 0 on the CPU

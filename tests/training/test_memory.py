@@ -11,7 +11,7 @@ import pytest
 
 FAULTS = """
 import resource
-from qreg_yolo.training.cpu import keep_freed_memory
+from qreg_yolo.training.environment import keep_freed_memory
 
 print(int(keep_freed_memory()) if {wanted} else 0)
 for _ in range(10):
