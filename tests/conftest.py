@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests import process_helpers
+
 # Before anything imports ultralytics: it reads these once, at import.
 _FOLDER = Path(tempfile.mkdtemp(prefix="qreg-yolo-tests-"))
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
@@ -22,6 +24,8 @@ os.environ["QREG_YOLO_CACHE"] = str(_FOLDER / "cache")
 os.environ["YOLO_OFFLINE"] = "1"
 os.environ["YOLO_AUTOINSTALL"] = "0"
 os.environ["MPLBACKEND"] = "Agg"
+
+process_helpers.preload("qreg_yolo.cli", "qreg_yolo.detect.robustness", "qreg_yolo.detect.runs")
 
 _LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
 

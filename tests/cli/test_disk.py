@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests import ROOT
 from tests.cli.conftest import Outcome, assert_refused, qreg_yolo
 from tests.interruption_helpers import PROGRAM
+from tests.process_helpers import run_forked
 
 SIGNAL = "os.kill(os.getpid(), signal.SIGINT)"
 assert SIGNAL in PROGRAM
@@ -19,10 +17,7 @@ assert SIGNAL in PROGRAM
 
 def meanwhile(statement: str, *arguments: object) -> Outcome:
     """Trains in a process that does something in the second batch of the second epoch."""
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAM.replace(SIGNAL, statement), "train", *map(str, arguments)],
-        capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    run = run_forked(PROGRAM.replace(SIGNAL, statement), "train", *arguments)
     return Outcome(run.returncode, run.stdout, run.stderr, run.stdout)
 
 
@@ -50,8 +45,6 @@ def test_a_folder_that_vanishes_is_made_again(hyp: Path, data: Path, tmp_path: P
 
 
 def test_an_empty_label_file_is_an_image_without_objects(hyp: Path, data: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "own"
     shutil.copytree(data.parent, copy)
     yaml = copy / data.name

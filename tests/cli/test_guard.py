@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests import ROOT
 from tests.cli.conftest import assert_refused, qreg_yolo
 from tests.interruption_helpers import PROGRAM
+from tests.process_helpers import run_forked
 
 
 def test_sigterm_keeps_the_last_epoch_and_exits_with_143(hyp: Path, data: Path, tmp_path: Path) -> None:
     arguments = ["--hyp", hyp, "--data", data, "--threads", 1, "epochs=3", f"project={tmp_path}", "name=run"]
     program = PROGRAM.replace("getpid(), signal.SIGINT", "getpid(), signal.SIGTERM")
-    run = subprocess.run(
-        [sys.executable, "-c", program, "train", *map(str, arguments)],
-        capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    run = run_forked(program, "train", *arguments)
     last = tmp_path / "run" / "weights" / "last.pt"
     assert run.returncode == 143, run.stderr
     assert f"qreg-yolo train --resume {last}" in run.stdout + run.stderr

@@ -20,13 +20,15 @@ from ultralytics.nn.tasks import DetectionModel
 
 from qreg_yolo.datasets.demo.write import write_demo_data
 from qreg_yolo.detect import QuantDetectionModel
+from tests import TINY
+from tests.process_helpers import made_once
 
 SETTINGS: dict[str, Any] = {
     "imgsz": 64, "batch": 4, "nbs": 4, "optimizer": "AdamW", "lr0": 0.002, "warmup_epochs": 1, "amp": False,
     "plots": False, "mosaic": 0.0, "hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0, "translate": 0.0, "scale": 0.0,
     "fliplr": 0.0, "cos_lr": True,
 }  # fmt: skip
-"""Fits eight images in sixteen epochs."""
+"""Fits eight images in some sixteen epochs."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -93,7 +95,7 @@ class Trained:
     best_map: tuple[float, float]
     """mAP50 and mAP50-95 of ``final_eval`` (best.pt)."""
     epochs: list[tuple[float, float]]
-    """mAP50 and mAP50-95 of validation in training, by epoch."""
+    """mAP50 and mAP50-95 of the validations in training."""
     counter: CallCounter
     model: Any
     optimizer_groups: list[dict[str, Any]]
@@ -111,9 +113,20 @@ class Trained:
 
 
 def train_tiny(
-    data: Path, folder: Path, qreg: dict[str, Any], *, epochs: int, model_yaml: str = "yolov5n.yaml", **more: Any
+    data: Path,
+    folder: Path,
+    qreg: dict[str, Any],
+    *,
+    epochs: int,
+    every: int = 1,
+    model_yaml: str = TINY,
+    worse_at_the_end: bool = False,
+    **more: Any,
 ) -> Trained:
-    """Trains a detector on the tiny set and returns what was seen."""
+    """Trains a detector on the tiny set, validates and saves every so many epochs, and returns what was seen.
+
+    With `worse_at_the_end`, the averaged model is disturbed before its last validation: the best epoch is another.
+    """
     from qreg_yolo.detect import QuantYOLO
     from qreg_yolo.detect.trainer import QuantDetectionTrainer
 
@@ -134,21 +147,30 @@ def train_tiny(
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = 0.3  # 32 steps have to do
 
+    def epoch_start(trainer: Any) -> None:
+        found.phase = "train"
+        trainer.args.save = (trainer.epoch + 1) % every == 0
+
+    def train_end(trainer: Any) -> None:
+        found.phase = "val"
+        if worse_at_the_end and trainer.epoch == epochs - 1:
+            trainer.ema.ema.model[0].bn.weight.mul_(0.5)
+
     def epoch_end(trainer: Any) -> None:
-        if found.phase != "final_eval":
+        if found.phase != "final_eval" and trainer.args.save:
             metrics = trainer.validator.metrics.box
             epochs_seen.append((float(metrics.map50), float(metrics.map)))
 
     model = QuantYOLO(model_yaml)
     model.add_callback("on_train_start", start)
-    model.add_callback("on_train_epoch_start", lambda _: setattr(found, "phase", "train"))
-    model.add_callback("on_train_epoch_end", lambda _: setattr(found, "phase", "val"))
+    model.add_callback("on_train_epoch_start", epoch_start)
+    model.add_callback("on_train_epoch_end", train_end)
     model.add_callback("on_fit_epoch_end", epoch_end)
     handle = nn.modules.module.register_module_forward_hook(found)
     try:
         metrics = model.train(
-            trainer=Watched, data=str(data), qreg=qreg, epochs=epochs, project=str(folder), name="run",
-            **{**SETTINGS, **more},
+            trainer=Watched, data=str(data), qreg={**qreg, "val_every": every}, epochs=epochs, project=str(folder),
+            name="run", **{**SETTINGS, **more},
         )  # fmt: skip
     finally:
         handle.remove()
@@ -166,10 +188,16 @@ def train_tiny(
 
 @pytest.fixture(scope="session")
 def trained(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Returns a W4A4 LSQ run that has fitted something (its mAP is not zero)."""
-    run = train_tiny(tiny_data, tmp_path_factory.mktemp("trained"), {"bits": 4, "method": "lsq"}, epochs=16)
-    assert run.best_map[0] > 0.02, "the run has learned nothing, so agreement of its numbers would prove nothing"
-    return run
+    """Returns a W4A4 LSQ run that has fitted something (its mAP is not zero), trained once for all processes."""
+
+    def train(folder: Path) -> Trained:
+        run = train_tiny(
+            tiny_data, folder, {"bits": 4, "method": "lsq"}, epochs=16, every=4, lr0=0.004, worse_at_the_end=True
+        )
+        assert run.best_map[0] > 0.02, "the run has learned nothing, so agreement of its numbers would prove nothing"
+        return run
+
+    return made_once(tmp_path_factory, "detector", train)
 
 
 @pytest.fixture
@@ -216,12 +244,12 @@ def host_warnings() -> Iterator[list[str]]:
 def plain() -> DetectionModel:
     """Returns a float model of the host; copy it to change it."""
     torch.manual_seed(1)
-    return DetectionModel("yolov5n.yaml", nc=4, verbose=False)
+    return DetectionModel(TINY, nc=4, verbose=False)
 
 
 @pytest.fixture(scope="session")
 def quantized() -> QuantDetectionModel:
     """Returns a calibrated W4A4 model; copy it to change it."""
-    from tests.detect.test_model import calibrated
+    from tests.detect.factories import calibrated
 
     return calibrated(bits=4)

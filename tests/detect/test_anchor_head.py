@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,7 +19,11 @@ from qreg_yolo.detect.policy import first_last_layers, float_layers
 from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.errors import ModelError
 from qreg_yolo.quant import quantized_layers
-from tests.detect.test_model import build, calibrated, images
+from tests.detect import factories
+from tests.detect.factories import images
+
+build = partial(factories.build, model="yolov5n.yaml")
+calibrated = partial(factories.calibrated, model="yolov5n.yaml")
 
 EDGES = ["model.0.conv", *(f"model.24.m.{level}" for level in range(3))]
 pytestmark = pytest.mark.usefixtures("torch_on_one_thread")
@@ -160,7 +165,8 @@ def test_rebuilding_from_the_yaml_gives_the_same_detector() -> None:
     assert section.head.box == 0.02
 
 
-def test_backbone_and_neck_of_the_hosts_detector_are_taken(plain: DetectionModel) -> None:
+def test_backbone_and_neck_of_the_hosts_detector_are_taken() -> None:
+    plain = DetectionModel("yolov5n.yaml", nc=4, verbose=False)
     model = build(bits=4, head="anchor")
     fresh = model.model[-1].m[0].weight.detach().clone()
     model.load(plain, verbose=False)

@@ -15,7 +15,7 @@ from qreg_yolo.config.detection import HeadConfig
 from qreg_yolo.detect.anchor_head import AnchorDetect
 from qreg_yolo.detect.anchor_loss import AnchorLoss, match
 from tests.detect import anchor_reference as reference
-from tests.detect.test_model import build
+from tests.detect.factories import build
 
 pytestmark = pytest.mark.usefixtures("torch_on_one_thread")
 

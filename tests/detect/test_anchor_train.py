@@ -34,7 +34,7 @@ ANCHOR = {"bits": 4, "method": "lsq", "head": "anchor"}
 @pytest.fixture(scope="module")
 def anchored(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Returns a W4A4 run with the anchor head that has fitted something."""
-    run = train_tiny(tiny_data, tmp_path_factory.mktemp("anchored"), ANCHOR, epochs=24, lr0=0.004)
+    run = train_tiny(tiny_data, tmp_path_factory.mktemp("anchored"), ANCHOR, epochs=16, every=4, lr0=0.004)
     assert run.best_map[0] > 0.02, "the run has learned nothing, so agreement of its numbers would prove nothing"
     return run
 
@@ -49,7 +49,8 @@ def test_results_have_the_objectness_loss(anchored: Trained) -> None:
     losses = [column for column in rows[0] if column.endswith("_loss")]
     assert losses == [f"{split}/{kind}_loss" for split in ("train", "val") for kind in ("box", "obj", "cls")]
     for column in losses:
-        values = [float(row[column]) for row in rows]
+        values = [float(row[column]) for row in rows if column.startswith("train") or row[column] != "nan"]
+        assert len(values) == (len(rows) if column.startswith("train") else len(anchored.epochs))
         assert all(np.isfinite(values))
         assert min(values) > 0
     for column in ("train/box_loss", "train/cls_loss"):  # objectness has no such rule: its target is the rising IoU
@@ -66,8 +67,8 @@ def test_training_final_eval_val_and_the_artefact_agree(anchored: Trained, tmp_p
         box = QuantYOLO(str(weights)).val(project=str(tmp_path), name="val", plots=False).box
         assert (float(box.map50), float(box.map)) == pytest.approx(anchored.best_map, abs=1e-4)
     for phase in ("train", "val", "final_eval"):
-        assert anchored.counter.per_pass(phase) == (60, 60), phase
-    assert len(anchored.ema_flags) == 120
+        assert anchored.counter.per_pass(phase) == (15, 15), phase
+    assert len(anchored.ema_flags) == 30
     assert all(anchored.ema_flags)
 
 
@@ -96,9 +97,9 @@ def test_predictions_are_written_as_text(anchored: Trained, tiny_data: Path, tmp
 
 def test_a_killed_and_resumed_run_equals_a_straight_one(tiny_data: Path, tmp_path: Path) -> None:
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
-    more: dict[str, Any] = {"qreg": {"bits": 4, "head": {"kind": "anchor", "autoanchor": True}}}
+    more: dict[str, Any] = {"qreg": {"bits": 4, "head": {"kind": "anchor", "autoanchor": True}}, "epochs": 3}
     _train(straight, tiny_data, **more)
-    _train(resumed, tiny_data, kill_at=5, **more)
+    _train(resumed, tiny_data, kill_at=3, **more)  # in the second epoch
     assert "not bit for bit" not in _resume(resumed, tiny_data)
     _assert_equal(*(torch.load(folder / "state.pt", weights_only=True) for folder in (straight, resumed)))
     assert _epochs(straight) == _epochs(resumed)
@@ -107,7 +108,7 @@ def test_a_killed_and_resumed_run_equals_a_straight_one(tiny_data: Path, tmp_pat
 def test_inspection_counts_the_head(anchored: Trained) -> None:
     inspection = inspect_weights(anchored.best)
     layers = {layer.name: layer for layer in inspection.layers}
-    assert len(layers) == 60
+    assert len(layers) == 15
     assert all(layer.macs for layer in layers.values())
     assert inspection.unused_branch == []
 
@@ -119,7 +120,7 @@ def test_the_numbers_under_corruptions_are_those_of_val(
     measure(request([anchored.best], several_shapes, out, corruptions=("brightness",)))
     found = numbers(out)
     (run_id,) = {key[0] for key in found}
-    assert run_id.startswith("yolov5n-anchor-lsq-w4a4-s0-best-")
+    assert run_id.startswith("tiny-anchor-lsq-w4a4-s0-best-")
     box = (
         QuantYOLO(str(anchored.best))
         .val(data=str(several_shapes), batch=BATCH, plots=False, project=str(tmp_path), name="val", imgsz=64)
@@ -135,11 +136,11 @@ def test_the_two_heads_have_twins_of_their_own(
 ) -> None:
     """An anchor detector is not compared with the full-precision twin of another network."""
     anchor, plain = (identity(run.best, QuantYOLO(str(run.best)).model.yaml, 0) for run in (anchored, trained))
-    assert (anchor["model"], plain["model"]) == ("yolov5n-anchor", "yolov5n.yaml")
+    assert (anchor["model"], plain["model"]) == ("tiny-anchor", "tiny.yaml")
     assert anchor["method"] == plain["method"] == "lsq"
     out = tmp_path / "out"
     measure(request([anchored.best, trained.best], several_shapes, out, corruptions=("brightness",)))
-    assert {row["model"] for row in records.read(out / "records.csv").to_dicts()} == {"yolov5n-anchor", "yolov5n.yaml"}
+    assert {row["model"] for row in records.read(out / "records.csv").to_dicts()} == {"tiny-anchor", "tiny.yaml"}
 
 
 def test_mapped_classes_give_the_same_numbers(anchored: Trained, tiny_data: Path, tmp_path: Path) -> None:

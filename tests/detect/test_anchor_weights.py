@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,14 @@ from qreg_yolo.detect.yolov5_weights import YOLOv5Weights
 from qreg_yolo.errors import WeightsError
 from qreg_yolo.io import records
 from qreg_yolo.quant import quantized_layers
+from tests.detect import factories
 from tests.detect.anchor_forward import forward
 from tests.detect.conftest import SETTINGS, host_warnings
-from tests.detect.test_model import build, calibrated, images
+from tests.detect.factories import images
 from tests.io.checkpoint_factories import write_classic
+
+build = partial(factories.build, model="yolov5n.yaml")
+calibrated = partial(factories.calibrated, model="yolov5n.yaml")
 
 pytestmark = pytest.mark.usefixtures("torch_on_one_thread")
 OFFICIAL = Path(__file__).parents[3] / "shared" / "data" / "weights" / "yolov5n.pt"

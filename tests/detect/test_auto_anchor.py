@@ -12,8 +12,9 @@ from PIL import Image
 from qreg_yolo.detect import QuantYOLO
 from qreg_yolo.detect.anchor_head import ANCHORS
 from qreg_yolo.detect.auto_anchor import fit_of, fitted_anchors, object_sizes, update_anchors
+from tests import TINY
 from tests.detect.conftest import SETTINGS, host_warnings
-from tests.detect.test_model import build
+from tests.detect.factories import build
 
 
 def test_sizes_are_those_at_the_training_size() -> None:
@@ -102,7 +103,7 @@ def test_other_heads_have_no_anchors() -> None:
 
 
 def test_a_run_trains_saves_and_validates_with_fitted_anchors(tiny_data: Path, tmp_path: Path) -> None:
-    model = QuantYOLO("yolov5n.yaml")
+    model = QuantYOLO(TINY)
     seen: list[Any] = []
     model.add_callback(
         "on_train_start", lambda t: seen.extend((t.model.model[-1].anchor_wh, t.ema.ema.model[-1].anchor_wh))

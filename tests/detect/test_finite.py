@@ -11,6 +11,7 @@ import torch
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
 from qreg_yolo.io.files import sha256
 from qreg_yolo.training.finite import NonFiniteError, diagnosis, first_nonfinite, norm_is_finite
+from tests import TINY
 from tests.detect.conftest import SETTINGS, host_warnings
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -61,10 +62,10 @@ def test_training_goes_on_where_only_the_norm_overflows(tiny_data: Path, tmp_pat
     """So it does in Ultralytics, whose clipping makes the step 0."""
 
     def explode(trainer: Any) -> None:
-        weight = trainer.model.model[7].conv.weight
+        weight = trainer.model.model[5].conv.weight
         weight.register_hook(lambda gradient: gradient.clamp(1e37, 1e38))
 
-    model = QuantYOLO("yolov5n.yaml")
+    model = QuantYOLO(TINY)
     model.add_callback("on_train_start", explode)
     settings = {**SETTINGS, "imgsz": 32, "epochs": 1, "project": str(tmp_path), "name": "run", "val": False}
     with host_warnings() as said:
@@ -79,13 +80,13 @@ def test_a_run_stops_and_keeps_its_last_checkpoint(tiny_data: Path, tmp_path: Pa
         if trainer.epoch == 1:
             seen["last"] = sha256(trainer.last)
             with torch.no_grad():
-                trainer.model.model[7].conv.weight[0] = torch.nan
+                trainer.model.model[5].conv.weight[0] = torch.nan
 
-    model = QuantYOLO("yolov5n.yaml")
+    model = QuantYOLO(TINY)
     model.add_callback("on_train_epoch_start", poison)
     settings = {**SETTINGS, "imgsz": 32, "epochs": 3, "project": str(tmp_path), "name": "run", "val": False}
     with pytest.raises(
-        NonFiniteError, match=r"in epoch 2.*'model\.7\.conv\.weight'.*last good checkpoint is .*last\.pt"
+        NonFiniteError, match=r"in epoch 2.*'model\.5\.conv\.weight'.*last good checkpoint is .*last\.pt"
     ):
         model.train(data=str(tiny_data), qreg={"bits": 4}, **settings)
     assert sha256(tmp_path / "run" / "weights" / "last.pt") == seen["last"]

@@ -14,8 +14,9 @@ from ultralytics.nn.tasks import DetectionModel
 
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
+from tests import TINY
 from tests.detect.conftest import Trained, host_warnings
-from tests.detect.test_model import build
+from tests.detect.factories import build
 
 pytestmark = pytest.mark.usefixtures("torch_on_one_thread")
 
@@ -37,7 +38,7 @@ def test_the_hosts_own_quantization_is_refused(arguments: dict[str, Any], words:
         with pytest.raises(ValueError, match=words):
             call(**arguments)
     with pytest.raises(ValueError, match=words):
-        QuantDetectionTrainer(overrides={"model": "yolov5n.yaml", "qreg": {"bits": 4}, **arguments})
+        QuantDetectionTrainer(overrides={"model": TINY, "qreg": {"bits": 4}, **arguments})
 
 
 @pytest.mark.parametrize("kind", export_formats()["Argument"][1:])
@@ -66,7 +67,7 @@ def test_a_float_model_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's tracing
-        path = QuantYOLO("yolov5n.yaml").export(format="torchscript", imgsz=32)
+        path = QuantYOLO(TINY).export(format="torchscript", imgsz=32)
     assert Path(path).is_file()
 
 

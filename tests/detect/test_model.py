@@ -4,42 +4,29 @@ from __future__ import annotations
 
 import io
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from ultralytics.nn.modules.conv import Conv
-from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+from ultralytics.nn.tasks import DetectionModel
 
 from qreg_yolo.detect import QuantDetectionModel
 from qreg_yolo.detect.model import quantizer_state
 from qreg_yolo.detect.policy import clipping_warning, first_last_layers, float_layers
 from qreg_yolo.detect.quantization_config import KEY, QuantizationConfig
 from qreg_yolo.quant import QuantConv2d, QuantSpec, calibrate, quantized_layers, uninitialized_quantizers
+from tests.detect import factories
+from tests.detect.factories import images
 
 DFL = "model.24.dfl.conv"
 EDGES = ["model.0.conv", *(f"model.24.cv{branch}.{level}.2" for branch in (2, 3) for level in range(3))]
 
 
-def build(nc: int = 4, pretrained: bool = False, model: str = "yolov5n.yaml", **request: Any) -> QuantDetectionModel:
-    """Returns a quantized, not yet calibrated detector."""
-    cfg = yaml_model_load(model)
-    QuantizationConfig.from_request(request, pretrained=pretrained).write(cfg)
-    return QuantDetectionModel(cfg, nc=nc, verbose=False)
-
-
-def calibrated(**request: Any) -> QuantDetectionModel:
-    """Returns a detector that can run, calibrated on noise."""
-    torch.manual_seed(0)
-    model = build(**request)
-    calibrate(model, [torch.rand(2, 3, 64, 64)])
-    model.record_plan()
-    return model.eval()
-
-
-def images() -> Tensor:
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+build = partial(factories.build, model="yolov5n.yaml")
+calibrated = partial(factories.calibrated, model="yolov5n.yaml")
 
 
 def test_golden_structure_of_yolov5n() -> None:

@@ -26,7 +26,7 @@ from qreg_yolo.noise.jacobian import along, first_derivative, second_derivative,
 from qreg_yolo.noise.sweep import Sweep
 from qreg_yolo.quant.weight_noise import float_weight, layer_noise, pooled
 from tests.detect.conftest import train_tiny
-from tests.detect.test_model import calibrated
+from tests.detect.factories import calibrated
 
 QUICK = Sweep(methods=("lsq",), bits=(8,), draws=4)
 
@@ -61,7 +61,7 @@ def test_a_quantized_detector(checkpoint: Path) -> None:
     assert (own["trained"], own["method"], own["bits"]) == (True, "lsq", 4)
     model, _ = load_weights(checkpoint)
     assert own["sigma2"] == pooled(layer_noise(model).values()).sigma2
-    layers = 60 if isinstance(model.model[-1], AnchorDetect) else 75
+    layers = 15 if isinstance(model.model[-1], AnchorDetect) else 30
     assert len(own["layers"]) == len(swept["layers"]) == layers, "all but DFL"
     loss = swept["losses"]["detection"]
     assert loss["predicted"]["value"] != 0, "of either sign: the box loss is not convex in its outputs"
@@ -132,7 +132,7 @@ def test_weight_noise_is_logged_where_that_is_asked_for(tiny_data: Path, tmp_pat
     with (run.save_dir / "results.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     columns = [name for name in row if name.partition("/")[0].startswith(("noise", "clipped"))]
-    assert len(columns) == 8 * (75 + 1)
+    assert len(columns) == 8 * (30 + 1)
     assert float(row["noise/total"]) > 0
     assert 0 < float(row["clipped/model.1.conv"]) < 1
     assert "log_noise" not in run.model.yaml["qreg"], "it says nothing about the quantization"

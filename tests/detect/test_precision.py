@@ -15,8 +15,9 @@ from qreg_yolo.detect.checkpoint import load_weights
 from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.quant import quantized_layers
 from qreg_yolo.training import environment as hardware
+from tests import TINY
 from tests.detect.conftest import SETTINGS
-from tests.detect.test_model import calibrated
+from tests.detect.factories import calibrated
 
 
 def _in_training(model: nn.Module, image: torch.Tensor) -> tuple[dict[str, Any], list[torch.dtype], list[torch.dtype]]:
@@ -82,7 +83,7 @@ def test_bf16_is_close_to_fp32() -> None:
 
 
 def test_a_run_in_bf16_says_so_wherever_it_is_recorded(tiny_data: Path, tmp_path: Path) -> None:
-    model = QuantYOLO("yolov5n.yaml")
+    model = QuantYOLO(TINY)
     settings = {**SETTINGS, "imgsz": 32, "epochs": 1, "project": str(tmp_path), "name": "run", "amp": "bf16"}
     model.train(data=str(tiny_data), qreg={"bits": 4}, device="cpu", **settings)
     trained, _ = load_weights(tmp_path / "run" / "weights" / "best.pt")

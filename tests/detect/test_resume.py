@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import json
 import random
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ import torch
 
 from qreg_yolo.detect import resume
 from qreg_yolo.io import files
+from tests import TINY
+from tests.process_helpers import run_forked
 
 CHILD = """
 import json, os, signal, sys, torch
@@ -49,23 +50,13 @@ RUN: dict[str, Any] = {
 
 
 def _child(folder: Path, kill_at: int | None, **options: Any) -> subprocess.CompletedProcess[str]:
-    import json
-
     settings = {**options, "kill_at": kill_at, "out": str(folder / "state.pt")}
-    return subprocess.run(
-        [sys.executable, "-c", CHILD, json.dumps(settings)],
-        env={**os.environ, "QREG_YOLO_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    return run_forked(CHILD, json.dumps(settings), env={"QREG_YOLO_THREADS": "1"})
 
 
 def _train(folder: Path, data: Path, kill_at: int | None = None, **more: Any) -> None:
     folder.mkdir(exist_ok=True)
-    result = _child(
-        folder, kill_at, **{"start": "yolov5n.yaml", **RUN, "data": str(data), "project": str(folder), **more}
-    )
+    result = _child(folder, kill_at, **{"start": TINY, **RUN, "data": str(data), "project": str(folder), **more})
     assert result.returncode == (0 if kill_at is None else -signal.SIGKILL), result.stderr[-2000:]
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +23,9 @@ from qreg_yolo.errors import AnalysisError
 from qreg_yolo.io import records
 from qreg_yolo.metrics import image_statistics
 from qreg_yolo.metrics.average_precision import mean_average_precision
-from tests import ROOT
 from tests.detect.conftest import Trained, train_tiny
 from tests.detect.robustness_helpers import BATCH, CONDITIONS, listing, request
+from tests.process_helpers import run_forked
 from tests.results_helpers import files_of, numbers
 
 
@@ -39,7 +37,7 @@ def data(several_shapes: Path) -> Path:
 @pytest.fixture(scope="module")
 def fp32(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns the weights of a full-precision run of another image size; its confidences do not tie."""
-    run = train_tiny(tiny_data, tmp_path_factory.mktemp("fp32"), {"bits": 32}, epochs=16, imgsz=96)
+    run = train_tiny(tiny_data, tmp_path_factory.mktemp("fp32"), {"bits": 32}, epochs=16, every=4, imgsz=96)
     return run.best.rename(run.best.with_name("fp32.pt"))
 
 
@@ -136,11 +134,8 @@ main(sys.argv[3:])
 
 def stopped(after: int, how: str, weights: list[Path], data: Path, out: Path) -> subprocess.CompletedProcess[str]:
     options = ["--data", data, "--split", "val", "--corruptions", "gaussian_noise,brightness", "--severities", "1"]
-    return subprocess.run(
-        [sys.executable, "-c", KILLER, str(after), how, "robustness", *map(str, weights), *map(str, options), "--batch",
-         str(BATCH), "--threads", "1", "--workers", "0", "--out", str(out)],
-        capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    more = ["--batch", BATCH, "--threads", 1, "--workers", 0, "--out", out]
+    return run_forked(KILLER, after, how, "robustness", *weights, *options, *more)
 
 
 def test_a_killed_run_goes_on_where_it_was(trained: Trained, fp32: Path, data: Path, tmp_path: Path) -> None:

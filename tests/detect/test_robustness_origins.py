@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from torch import nn
 from ultralytics import YOLO
+from ultralytics.utils import YAML
 
 from qreg_yolo.datasets.corrupted.request import Request
 from qreg_yolo.datasets.corrupted.write import write_sets
@@ -16,7 +17,9 @@ from qreg_yolo.datasets.sources import read_source
 from qreg_yolo.detect.robustness import measure
 from qreg_yolo.errors import WeightsError
 from qreg_yolo.io.strict_yaml import ConfigError
+from tests import TINY
 from tests.detect.conftest import SETTINGS
+from tests.detect.factories import END_TO_END
 from tests.detect.robustness_helpers import BATCH, request
 from tests.results_helpers import numbers
 
@@ -36,9 +39,9 @@ def stock(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
     def train(network: str, **more: Any) -> Path:
         key = f"{network} {more}"
         if key not in made:
-            model = YOLO(f"{network}.yaml")
+            model = YOLO(network)
             model.add_callback("on_train_start", faster_statistics)
-            folder = tmp_path_factory.mktemp(network)
+            folder = tmp_path_factory.mktemp("stock")
             model.train(
                 data=str(tiny_data), project=str(folder), name="run", device="cpu", workers=0,
                 **{**SETTINGS, "epochs": 16, **more},
@@ -71,23 +74,36 @@ def _compare(weights: Path, data: Path, folder: Path, **more: Any) -> list[float
 
 
 def test_a_stock_checkpoint(stock: Train, several_shapes: Path, tmp_path: Path) -> None:
-    assert min(_compare(stock("yolov5n"), several_shapes, tmp_path)) > 0.005, "it detects nothing: no proof"
+    assert min(_compare(stock(TINY), several_shapes, tmp_path)) > 0.005, "it detects nothing: no proof"
 
 
 def test_a_checkpoint_of_a_single_class(stock: Train, several_shapes: Path, tmp_path: Path) -> None:
-    weights = stock("yolov5n", single_cls=True)
+    weights = stock(TINY, single_cls=True)
     assert min(_compare(weights, several_shapes, tmp_path, single_cls=True)) > 0.005, "it detects nothing: no proof"
 
 
-@pytest.mark.parametrize("network", ["yolo26n", "yolov10n"])
-def test_an_end_to_end_checkpoint(network: str, stock: Train, several_shapes: Path, tmp_path: Path) -> None:
-    assert max(_compare(stock(network), several_shapes, tmp_path)) > 0.0, "it detects nothing: no proof"
+@pytest.fixture(scope="module")
+def end_to_end(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Returns model YAMLs with the heads of YOLO26 and YOLOv10."""
+    folder = tmp_path_factory.mktemp("models")
+    ((levels, repeats, _, arguments),) = YAML.load(TINY)["head"]
+    models = {"yolo26": END_TO_END, "yolov10": YAML.load(TINY) | {"head": [[levels, repeats, "v10Detect", arguments]]}}
+    for name, description in models.items():
+        YAML.save(folder / f"tiny-{name}.yaml", description)
+    return {name: str(folder / f"tiny-{name}.yaml") for name in models}
+
+
+@pytest.mark.parametrize("head", ["yolo26", "yolov10"])
+def test_an_end_to_end_checkpoint(
+    head: str, end_to_end: dict[str, str], stock: Train, several_shapes: Path, tmp_path: Path
+) -> None:
+    assert max(_compare(stock(end_to_end[head]), several_shapes, tmp_path)) > 0.0, "it detects nothing: no proof"
 
 
 def test_an_end_to_end_checkpoint_whose_training_measured_without_nms(
-    stock: Train, several_shapes: Path, tmp_path: Path
+    end_to_end: dict[str, str], stock: Train, several_shapes: Path, tmp_path: Path
 ) -> None:
-    _compare(stock("yolo26n", nms=False), several_shapes, tmp_path, nms=False)
+    _compare(stock(end_to_end["yolo26"], nms=False), several_shapes, tmp_path, nms=False)
 
 
 def test_a_stock_checkpoint_of_other_classes_is_refused(several_shapes: Path, tmp_path: Path) -> None:
@@ -104,6 +120,6 @@ def test_a_stock_checkpoint_of_another_task_is_refused(several_shapes: Path, tmp
 
 
 def test_one_class_and_several_are_measured_apart(stock: Train, several_shapes: Path, tmp_path: Path) -> None:
-    both = [stock("yolov5n"), stock("yolov5n", single_cls=True)]
+    both = [stock(TINY), stock(TINY, single_cls=True)]
     with pytest.raises(ConfigError, match=r"Only one of .* has single_cls. Measure them apart"):
         measure(request(both, several_shapes, tmp_path / "out"))

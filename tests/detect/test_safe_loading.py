@@ -26,7 +26,7 @@ from qreg_yolo.errors import ModelError, WeightsError
 from qreg_yolo.quant.spec import METHODS
 from tests import ROOT
 from tests.detect.conftest import Trained
-from tests.detect.test_model import build
+from tests.detect.factories import build
 from tests.io.checkpoint_factories import Evil
 
 pytestmark = pytest.mark.usefixtures("torch_on_one_thread")

@@ -23,7 +23,7 @@ from qreg_yolo.errors import WeightsError
 from qreg_yolo.io import files
 from qreg_yolo.quant import quantized_layers, uninitialized_quantizers
 from tests.detect.conftest import Trained
-from tests.detect.test_model import build, calibrated, images
+from tests.detect.factories import END_TO_END, build, calibrated, images
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -102,14 +102,14 @@ def test_every_method_comes_back(request_: dict[str, Any], tmp_path: Path) -> No
 
 
 def test_a_float_model_of_the_host_comes_back(tmp_path: Path) -> None:
-    model = DetectionModel("yolo26n.yaml", nc=7, verbose=False)
+    model = DetectionModel(deepcopy(END_TO_END), nc=7, verbose=False)
     save_safetensors(model, tmp_path / "a.safetensors")
     assert_same(model, load_safetensors(tmp_path / "a.safetensors")[0])
 
 
 def test_the_head_keeps_the_width_of_the_weights_it_was_trained_from(tmp_path: Path) -> None:
     """The class branch of 80 classes is wider; the host takes it over with the weights."""
-    model = build(nc=4, bits=4, pretrained=True)
+    model = build(nc=4, bits=4, pretrained=True, model="yolov5n.yaml")
     model.load(DetectionModel("yolov5n.yaml", nc=80, verbose=False), verbose=False)
     assert model.model[-1].cv3[0][2].in_channels == 80
     save_safetensors(model, tmp_path / "a.safetensors")
@@ -122,7 +122,7 @@ def test_the_description(artefact: Path) -> None:
     assert description["stride"] == [8, 16, 32]
     assert description["train_args"] == {"imgsz": 64, "data": "x.yaml", "seed": 3}
     assert description["versions"].keys() == {"qreg-yolo", "ultralytics", "torch"}
-    assert len(description["model"]["qreg"]["layers"]) == 75
+    assert len(description["model"]["qreg"]["layers"]) == 30
     assert tensors["model.0.conv.weight"].dtype == torch.float32
 
 
@@ -187,10 +187,10 @@ def _drop(key: str) -> Edit:
 EDITS: dict[str, tuple[Edit, str]] = {
     "no tensor": (lambda tensors, _: tensors.pop("model.3.conv.weight"), r"lacks 'model\.3\.conv\.weight'"),
     "one more tensor": (lambda tensors, _: tensors.update(extra=torch.ones(1)), "too much: 'extra'"),
-    "shape": (lambda t, _: t.update({"model.3.conv.weight": torch.ones(2, 2)}), r"\[2, 2\].*\[64, 32, 3, 3\]"),
-    "width": (lambda tensors, _: tensors.update({"model.24.cv3.0.2.weight": torch.ones(4, 70, 1, 1)}), r"does not fit"),
-    "no dimension": (lambda tensors, _: tensors.update({"model.24.cv3.0.2.weight": torch.ones(())}), "cannot be built"),
-    "dtype": (lambda tensors, _: tensors.update({"model.3.bn.weight": torch.ones(64).half()}), "float16"),
+    "shape": (lambda t, _: t.update({"model.3.conv.weight": torch.ones(2, 2)}), r"\[2, 2\].*\[32, 16, 3, 3\]"),
+    "width": (lambda tensors, _: tensors.update({"model.7.cv3.0.2.weight": torch.ones(4, 70, 1, 1)}), r"does not fit"),
+    "no dimension": (lambda tensors, _: tensors.update({"model.7.cv3.0.2.weight": torch.ones(())}), "cannot be built"),
+    "dtype": (lambda tensors, _: tensors.update({"model.3.bn.weight": torch.ones(32).half()}), "float16"),
     "version": (_set("version", value=2), "version 2"),
     "no version": (_drop("version"), "version None"),
     "no model": (_drop("model"), "'model'"),
@@ -205,7 +205,7 @@ EDITS: dict[str, tuple[Edit, str]] = {
     "activation": (_set("model", "activation", value="__import__('os').mkdir('marker')"), "activation"),
     "layer": (_set("model", "backbone", 0, 2, value="check_requirements"), "'check_requirements'"),
     "host's error": (_set("model", "backbone", 1, 0, value=99), "cannot be built"),
-    "scale": (_set("model", "scale", value="q"), "cannot be built"),
+    "scale": (lambda _, d: d["model"].update(scale="q", scales={"n": [1, 1, 64]}), "cannot be built"),
     "section": (_set("model", "qreg", value={"version": 1}), "cannot be built"),
     "section's version": (_set("model", "qreg", "version", value=7), "version 7"),
     "layer's plan": (_set("model", "qreg", "layers", value={"model.99": {}}), "cannot be built"),

@@ -21,8 +21,9 @@ from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.detect.resume import preserved_random_state
 from qreg_yolo.quant import Quantizer, quantized_layers
 from qreg_yolo.training.environment import requested_threads
+from tests import TINY
 from tests.detect.conftest import SETTINGS, Trained, train_tiny
-from tests.detect.test_model import calibrated
+from tests.detect.factories import calibrated
 
 
 class Stub(QuantDetectionTrainer):
@@ -47,7 +48,7 @@ def test_frozen_layers_are_calibrated_as_they_are_trained(tiny_data: Path, tmp_p
         step.append(layer.input_fake_quant.step_size.item())
         layer.register_forward_pre_hook(lambda _, inputs: fed.append(inputs[0].detach()))
 
-    model = QuantYOLO("yolov5n.yaml")
+    model = QuantYOLO(TINY)
     model.add_callback("on_train_start", watch)
     settings = {**SETTINGS, "imgsz": 32, "epochs": 1, "project": str(tmp_path), "name": "run", "val": False}
     model.train(data=str(tiny_data), qreg={"weight_bits": 32, "act_bits": 8}, freeze=2, **settings)
@@ -69,7 +70,7 @@ def test_steps_have_a_group_of_their_own_without_decay(name: str, per_channel: b
     model = calibrated(bits=4, per_channel=per_channel)
     optimizer = Stub().build_optimizer(model, name, 0.02, 0.9, 5e-4, 1e5)
     own = _quantizer_parameters(model)
-    assert len(own) == 150
+    assert len(own) == 60
     seen = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert len(seen) == len(set(seen)) == len(list(model.parameters())), "a parameter is lost or in two groups"
     for group in optimizer.param_groups:
@@ -90,7 +91,7 @@ def test_offsets_have_a_group_of_their_own_without_decay(name: str) -> None:
     groups = Stub().build_optimizer(model, name, 0.02, 0.9, 5e-4, 1e5).param_groups
     names = [group.get("param_group") for group in groups]
     assert names[-2:] == ["quant_step", "quant_offset"]
-    assert [len(group["params"]) for group in groups[-2:]] == [150, 75]
+    assert [len(group["params"]) for group in groups[-2:]] == [60, 30]
     assert groups[-1]["weight_decay"] == 0.0
     seen = [id(p) for group in groups for p in group["params"]]
     assert len(seen) == len(set(seen)) == len(list(model.parameters()))
@@ -101,7 +102,7 @@ def test_pact_clips_are_decayed() -> None:
     groups = Stub().build_optimizer(model, "SGD", 0.01, 0.9, 5e-4, 1e5).param_groups
     clips = [group for group in groups if group.get("param_group") == "quant_clip"]
     assert len(clips) == 1
-    assert len(clips[0]["params"]) == 68
+    assert len(clips[0]["params"]) == 23
     assert clips[0]["weight_decay"] == 5e-4
     model = calibrated(bits=4, method="pact", activation="relu", clip_decay=1e-3)
     groups = Stub().build_optimizer(model, "SGD", 0.01, 0.9, 5e-4, 1e5).param_groups
@@ -125,7 +126,7 @@ def test_the_run_had_the_step_group(trained: Trained) -> None:
     ]  # fmt: skip
     state = torch.load(trained.best, weights_only=False)["model"].state_dict()
     steps = [value for key, value in state.items() if key.endswith("step_size")]
-    assert len(steps) == 150
+    assert len(steps) == 60
     assert all(bool((step > 0).all()) for step in steps)
 
 
@@ -179,7 +180,7 @@ def test_the_twin_sees_the_same_data_and_starts_from_the_same_weights(tiny_data:
                 _into.append((self.ema is not None, result["img"].clone(), result["bboxes"].clone()))
                 return result
 
-        model = QuantYOLO("yolov5n.yaml")
+        model = QuantYOLO(TINY)
         model.add_callback("on_train_start", lambda t, s=start: s.update(w=t.model.model[1].conv.weight.clone()))
         model.train(
             trainer=Recorder, data=str(tiny_data), qreg={"bits": bits}, epochs=1, project=str(tmp_path),
@@ -206,9 +207,9 @@ def test_other_methods_train_save_and_reload(request_: dict[str, Any], tiny_data
     model = QuantYOLO(str(run.best)).model
     assert isinstance(model, QuantDetectionModel)
     edges = 7 if request_.get("method") in ("pact", "dorefa") else 0
-    assert len(quantized_layers(model)) == 75 - edges
-    inputs = 0 if request_.get("weight_only") else 75 - edges
-    assert run.counter.per_pass("final_eval") == (75 - edges, inputs)
+    assert len(quantized_layers(model)) == 30 - edges
+    inputs = 0 if request_.get("weight_only") else 30 - edges
+    assert run.counter.per_pass("final_eval") == (30 - edges, inputs)
 
 
 class DirectConv(Conv):
@@ -237,7 +238,7 @@ def test_a_layer_that_calibration_does_not_reach_is_float_in_the_network_and_in_
     def stop(trainer: Any) -> None:
         raise Stop(trainer)
 
-    model = QuantYOLO("yolov5n.yaml")
+    model = QuantYOLO(TINY)
     model.add_callback("on_train_start", stop)
     with pytest.raises(Stop) as stopped:
         model.train(
@@ -259,7 +260,7 @@ def test_unknown_arguments_are_refused_before_a_folder_is_made(tiny_data: Path, 
     project = tmp_path / "project"
     for arguments, text in (({"qreg": {"bits": 9}}, "bits=9"), ({"epcohs": 3}, "epcohs")):
         with pytest.raises((ValueError, SyntaxError), match=text):
-            QuantYOLO("yolov5n.yaml").train(data=str(tiny_data), project=str(project), **arguments)
+            QuantYOLO(TINY).train(data=str(tiny_data), project=str(project), **arguments)
     assert not project.exists()
 
 
@@ -307,7 +308,7 @@ def test_the_cpu_trains_with_channels_last_unless_told_otherwise(
         tensors = weight, trainer._batch["img"]
         seen.append(tuple(t.is_contiguous(memory_format=torch.channels_last) for t in tensors))
 
-    model = QuantYOLO("yolov5n.yaml")
+    model = QuantYOLO(TINY)
     model.add_callback("on_train_batch_end", look)
     model.train(
         data=str(tiny_data), qreg={"bits": 4}, epochs=1, project=str(tmp_path), **SETTINGS, channels_last=choice
@@ -322,7 +323,7 @@ def test_validation_every_other_epoch_and_at_the_end(tiny_data: Path, tmp_path: 
     settings = {**SETTINGS, "imgsz": 32, "epochs": 3, "project": str(tmp_path), "data": str(tiny_data)}
     folders = []
     for every in (1, 2):
-        model = QuantYOLO("yolov5n.yaml")
+        model = QuantYOLO(TINY)
         model.train(qreg={"bits": 4, "val_every": every}, name=str(every), **settings)
         folders.append(model.trainer.save_dir)
         assert model.trainer.metrics["metrics/mAP50(B)"] >= 0, "the best checkpoint is measured"
@@ -337,4 +338,4 @@ def test_validation_every_other_epoch_and_at_the_end(tiny_data: Path, tmp_path: 
 @pytest.mark.parametrize("every", [0, -1, 1.5, True, "2"])
 def test_an_interval_of_validation_that_is_no_count(every: object) -> None:
     with pytest.raises(ValueError, match="val_every="):
-        QuantDetectionTrainer(overrides={"model": "yolov5n.yaml", "qreg": {"val_every": every}})
+        QuantDetectionTrainer(overrides={"model": TINY, "qreg": {"val_every": every}})

@@ -17,7 +17,7 @@ from qreg_yolo.detect.yolov5_weights import YOLOv5Weights
 from qreg_yolo.errors import WeightsError
 from qreg_yolo.quant import quantized_layers, uninitialized_quantizers
 from tests.detect.conftest import SETTINGS, Trained, host_warnings
-from tests.detect.test_model import build
+from tests.detect.factories import build
 from tests.detect.test_safe_loading import HOSTILE
 from tests.io.checkpoint_factories import Evil, classic_packages, write_classic
 

@@ -21,15 +21,22 @@ from qreg_yolo.detect.policy import clipped_layers, clipping_warning, unused_bra
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.quant import QuantSpec, calibrate, quantized_layers
 from tests.detect.conftest import Trained, train_tiny
+from tests.detect.factories import END_TO_END, build, calibrated, images
 from tests.detect.golden import FOLDER, MODELS, build_network, table, yaml_and_head
-from tests.detect.test_model import build, images
 from tests.detect.test_trainer import Stub
 
 SMALL = ("yolov5n-anchor", "yolov5s", "yolov8n", "yolo11n", "yolo26n")
+REMEDY = "if this is meant: python tests/detect/golden.py --write"
 LARGE = ("yolov5m", "yolov5l", "yolov5x")
 
 
-@pytest.fixture(scope="module", params=MODELS)
+YOLOV5 = ("yolov5s", *LARGE)
+"""Sizes of YOLOv5 without the anchor head: other tests train that network."""
+MARKED = [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in MODELS]
+"""The large ones have the blocks of YOLOv5s, only more of them."""
+
+
+@pytest.fixture(scope="module", params=MARKED)
 def network(request: pytest.FixtureRequest) -> QuantDetectionModel:
     """Returns a calibrated detector, for tests that leave it as it is."""
     torch.manual_seed(0)
@@ -45,7 +52,12 @@ def _name(model: QuantDetectionModel) -> str:
 
 def test_swapped_and_skipped_layers_are_the_golden_ones(network: QuantDetectionModel) -> None:
     golden = (FOLDER / f"{_name(network)}.txt").read_text(encoding="utf-8")
-    assert table(network) == golden, "if this is meant: python tests/detect/golden.py --write"
+    assert table(network) == golden, REMEDY
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_swapped_and_skipped_layers_of_large_networks_are_the_golden_ones(name: str) -> None:
+    assert table(build_network(name)) == (FOLDER / f"{name}.txt").read_text(encoding="utf-8"), REMEDY
 
 
 @pytest.mark.parametrize(
@@ -213,7 +225,9 @@ def _check_run(name: str, data: Path, folder: Path, validations: list[Validation
     return run
 
 
-@pytest.mark.parametrize("name", [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in YOLOV5 else name for name in (*SMALL, *LARGE)]
+)
 def test_train_save_reload_validate_and_inspect(
     name: str, tiny_data: Path, tmp_path: Path, validations: list[Validation]
 ) -> None:
@@ -243,8 +257,7 @@ def test_training_an_end_to_end_head_with_muon_and_its_one_to_one_branch(
 def test_the_branch_that_training_measured_is_the_default(
     trained: bool | None, expected: list[bool], tiny_data: Path, tmp_path: Path, validations: list[Validation]
 ) -> None:
-    model = build_network("yolo26n")
-    calibrate(model, [images()])
+    model = calibrated(bits=4, model=END_TO_END)
     torch.save({"model": model, "train_args": {"nms": trained, "batch": 4}}, tmp_path / "network.pt")
     facade = QuantYOLO(str(tmp_path / "network.pt"))
     for given in ({}, {"nms": None}):
