@@ -38,8 +38,7 @@ from qreg_yolo.classify.processes import Processes
 from qreg_yolo.classify.train import Run, build_optimizer, train_epoch
 from qreg_yolo.config.classification import resolve
 from qreg_yolo.io.records import provenance
-from qreg_yolo.training.cpu import tune_cpu
-from qreg_yolo.training.environment import cpu_has_bf16
+from qreg_yolo.training.environment import cpu_has_bf16, keep_freed_memory
 
 BATCH = 128
 PLAIN = "plain, {} workers"
@@ -135,7 +134,7 @@ def build(name: str, arguments: argparse.Namespace) -> Epoch:
         return finished(plain(data, next(w for w in (0, 2) if name == PLAIN.format(w)), device), device)
     compiled = name.endswith("compiled")
     if device.type == "cpu":
-        tune_cpu()
+        keep_freed_memory()
     bits = next(bits for label, bits in WIDTHS.items() if label in name)
     return finished(ours(data, bits, "bf16" if "bf16" in name else "off", compiled, device), device)
 

@@ -72,8 +72,8 @@ def calibrated_ranges(task: Task) -> dict[str, tuple[Range, Range]]:
         assert weight is not None
         assert act is not None
         ranges[name] = (
-            Range(weight.bits, *weight.grid(), float(weight.get_parameter("step_size"))),
-            Range(act.bits, *act.grid(), float(act.get_parameter("step_size"))),
+            Range(weight.bits, weight.quant_min, weight.quant_max, float(weight.get_parameter("step_size"))),
+            Range(act.bits, act.quant_min, act.quant_max, float(act.get_parameter("step_size"))),
         )
     return ranges
 

@@ -123,7 +123,7 @@ def estimate(comparisons: Sequence[Comparison], measure: Measure) -> Estimate:
 
 
 def by_seed(comparisons: Iterable[Comparison]) -> list[list[Comparison]]:
-    """Returns the comparisons grouped into those that differ in nothing but the seed (and what follows from it).
+    """Returns the comparisons grouped into those that differ in the seed alone (and its consequences).
 
     Raises:
         AnalysisError: Two runs with the same seed, which would count twice.

@@ -52,7 +52,7 @@ def read_curves(sources: Sequence[str], column: str) -> dict[str, list[Curve]]:
 
 
 def _parted(source: str) -> tuple[str, Path]:
-    """Returns label and path of ``LABEL=PATH``, either of which may hold ``=``; the label is empty for a ``PATH``."""
+    """Returns label and path of ``LABEL=PATH``, both may contain ``=``; the label of a ``PATH`` is empty."""
     parts = [(source[:i], Path(source[i + 1 :])) for i, sign in enumerate(source) if sign == "="]
     candidates = [("", Path(source)), *parts]
     return next((one for one in candidates if one[1].exists()), candidates[min(1, len(parts))])

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import polars
 
 _POINTS = {"fraction": 100.0, "points": 1.0, "percent": 1.0}
-"""Unit of the records -> what makes points of it."""
+"""Unit of the records -> factor to points."""
 _RUN = (
     "run_id", "track", "model", "method", "weight_bits", "act_bits", "precision", "seed", "data", "split", "n_images",
     "evaluation", "metric",
@@ -53,7 +53,7 @@ class Measurement:
     split: str
     n_images: int
     evaluation: str | None = None
-    """How it was measured (`records.settings_text`); None: an older table."""
+    """Settings of the evaluation (`records.settings_text`); None: an older table."""
     metric: str
     preset: str | None
     """None: only clean images were measured."""
@@ -85,10 +85,10 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which of the records to look at; None: all of them."""
+    """A selection of records; None: all of them."""
 
     metric: str | None = None
-    """None: what the track of each record is compared in (`DEFAULT_METRICS`)."""
+    """None: the default of each record's track (`DEFAULT_METRICS`)."""
     runs: Sequence[str] = ()
     """Patterns of run ids, such as ``*-best-*``; none: all."""
     data: str | None = None
@@ -276,7 +276,7 @@ def _evaluation_warnings(pairs: Iterable[Pair]) -> list[str]:
 
 
 def precision_warnings(pairs: Iterable[Pair]) -> list[str]:
-    """Returns one sentence per pair that was measured in different arithmetic, in which case numbers differ anyway.
+    """Returns one sentence per pair that was measured in different arithmetic, which alone changes numbers.
 
     A difference of a model in bf16 from its baseline in fp32 is not quantization's alone.
     """

@@ -1,4 +1,4 @@
-"""Tables and the figure of a noise report (``noise.json``): weight noise, and what it does to the loss."""
+"""Tables and the figure of a noise report (``noise.json``): weight noise, and its effect on the loss."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REPORT, FIGURE = "noise.json", "noise.png"
 Report = Mapping[str, Any]
 """Plain values, as `qreg_yolo.noise.study.report` gives them."""
 NORMS = {"gradient_norm": "||dy/dw||_F^2", "relative_norm": "relative"}
-"""Key of a norm in a report -> what tables call it."""
+"""Key of a norm in a report -> its name in tables."""
 
 
 def publish(report: Report, folder: Path, against: Report | None = None) -> str:
@@ -124,7 +124,7 @@ def _number(value: float | None, spec: str = ".3g") -> str:
 
 
 def _interval(found: Mapping[str, float | None]) -> str:
-    """Returns a mean and how far its interval, which is symmetric, reaches."""
+    """Returns a mean and the half width of its symmetric interval."""
     value, high = found["value"], found["hi"]
     return _number(value) if value is None or high is None else f"{value:.3g} +- {high - value:.2g}"
 

@@ -51,7 +51,7 @@ class Request:
     intervals: bool = True
     """Whether to compute bootstrap intervals where per-image files exist."""
     progress: Progress = no_progress
-    """Shows how far the bootstrap is."""
+    """Reports the progress of the bootstrap."""
 
 
 def table(request: Request, kind: str = "table1", format_: str = "text", out: Path | None = None) -> str:
@@ -180,7 +180,7 @@ def loss_curves(
 
 
 def legend(out: Path, layout: Path | None = None) -> str:
-    """Writes the legend, with the name of each condition in its place; returns what was drawn."""
+    """Writes the legend, with the name of each condition in its place."""
     check_figure_path(out)
     figure, _ = draw_legend(layout=read_layout(layout) if layout else DEFAULT_LAYOUT)
     save(figure, out)
@@ -188,7 +188,7 @@ def legend(out: Path, layout: Path | None = None) -> str:
 
 
 def _metric(comparisons: Sequence[Comparison]) -> str:
-    """Returns what was compared: one metric, or several where the records are of both tracks."""
+    """Returns the compared metric, or several for records of both tracks."""
     return ", ".join(dict.fromkeys(one.pair.quantized.metric for one in comparisons))
 
 
@@ -206,7 +206,7 @@ def _place(run: Measurement, *, with_model: bool) -> tuple[str, str]:
 
 
 def _width(bits: str) -> float:
-    """Returns what columns are ordered by: the weights' width, then the activations'."""
+    """Returns the sort key of a column: the weights' width, then the activations'."""
     numbers = [int(number) for number in bits.removesuffix("-bit").removeprefix("w").split("a")]
     return numbers[0] + numbers[-1] / 100
 

@@ -13,7 +13,7 @@ from qreg_yolo import terminal
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, how it scatters over seeds, and its interval over images; nan: not measured."""
+    """A number, its scatter over seeds, and its interval over images; nan: not measured."""
 
     value: float
     sd: float = math.nan
@@ -41,7 +41,7 @@ class Table:
     header: tuple[str, ...]
     rows: tuple[tuple[Entry, ...], ...]
     notes: tuple[str, ...]
-    """What the numbers are, what is missing, what to beware of."""
+    """Explanations, gaps and warnings."""
     digits: int = 2
     """Decimals of a number for reading."""
     digits_of: Mapping[str, int] = field(default_factory=dict)
@@ -132,4 +132,4 @@ FORMATS: dict[str, Callable[[Table], str]] = {
     "csv": to_csv,
     "latex": to_latex,
 }
-"""Name of a format -> what writes it."""
+"""Name of a format -> its function."""

@@ -80,11 +80,11 @@ TABLES: dict[str, Callable[[Sequence[Comparison], Sequence[int]], Table]] = {
     "severity": by_severity,
     "cells": by_condition,
 }
-"""Name of a table -> what makes it."""
+"""Name of a table -> its function."""
 
 
 def group_name(group: Sequence[Comparison]) -> str:
-    """Returns what runs that differ in their seed have in common: ``yolov5n lsq 8``."""
+    """Returns the common name of runs that differ in their seed: ``yolov5n lsq 8``."""
     run = group[0].pair.quantized
     return f"{run.model.removesuffix('.yaml')} {run.label}"
 

@@ -34,7 +34,7 @@ _OPTIMIZER = "optimizer/"
 
 @dataclass(kw_only=True)
 class Description:
-    """What a classifier is and how it came to be: everything but its tensors."""
+    """Everything about a classifier but its tensors: architecture, training, results."""
 
     model: str
     """Name, or ``package.module:factory``."""
@@ -51,7 +51,7 @@ class Description:
 
     @property
     def spec(self) -> QuantSpec:
-        """What was asked for."""
+        """The quantization that was requested."""
         return QuantSpec.from_options(self.config["quant"])
 
     def resolve(self, model: nn.Module, unreached: Mapping[str, str]) -> None:
@@ -75,7 +75,7 @@ class Description:
 
 @dataclass(kw_only=True)
 class Progress:
-    """How far a run is."""
+    """The progress of a run."""
 
     epoch: int = 0
     """Epochs that are done."""
@@ -108,7 +108,7 @@ def save_classifier(path: Path, model: nn.Module, description: Description, prog
 
 
 def load_classifier(path: Path, model: str | None = None) -> tuple[nn.Module, Description, Progress]:
-    """Returns a classifier in eval mode on the CPU, its description and how far its run is.
+    """Returns a classifier in eval mode on the CPU, its description and the progress of its run.
 
     Args:
         path: A file of `save_classifier`.

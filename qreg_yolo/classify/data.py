@@ -35,11 +35,11 @@ class ImageSet:
     classes: tuple[str, ...]
     """Names by label."""
     mean: tuple[float, float, float]
-    """Of the training set's channels, 0..1: what images are normalised with."""
+    """Per channel of the training set, 0..1; images are normalised with it."""
     std: tuple[float, float, float]
     """Likewise, the standard deviation over all pixels."""
     keys: tuple[str, ...] = ()
-    """What each image is called; the draws of its corruptions hang on it."""
+    """The name of each image; it seeds the image's corruptions."""
 
     @classmethod
     def of(cls, source: LabelledImages) -> ImageSet:
@@ -92,10 +92,10 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Draws:
-    """What is random about an epoch."""
+    """The random numbers of an epoch."""
 
     order: Tensor
-    """int64 `(n,)`: the images in the order in which they are seen."""
+    """int64 `(n,)`: the order of the images."""
     corners: Tensor
     """int64 `(n, 2)`: row and column where each crop begins, 0..2 `PADDING`."""
     flips: Tensor

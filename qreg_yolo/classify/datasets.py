@@ -17,7 +17,7 @@ from qreg_yolo.io.strict_yaml import ConfigError
 
 
 def splits(data: str) -> tuple[str, str]:
-    """Returns the names of a set's two splits: what is trained on, and what is validated on."""
+    """Returns the names of the training and the validation split of a dataset."""
     return ("train", "val") if data == "demo" else ("train", "test")
 
 
@@ -49,7 +49,7 @@ def load_split(data: str, split: str, data_dir: str | None, *, verify: bool, cou
 
 
 def load_training(run: ClassifyOptions) -> tuple[ImageSet, ImageSet]:
-    """Returns what a run is trained and validated on; errors as `load_split`."""
+    """Loads the training and validation sets of a run; errors as `load_split`."""
     train, held_out = splits(run.data)
     return (
         load_split(run.data, train, run.data_dir, verify=run.verify, count=run.train_images),

@@ -17,18 +17,18 @@ BATCH = 500
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a classifier reaches on a set."""
+    """The accuracy and loss of a classifier on a dataset."""
 
     loss: float
     """Mean cross-entropy, in nats."""
     accuracy: float
     """Share of the images whose class has the largest logit, 0..1."""
     correct: Tensor
-    """bool `(n,)`, on the CPU: which images these are."""
+    """bool `(n,)`, on the CPU: whether the prediction of each image is right."""
 
 
 def in_precision(device: torch.device, precision: str) -> torch.autocast:
-    """Returns the context in which convolutions and linear layers run in bfloat16, where ``precision`` says so."""
+    """Returns a context that runs convolutions and linear layers in bfloat16 if ``precision`` is `bf16`."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == BF16)
 
 

@@ -1,4 +1,4 @@
-"""Runs the training loop and keeps its results safe: checkpoints, logs, records, and what to say when it is stopped."""
+"""The training loop and its results: checkpoints, logs, records and messages after an interruption."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ LAST = "last.safetensors"
 
 @dataclass(frozen=True)
 class RunResult:
-    """Where a run's files lie and what it reached."""
+    """The files and the results of a run."""
 
     save_dir: Path
     """The run's folder."""
     accuracy: float
     """Top-1 of the last epoch, 0..1."""
     table: str
-    """What it reached, for a terminal."""
+    """Its results, for a terminal."""
 
 
 def execute(run: Run, description: Description, folder: Path) -> RunResult:
-    """Trains what is left of a run and finishes it: records, the checkpoint without what only resuming needs.
+    """Trains the rest of a run and finishes it: records, and the checkpoint without the state for resuming.
 
     Raises:
         FolderInUseError: Another process is writing into the folder.
@@ -81,7 +81,7 @@ def _restore(optimizer: torch.optim.Optimizer, progress: Progress) -> None:
 
 @contextmanager
 def _writing(what: str, last: Path) -> Iterator[None]:
-    """Says what could not be written inside the block, and what is left."""
+    """Reports files that could not be written inside the block, and the remaining ones."""
     try:
         yield
     except OSError as error:
@@ -92,7 +92,7 @@ def _writing(what: str, last: Path) -> Iterator[None]:
 
 
 def _finish(run: Run, description: Description, folder: Path) -> RunResult:
-    """Records what the last epoch reached and drops the optimizer; may be repeated after a kill at any moment."""
+    """Records the results of the last epoch and drops the optimizer; may be repeated after a kill at any moment."""
     last, final = folder / "weights" / LAST, folder / "weights" / f".{LAST}.tmp"
     if not run.processes.is_first:
         return RunResult(save_dir=folder, accuracy=float("nan"), table="")
@@ -112,7 +112,7 @@ def _finish(run: Run, description: Description, folder: Path) -> RunResult:
 
 @contextmanager
 def _resumable(last: Path, model: str, *, quiet: bool) -> Iterator[None]:
-    """Says how to go on where a run is stopped inside the block, and what is left where its numbers fail."""
+    """Says how to resume a run that is stopped inside the block, and what remains if its numbers fail."""
     try:
         yield
     except NonFiniteError as error:

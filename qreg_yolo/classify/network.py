@@ -86,7 +86,7 @@ def check_output(model: nn.Module, name: str, num_classes: int) -> None:
 
 
 def clipping_warning(model: nn.Module, images: Tensor) -> str | None:
-    """Returns what is lost where one-sided input quantizers meet negative inputs, or None where nothing is.
+    """Returns a warning if one-sided input quantizers meet negative inputs, else None.
 
     Args:
         model: Quantized; it is run once in full precision and is as it was afterwards.
@@ -121,7 +121,7 @@ def clipping_warning(model: nn.Module, images: Tensor) -> str | None:
 
 
 def calibrate_network(model: nn.Module, data: ImageSet, config: ClassifyConfig, batch: int) -> CalibrationReport:
-    """Initialises the quantizers on the first batches of the first epoch, in float32; returns what was done.
+    """Initialises the quantizers on the first batches of the first epoch, in float32; returns a report.
 
     The images are those that training begins with. Nothing is drawn: random states stay as they are.
     """

@@ -1,4 +1,4 @@
-"""The weight noise of a classifier's checkpoint, and what it does to its loss."""
+"""The weight noise of a classifier's checkpoint, and its effect on the loss."""
 
 from __future__ import annotations
 
@@ -16,14 +16,11 @@ from qreg_yolo.classify.datasets import class_rows, load_measured
 from qreg_yolo.classify.network import first_last_layers
 from qreg_yolo.classify.setup import prepare
 from qreg_yolo.datasets.sources import select_keys
-from qreg_yolo.io import records
-from qreg_yolo.io.files import writable_project
 from qreg_yolo.noise.jacobian import outputs_of
 from qreg_yolo.noise.perturbation import Task
-from qreg_yolo.noise.study import NoiseRequest, Plan, gradient_layers, report, study
+from qreg_yolo.noise.study import NoiseRequest, Plan, study_report
 from qreg_yolo.quant.convert import plan_quantization
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
-from qreg_yolo.quant.weight_noise import own_rounding
 from qreg_yolo.robustness.request import check_counts
 from qreg_yolo.terminal import Progress, no_progress
 
@@ -43,7 +40,7 @@ class ClassifierNoiseRequest(NoiseRequest):
 
 
 def measure(request: ClassifierNoiseRequest, progress: Progress = no_progress) -> dict[str, Any]:
-    """Returns the report of a checkpoint as plain values (`report`).
+    """Returns the report of a checkpoint as plain values (`study_report`).
 
     Raises:
         ConfigError: A dataset, split or number that cannot be.
@@ -56,25 +53,12 @@ def measure(request: ClassifierNoiseRequest, progress: Progress = no_progress) -
     network, description, _ = load_classifier(request.weights, request.model)
     network.to(device)
     images = _images(request, description) if request.losses else None
-    plan = _plan(network)
-    if request.folder is not None:
-        writable_project(request.folder, "--out")
-    rows = study(
-        network,
-        gradient_layers(network, plan),
-        plan,
-        request.sweep,
-        own=description.spec if own_rounding(network) else None,
-        task=None if images is None else _task(network, images.to(device)),
-        progress=progress,
+    about = {"track": "classify", "model": description.model}
+    data = None if images is None else {"data": images.name, "split": images.split, "n_images": len(images)}
+    task = None if images is None else _task(network, images.to(device))
+    return study_report(
+        network, _plan(network), request, spec=description.spec, task=task, about=about, data=data, progress=progress
     )
-    about: dict[str, Any] = {
-        "weights": str(request.weights), "track": "classify", "model": description.model,
-        "label": description.spec.label, **records.provenance(),
-    }  # fmt: skip
-    if images is not None:
-        about |= {"data": images.name, "split": images.split, "n_images": len(images)}
-    return report(about, request.sweep, rows)
 
 
 def _images(request: ClassifierNoiseRequest, description: Description) -> ImageSet:

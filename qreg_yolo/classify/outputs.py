@@ -29,7 +29,7 @@ Measured = Mapping[str, tuple[str, int, float]]
 
 
 def write_description(folder: Path, config: ClassifyConfig, description: Description, device: torch.device) -> None:
-    """Writes ``config.yaml``, ``environment.json`` and ``qreg.json`` (how each layer is quantized)."""
+    """Writes ``config.yaml``, ``environment.json`` and ``qreg.json`` (the quantization of each layer)."""
     files.write_text(folder / "config.yaml", dump(config))
     files.write_text(folder / "environment.json", json.dumps(environment(device), indent=2) + "\n")
     files.write_text(folder / "qreg.json", json.dumps(description.to_dict(), indent=2) + "\n")
@@ -47,7 +47,7 @@ def write_results(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
 
 
 def tensorboard(folder: Path) -> Callable[[Mapping[str, float]], None]:
-    """Returns what writes an epoch's row as TensorBoard's events; it does nothing where TensorBoard is missing."""
+    """Returns a function that writes an epoch's row to TensorBoard, or does nothing without TensorBoard."""
     if find_spec("tensorboard") is None:
         return lambda row: None
     from torch.utils.tensorboard import SummaryWriter
@@ -92,7 +92,7 @@ def append_records(
 
 
 def identity(weights: Path, name: str, description: Description, data: str) -> dict[str, Any]:
-    """Returns the fields of a record that say which run, and which of its checkpoints, was measured.
+    """Returns the fields of a record that identify the run and its checkpoint.
 
     Args:
         weights: The checkpoint.
@@ -125,7 +125,7 @@ def identity(weights: Path, name: str, description: Description, data: str) -> d
 
 
 def measured_in(row: Mapping[str, float], train: ImageSet, val: ImageSet) -> Measured:
-    """Returns what `append_records` takes of an epoch's row."""
+    """Returns the metrics of an epoch's row for `append_records`."""
     return {
         "accuracy_top1": (val.split, len(val), row["metrics/accuracy_top1"]),
         "loss": (val.split, len(val), row["val/loss"]),
@@ -144,7 +144,7 @@ def epoch_line(row: Mapping[str, float], epochs: int, images_per_s: float) -> st
 
 
 def final_table(rows: Sequence[Mapping[str, float]], folder: Path) -> str:
-    """Returns what a run reached, for a terminal."""
+    """Returns the results of a run, for a terminal."""
     last, best = rows[-1], max(rows, key=lambda row: _accuracy(row))
     columns = {"top-1": "metrics/accuracy_top1", "val loss": "val/loss", "train loss": "train/loss"}
     epochs = {"last epoch (reported)": last, f"best epoch ({int(best['epoch'])})": best}

@@ -1,4 +1,4 @@
-"""Data-parallel training: what several processes exchange. One process exchanges nothing.
+"""Data-parallel training: the exchange between processes. A single process exchanges nothing.
 
 Each process sees its part of every batch, with BatchNorm on that part's own statistics. Gradients are averaged, so that
 a step is that of the whole batch; LSQ's gradient scale counts the features of one sample, so that step sizes do not
@@ -69,13 +69,13 @@ class Processes:
 
 
 def say(text: str) -> None:
-    """Prints in the first process, which speaks for all."""
+    """Prints in the first process only."""
     if text and os.environ.get("RANK", "0") == "0":
         print(text, flush=True)
 
 
 def world_size() -> int:
-    """Returns how many processes ``torchrun`` started (1 without it)."""
+    """Returns the number of processes of ``torchrun`` (1 without it)."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 

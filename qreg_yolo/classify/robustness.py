@@ -65,7 +65,7 @@ class ClassifierRobustnessRequest(RobustnessRequest):
         for name in ("preset", "seed", "frost_dir"):
             if self.published is not None and getattr(self, name) is not None:
                 raise ConfigError(
-                    f"--{name.replace('_', '-')} does not go with --published: those images are corrupted already. "
+                    f"--{name.replace('_', '-')} cannot be combined with --published: its images are corrupted. "
                     "Remove one of them."
                 )
         super().check()

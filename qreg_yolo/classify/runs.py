@@ -29,7 +29,7 @@ from qreg_yolo.quant.report import count_macs, layer_reports, model_size
 
 @dataclass(frozen=True, kw_only=True)
 class Measuring:
-    """What `validate` is asked for; None: as the checkpoint was trained."""
+    """The request of `validate`; None: as the checkpoint was trained."""
 
     data: str | None = None
     data_dir: str | None = None
@@ -42,10 +42,10 @@ class Measuring:
 
 
 def train(config: ClassifyConfig, seeds: Sequence[int] = ()) -> str:
-    """Trains what ``config`` says, once for each of ``seeds`` (none: once, its own); returns the final table.
+    """Trains a configuration with each of ``seeds`` (none: its own seed); returns the final table.
 
     Raises:
-        ConfigError: Something asked for that does not exist or does not go together.
+        ConfigError: A value that does not exist, or two that exclude each other.
         FileNotFoundError: Data or weights that do not exist.
         DataError, WeightsError: They exist, but cannot be used.
         OSError: The project folder cannot be written.
@@ -166,7 +166,7 @@ def run_name(config: ClassifyConfig) -> str:
 
 
 def inspect_classifier(path: Path, model: str | None = None) -> Inspection:
-    """Returns what a classifier's checkpoint is made of; MACs per image of 32 pixels.
+    """Inspects a classifier's checkpoint; MACs per image of 32 pixels.
 
     Args:
         path: A file of `save_classifier`.

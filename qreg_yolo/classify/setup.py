@@ -15,8 +15,15 @@ from qreg_yolo.classify.processes import device_of
 from qreg_yolo.classify.train import Run
 from qreg_yolo.config.classification import ClassifyConfig
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.training.cpu import tune_cpu
-from qreg_yolo.training.environment import BF16, FP32, THREADS_VARIABLE, cpu_has_bf16, requested_threads, use_threads
+from qreg_yolo.training.environment import (
+    BF16,
+    FP32,
+    THREADS_VARIABLE,
+    cpu_has_bf16,
+    keep_freed_memory,
+    requested_threads,
+    use_threads,
+)
 from qreg_yolo.training.tensor_file import fill
 
 
@@ -33,12 +40,12 @@ def prepare(threads: int | None, device: str | None) -> torch.device:
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
     found = device_of(device)
     if found.type == "cpu":
-        tune_cpu()
+        keep_freed_memory()
     return found
 
 
 def precision_on(amp: str, device: torch.device) -> str:
-    """Returns `fp32` or `bf16` for what was asked: ``auto`` is bf16 where the hardware has it."""
+    """Returns `fp32` or `bf16`; ``auto`` is bf16 if the hardware supports it."""
     if amp == "auto":
         return BF16 if (cpu_has_bf16() if device.type == "cpu" else torch.cuda.is_bf16_supported()) else FP32
     return BF16 if amp == "bf16" else FP32

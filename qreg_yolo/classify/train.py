@@ -18,7 +18,7 @@ from qreg_yolo.classify.processes import Processes
 from qreg_yolo.config.classification import ClassifyConfig
 from qreg_yolo.quant.convert import quantized_layers
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
-from qreg_yolo.quant.report import level_distance
+from qreg_yolo.quant.report import step_size
 from qreg_yolo.quant.weight_noise import noise_columns
 from qreg_yolo.training.environment import epoch_seed
 from qreg_yolo.training.finite import NonFiniteError, diagnosis, norm_is_finite
@@ -154,6 +154,6 @@ def layer_columns(model: nn.Module, *, log_noise: bool) -> dict[str, float]:
     columns: dict[str, float] = {}
     for name, layer in quantized_layers(model).items():
         for side, quantizer in (("weight", layer.weight_fake_quant), ("input", layer.input_fake_quant)):
-            if quantizer is not None and (step := level_distance(quantizer)) is not None:
+            if quantizer is not None and (step := step_size(quantizer)) is not None:
                 columns[f"step/{name}.{side}"] = step
     return columns | noise_columns(model, everything=log_noise)

@@ -77,15 +77,15 @@ def _options(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: 0 done, 1 the run failed, 2 wrong usage, 130 and 143 stopped by a signal.
 
-    Wrong usage is what the command line itself shows: an option, an argument, a recipe, or the path of something that
-    does not exist. What exists and cannot be used (a dataset, a checkpoint) is a failed run.
+    Wrong usage is visible in the command line: an option, an argument, a recipe, or a path that does not exist. A file
+    that exists but cannot be used (a dataset, a checkpoint) is a failed run.
 
     Args:
         arguments: Without the program's name; None: the process's own.
     """
     try:
         app(args=None if arguments is None else list(arguments), prog_name="qreg-yolo", standalone_mode=True)
-    except SystemExit as end:  # so typer ends, Ctrl-C included
+    except SystemExit as end:  # typer's way to end, also after Ctrl-C
         if end.code == INTERRUPTED:
             print("Interrupted.", file=sys.stderr)
         raise

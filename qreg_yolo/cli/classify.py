@@ -36,11 +36,11 @@ Examples:
   qreg-yolo classify val runs/resnet20-demo-lsq-w4a4-s0/weights/last.safetensors
   qreg-yolo classify val last.safetensors --data cifar10 --data-dir DIR"""
 _NEW_RUN = ("weights", "hyp", "seeds")
-"""Options that begin a run: a resumed one has its own."""
+"""Options of a new run; a resumed one keeps its own."""
 
 Data = Annotated[str | None, typer.Option(help="demo | cifar10 | cifar100. [default: demo, or the checkpoint's]")]
 DataDir = Annotated[str | None, typer.Option(help="Folder with cifar-10-batches-py or cifar-100-python.")]
-NoVerify = Annotated[bool, typer.Option("--no-verify", help="Take data files that are not the official ones.")]
+NoVerify = Annotated[bool, typer.Option("--no-verify", help="Accept data files that are not the official ones.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch the official archive (over the network).")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: all cores]")]
 Device = Annotated[str | None, typer.Option(help="cpu | cuda | cuda:1. [default: a GPU where there is one]")]
@@ -80,12 +80,16 @@ def train(
     weights: Annotated[str | None, typer.Option(help="Checkpoint to start from. [default: from scratch]")] = None,
     hyp: Annotated[str | None, typer.Option(help="Recipe: a name or a YAML file. [default: by data]")] = None,
     train_images: Annotated[
-        int | None, typer.Option(help="Train on so many images, as many of each class. [default: all]")
+        int | None, typer.Option(help="Size of a class-balanced subset to train on. [default: all]")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the set; the milestones scale with it.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training set; the milestones scale with it.")
+    ] = None,
     val_every: ValEvery = None,
-    milestones: Annotated[str | None, typer.Option(help="Epochs where the rate falls, such as 50,90,130,180.")] = None,
-    gamma: Annotated[float | None, typer.Option(help="Factor of the rate at a milestone.")] = None,
+    milestones: Annotated[
+        str | None, typer.Option(help="Epochs at which the learning rate drops, such as 50,90,130,180.")
+    ] = None,
+    gamma: Annotated[float | None, typer.Option(help="Factor of the learning rate at a milestone.")] = None,
     lr0: Annotated[float | None, typer.Option(help="Learning rate at the start.")] = None,
     momentum: Annotated[float | None, typer.Option(help="Momentum of SGD.")] = None,
     nesterov: Annotated[bool | None, typer.Option("--nesterov", help="Nesterov's momentum.")] = None,
@@ -96,7 +100,9 @@ def train(
     compile_: Annotated[bool | None, typer.Option("--compile", help="Compile the network (minutes).")] = None,
     log_noise: LogNoise = None,
     seed: Annotated[int | None, typer.Option(help="0 or more. [default: 0]")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Several runs, such as 0,1,2; mean and deviation.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds of several runs, such as 0,1,2; prints mean and standard deviation.")
+    ] = None,
     threads: Threads = None,
     device: Device = None,
     project: Annotated[str | None, typer.Option(help="Folder of the run's folder. [default: runs]")] = None,
@@ -133,7 +139,7 @@ def _train(
     config, notices = resolve(_recipe(hyp, options, arguments), options, arguments)
     several = parse_seeds(seeds)
     if several and "seed" in {*options, *arguments}:
-        raise ConfigError(f"--seeds {seeds} and a seed do not go together. Give one of them.")
+        raise ConfigError(f"--seeds {seeds} and a seed exclude each other. Give one of them.")
     fetch(config.run.data, config.run.data_dir, download)
     find_own_code(config.run.model)
     from qreg_yolo.classify import runs
@@ -152,7 +158,9 @@ def _resume(checkpoint: Path, options: dict[str, Any], arguments: dict[str, Any]
     options = {key: value for key, value in options.items() if value is not None}
     clash = [name for name in _NEW_RUN if name in options]
     if clash:
-        raise ConfigError(f"--{clash[0]} does not go with --resume: a resumed run keeps its own. Drop one of them.")
+        raise ConfigError(
+            f"--{clash[0]} cannot be combined with --resume: a resumed run keeps its own. Remove one of them."
+        )
     given = together(options, arguments)
     find_own_code(given.get("model", ""))
     from qreg_yolo.classify import runs
@@ -205,7 +213,7 @@ def parse_seeds(text: str | None) -> tuple[int, ...]:
 
 
 def _recipe(hyp: str | None, options: dict[str, Any], arguments: dict[str, Any]) -> Path | None:
-    """Returns the recipe file: the one asked for, else the dataset's own."""
+    """Returns the recipe file: ``--hyp``, or the default of the dataset."""
     if hyp is None:
         data = str(options.get("data") or arguments.get("data", "demo"))
         return recipe_path("cifar_demo" if data == "demo" else "cifar_paper")
@@ -216,10 +224,10 @@ def _recipe(hyp: str | None, options: dict[str, Any], arguments: dict[str, Any])
 
 
 def fetch(data: str, data_dir: str | None, download: bool) -> None:
-    """Fetches the official archive, where that was asked for.
+    """Downloads the official archive if ``download`` is set.
 
     Raises:
-        ConfigError: It was asked for without saying which, or where to put it.
+        ConfigError: No dataset, or no folder for it.
     """
     if not download:
         return

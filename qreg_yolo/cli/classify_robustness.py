@@ -30,7 +30,7 @@ def robustness(
     download: Download = False,
     corruptions: Annotated[str, typer.Option(help="19 | 15 | names such as fog,snow.")] = "19",
     severities: Annotated[str, typer.Option(help="Such as 3, 1-5 or 1,3.")] = "1-5",
-    limit: Annotated[int | None, typer.Option(help="A fixed random subset of so many images.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Size of a fixed random subset.")] = None,
     preset: Annotated[
         str | None, typer.Option(help="cifar32 | imagenet224 | tiny64 | inception299. [default: cifar32]")
     ] = None,
@@ -38,7 +38,9 @@ def robustness(
         Path | None, typer.Option(help="Folder of CIFAR-10-C's or CIFAR-100-C's .npy files, instead of corrupting.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the corruptions. [default: 0]")] = None,
-    frost_dir: Annotated[Path | None, typer.Option(help="Folder of frost overlays. [default: found or drawn]")] = None,
+    frost_dir: Annotated[
+        Path | None, typer.Option(help="Folder of frost overlays. [default: the installed ones, or drawn]")
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="Images per batch. [default: as val]")] = None,
     model: Annotated[str | None, typer.Option(help="The checkpoints' own package.module:factory.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that corrupt. [default: CPU 0, GPU cores]")] = None,

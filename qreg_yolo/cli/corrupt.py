@@ -20,12 +20,12 @@ Examples:
   qreg-yolo corrupt cifar-10-batches-py CIFAR-10-C
   qreg-yolo corrupt demo sheet.png --sheet"""
 ASK_ABOVE = 10e9
-"""Bytes that are written without asking."""
+"""Writing more bytes than this asks first."""
 
 
 def corrupt(
     source: Annotated[str, typer.Argument(help="Data YAML, demo, voc, a folder of images, or of CIFAR's pickles.")],
-    out: Annotated[Path, typer.Argument(help="Folder to make; with --sheet, the image.")],
+    out: Annotated[Path, typer.Argument(help="Folder to create; with --sheet, the image.")],
     corruptions: Annotated[str, typer.Option(help="19 (all), 15 (the benchmark's), or names such as fog,snow.")] = "19",
     severities: Annotated[str, typer.Option(help="Such as 3, 1-5 or 1,3.")] = "1-5",
     format_: Annotated[str, typer.Option("--format", help="png | webp (both lossless) | jpg.")] = "png",
@@ -36,8 +36,10 @@ def corrupt(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the corruptions.")] = 0,
     split: Annotated[str | None, typer.Option(help="train | val | test. [default: test, else val]")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only so many images: a fixed random subset.")] = None,
-    frost_dir: Annotated[Path | None, typer.Option(help="Frost overlays. [default: found, else drawn]")] = None,
+    limit: Annotated[int | None, typer.Option(help="Size of a fixed random subset.")] = None,
+    frost_dir: Annotated[
+        Path | None, typer.Option(help="Frost overlays. [default: the installed ones, or drawn]")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; 0: this one. [default: cores, at most 8]")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be used.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask above 10 GB.")] = False,
@@ -85,7 +87,7 @@ def _datasets_dir() -> Path:
 
 
 def _approve(size: int, out: Path, yes: bool) -> None:
-    """Shows the estimated size; asks where it is large."""
+    """Shows the estimated size; asks if it is large."""
     place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
     text = f"About {_bytes(size)} to write into '{out}' ({_bytes(free)} free)."
@@ -93,7 +95,7 @@ def _approve(size: int, out: Path, yes: bool) -> None:
     if yes or size <= min(ASK_ABOVE, free):
         return
     if not sys.stdin.isatty():
-        raise ConfigError(f"{text} Give --yes to write so much without being asked.")
+        raise ConfigError(f"{text} Give --yes to write that much without a question.")
     typer.confirm("Go on?", abort=True, err=True)
 
 

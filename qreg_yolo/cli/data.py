@@ -1,4 +1,4 @@
-"""``qreg-yolo data``: brings datasets into the layout that training reads."""
+"""``qreg-yolo data``: conversion of datasets to the layout of training."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Examples:
   qreg-yolo data voc --devkit VOCdevkit --out VOC-all --keep-difficult"""
 
 app = typer.Typer(
-    help="Bring a dataset into Ultralytics' layout.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
+    help="Convert a dataset to Ultralytics' layout.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
 )
 
 
 @app.callback()
 def _data() -> None:
-    """Bring a dataset into Ultralytics' layout."""
+    """Convert a dataset to Ultralytics' layout."""
 
 
 @app.command("voc", epilog=EXAMPLES, short_help="Convert an official PASCAL VOCdevkit.")
 def voc(
-    devkit: Annotated[Path, typer.Option(help="Folder that holds VOC2007, VOC2012 or both.")],
-    out: Annotated[Path, typer.Option(help="Folder to make, with voc.yaml for --data.")],
+    devkit: Annotated[Path, typer.Option(help="Folder with VOC2007, VOC2012 or both.")],
+    out: Annotated[Path, typer.Option(help="Folder to create, with voc.yaml for --data.")],
     keep_difficult: Annotated[
         bool, typer.Option("--keep-difficult", help="Keep objects marked difficult (YOLOv5 drops them).")
     ] = False,
@@ -36,7 +36,7 @@ def voc(
         bool, typer.Option("--skip-bad", help="Leave out objects and images that cannot be used.")
     ] = False,
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch what the devkit lacks (2.9 GB in all, over the network).")
+        bool, typer.Option("--download", help="Download missing parts of the devkit (2.9 GB in all).")
     ] = False,
 ) -> None:
     """Convert an official PASCAL VOCdevkit (2007, 2012 or both). Its images are linked, not copied."""

@@ -30,7 +30,7 @@ def inspect(
 ) -> None:
     """Show each layer's bits, codes in use, clipping, noise and cost, and the size of the whole."""
     prepare_host(online=False)
-    with redirect_stdout(sys.stderr):  # what Ultralytics says on first use is no part of the report
+    with redirect_stdout(sys.stderr):  # Ultralytics' messages on first use do not belong to the report
         report = _report(weights, model)
     print(json.dumps(report.to_dict(), indent=2, allow_nan=False) if as_json else report.to_text())
 

@@ -31,19 +31,21 @@ PROJECT = "runs"
 def noise(
     weights: Annotated[Path, typer.Argument(help="Checkpoint of a detector or a classifier.")],
     bits: Annotated[str, typer.Option(help="Widths of the weights, such as 2,4,8 or 1-8,32.")] = "2,4,8",
-    methods: Annotated[str, typer.Option(help="Of lsq,lsq+,pact,dorefa.")] = "lsq,pact,dorefa",
+    methods: Annotated[str, typer.Option(help="Methods: lsq,lsq+,pact,dorefa.")] = "lsq,pact,dorefa",
     first_last_bits: FirstLastBits = None,
     per_channel: PerChannel = None,
     data: Annotated[str | None, typer.Option(help="Dataset or data YAML. [default: the checkpoint's]")] = None,
     data_dir: DataDir = None,
     no_verify: NoVerify = False,
-    split: Annotated[str | None, typer.Option(help="Its split. [default: train]")] = None,
-    limit: Annotated[int | None, typer.Option(help="So many images. [default: 64; of detectors 16]")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the data. [default: train]")] = None,
+    limit: Annotated[int | None, typer.Option(help="Number of images. [default: 64; of detectors 16]")] = None,
     imgsz: Annotated[int | None, typer.Option(help="Image size of a detector, px. [default: its training's]")] = None,
     class_map: Annotated[str | None, typer.Option(help="coco2voc, or a YAML file: data class to model class.")] = None,
     draws: Annotated[int, typer.Option(help="Random perturbations per distribution.")] = 16,
-    seed: Annotated[int, typer.Option(help="Of the perturbations.")] = 0,
-    no_loss: Annotated[bool, typer.Option("--no-loss", help="The noise alone, without gradients and data.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the perturbations.")] = 0,
+    no_loss: Annotated[
+        bool, typer.Option("--no-loss", help="Measure the noise alone, without gradients and data.")
+    ] = False,
     model: Annotated[str | None, typer.Option(help="A classifier's own package.module:factory.")] = None,
     device: Device = None,
     threads: Threads = None,
@@ -51,7 +53,7 @@ def noise(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
     out: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/noise]")] = None,
 ) -> None:
-    """Measure the noise of quantized weights, and what it does to the loss, against the theorem's prediction."""
+    """Measure the noise of quantized weights and its effect on the loss, against the theorem's prediction."""
     with named(COMMAND_LINE):
         sweep = Sweep(
             methods=tuple(methods.split(",")), bits=parse_bits(bits), first_last_bits=first_last(first_last_bits),
@@ -68,14 +70,14 @@ def noise(
         raise ConfigError("--against compares gradients, and --no-loss measures none. Remove one of the two.")
     own = {"data_dir": data_dir, "verify": not no_verify, "model": model}
     prepare_host(online=False)
-    with redirect_stdout(sys.stderr):  # what Ultralytics says on first use is no part of the report
+    with redirect_stdout(sys.stderr):  # Ultralytics' messages on first use do not belong to the report
         report = _measure(weights, asked, own, {"imgsz": imgsz, "class_map": class_map})
     from qreg_yolo.analysis.noise import FIGURE, REPORT, compare_gradients, publish
     from qreg_yolo.io.files import new_folder
 
     folder = new_folder(Path(PROJECT).absolute(), "noise") if out is None else out
     text = publish(report, folder)
-    if baseline is not None:  # what was measured is on disk before the two can turn out not to be comparable
+    if baseline is not None:  # written once before, in case the two cannot be compared
         report = {**report, "against": {"weights": baseline["weights"], "rows": compare_gradients(report, baseline)}}
         text = publish(report, folder, baseline)
     print(json.dumps(report, indent=2, allow_nan=False) if as_json else text)

@@ -1,4 +1,4 @@
-"""Options of training that both tracks have."""
+"""Training options of both tracks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Bits = Annotated[int | None, typer.Option(help="Width of weights and activations
 WeightBits = Annotated[int | None, typer.Option(help="Width of the weights alone.")]
 ActBits = Annotated[int | None, typer.Option(help="Width of the activations alone.")]
 Method = Annotated[str | None, typer.Option(help="lsq | lsq+ | pact | dorefa. [default: lsq]")]
-WeightOnly = Annotated[bool | None, typer.Option("--weight-only", help="Full-precision activations.")]
+WeightOnly = Annotated[bool | None, typer.Option("--weight-only", help="Quantize weights only.")]
 PerChannel = Annotated[bool | None, typer.Option("--per-channel", help="One weight step per output channel.")]
 FirstLastBits = Annotated[
     str | None,

@@ -31,13 +31,13 @@ Out = Annotated[Path, typer.Option(help="Figure to write: .png, .svg or .pdf.")]
 Layout = Annotated[Path | None, typer.Option(help="YAML: rows of condition names. [default: 4 x 5, clean first]")]
 
 app = typer.Typer(
-    help="Draw squares, curves and their legend.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
+    help="Draw heatmaps, curves and their legend.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
 )
 
 
 @app.callback()
 def _plot() -> None:
-    """Draw squares, curves and their legend."""
+    """Draw heatmaps, curves and their legend."""
 
 
 @app.command("heatmap", epilog=HEATMAP_EXAMPLES, short_help="Heatmaps of 20 conditions: quantized - fp32.")
@@ -56,7 +56,7 @@ def heatmap(
     per_image: comparing.PerImage = None,
     no_intervals: comparing.NoIntervals = False,
 ) -> None:
-    """Draw what quantization changes in each of the 20 conditions: one square, or a grid of methods by bits."""
+    """Draw the effect of quantization under the 20 conditions: one heatmap, or a grid of methods by bits."""
     asked = comparing.request(
         records, metric, severities, runs, baseline, data, split, preset, per_image, no_intervals
     )  # fmt: skip
@@ -100,17 +100,17 @@ def curves(
 ) -> None:
     """Draw one column of training runs over the epochs; runs of one label as mean and standard deviation.
 
-    Of a validation loss the overfitting gap is printed too: last minus best, validation against training. With
-    --x train/... networks are compared where they fit their training set equally well, each with the first.
+    For a validation loss, also print the overfitting gap: last minus best, validation against training. With
+    --x train/..., compare networks at equal training loss, each with the first.
     """
     from qreg_yolo.analysis import report
 
     print(report.loss_curves(sources, out, column=column, x=x, smoothing=smoothing, format_=format_))
 
 
-@app.command("legend", epilog=LEGEND_EXAMPLES, short_help="Which condition of a square is where.")
+@app.command("legend", epilog=LEGEND_EXAMPLES, short_help="The places of the conditions in a heatmap.")
 def legend(out: Out, layout: Layout = None) -> None:
-    """Draw the legend square: which condition is where."""
+    """Draw the legend of the heatmaps: the place of each condition."""
     from qreg_yolo.analysis import report
 
     print(report.legend(out, layout))

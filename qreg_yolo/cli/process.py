@@ -20,11 +20,11 @@ _state = {"hooked": False, "refuse": False}
 
 
 def prepare_host(*, online: bool, checkpoints: bool = True) -> None:
-    """Sets what Ultralytics reads at import: no downloads, no package installation, no telemetry unless ``online``.
+    """Prepares the settings of Ultralytics: no downloads, package installation or telemetry unless ``online``.
 
-    With ``checkpoints``, also that it loads those through torch's restricted unpickler, which executes nothing in them.
-    Some of its look-ups (a font, for example) heed no setting; an audit hook refuses those too. Addresses of this
-    machine stay reachable. To be called before ultralytics is imported.
+    With ``checkpoints``, Ultralytics also loads checkpoints through torch's restricted unpickler, which runs nothing.
+    Some look-ups (a font, for example) ignore the settings; an audit hook refuses those too. Addresses of this
+    machine stay reachable. Call it before ultralytics is imported.
     """
     if checkpoints:
         os.environ["ULTRALYTICS_SAFE_LOAD"] = "1"
@@ -33,13 +33,13 @@ def prepare_host(*, online: bool, checkpoints: bool = True) -> None:
         return
     os.environ.setdefault("YOLO_OFFLINE", "1")
     os.environ.setdefault("YOLO_AUTOINSTALL", "0")
-    if not _state["hooked"]:  # a hook cannot be taken away again
+    if not _state["hooked"]:  # a hook cannot be removed
         sys.addaudithook(_refuse_network)
         _state["hooked"] = True
 
 
 def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
-    if not _state or not _state["refuse"]:  # None where the interpreter ends
+    if not _state or not _state["refuse"]:  # None while the interpreter exits
         return
     if event not in _WITH_ADDRESS + _WITH_NAME:
         return
@@ -83,7 +83,7 @@ def rate_bar(label: str, total: int) -> Iterator[Callable[[int], object]]:
     def advance(count: int) -> None:
         nonlocal seen
         seen += count
-        if sys.stderr.isatty():  # elsewhere each new label would be a line
+        if sys.stderr.isatty():  # a new label would be a new line elsewhere
             shown.label = f"{label}, {seen / max(time.monotonic() - start, 1e-9):.1f} images/s"
         shown.update(count)
 

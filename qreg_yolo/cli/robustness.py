@@ -29,12 +29,14 @@ def robustness(
     corruptions: Annotated[str, typer.Option(help="19 | 15 | names such as fog,snow.")] = "19",
     severities: Annotated[str, typer.Option(help="Such as 3, 1-5 or 1,3.")] = "1-5",
     split: Annotated[str | None, typer.Option(help="train | val | test. [default: test, else val]")] = None,
-    limit: Annotated[int | None, typer.Option(help="A fixed random subset of so many images.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Size of a fixed random subset.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images per batch. [default: as val]")] = None,
     imgsz: Annotated[int | None, typer.Option(help="Image size, px. [default: each model's own]")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the corruptions.")] = 0,
     preset: Annotated[str, typer.Option(help="imagenet224 | inception299 | tiny64 | cifar32.")] = "imagenet224",
-    frost_dir: Annotated[Path | None, typer.Option(help="Folder of frost overlays. [default: found or drawn]")] = None,
+    frost_dir: Annotated[
+        Path | None, typer.Option(help="Folder of frost overlays. [default: the installed ones, or drawn]")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that corrupt. [default: CPU 0, GPU 8]")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, or the number of a GPU.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: all cores]")] = None,
@@ -87,5 +89,5 @@ def output_folder(out: Path | None, overrides: list[str]) -> tuple[Path, str | N
     if out is None:
         return Path(places.get("project", PROJECT)), places.get("name")
     if places:
-        raise ConfigError(f"--out {out} does not go with {overrides[0]}. Drop one of them.")
+        raise ConfigError(f"--out {out} cannot be combined with {overrides[0]}. Remove one of them.")
     return out.parent, out.name

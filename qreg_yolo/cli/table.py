@@ -20,7 +20,7 @@ def table(
     records: comparing.Records,
     kind: Annotated[str, typer.Option(help="table1 | robustness | severity | cells.")] = "table1",
     format_: Annotated[str, typer.Option("--format", help="text | markdown | csv | latex.")] = "text",
-    out: Annotated[Path | None, typer.Option(help="Write it to a file too.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write it to this file.")] = None,
     metric: comparing.Metric = None,
     severities: comparing.Severities = None,
     runs: comparing.Runs = None,

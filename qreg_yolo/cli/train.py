@@ -40,7 +40,7 @@ Examples:
   qreg-yolo train --resume runs/yolov5n-lsq-w4a4-s0/weights/last.pt"""
 
 _NEW_RUN = ("model", "data", "weights", "hyp", "seed", "head", "autoanchor", "log_noise", "val_every")
-"""Options that begin a run: a resumed one has its own."""
+"""Options of a new run; a resumed one keeps its own."""
 _RECIPES = {"demo": "demo", "voc": "voc_scratch"}
 
 
@@ -63,7 +63,7 @@ def train(
     autoanchor: Annotated[bool | None, typer.Option("--autoanchor", help="Fit the anchors to the data.")] = None,
     model: Annotated[str | None, typer.Option(help="Ultralytics detection YAML. [default: yolov5n.yaml]")] = None,
     data: Annotated[str | None, typer.Option(help="Data YAML, demo or voc. [default: demo]")] = None,
-    weights: Annotated[str | None, typer.Option(help="Checkpoint to start from; classic YOLOv5's too.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Checkpoint to start from; also YOLOv5 weights.")] = None,
     hyp: Annotated[str | None, typer.Option(help="Recipe: a name or a YAML file. [default: by data]")] = None,
     seed: Annotated[int | None, typer.Option(help="0 or more. [default: 0]")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
@@ -95,9 +95,7 @@ def _launch(config: RunConfig) -> str:
     from qreg_yolo.detect import runs
 
     if config.run.data == "demo":
-        print(
-            "Training on the built-in demo set. For PASCAL VOC: --data voc, with the dataset where data/voc.yaml says."
-        )
+        print("Training on the built-in demo set. For PASCAL VOC: --data voc (see data/voc.yaml).")
     return runs.train(config).table
 
 
@@ -105,7 +103,9 @@ def _resume(checkpoint: Path, options: dict[str, Any], arguments: dict[str, Any]
     clash = [name for name in _NEW_RUN if name in options]
     if clash:
         option = clash[0].replace("_", "-")
-        raise ConfigError(f"--{option} does not go with --resume: a resumed run keeps its own. Drop one of them.")
+        raise ConfigError(
+            f"--{option} cannot be combined with --resume: a resumed run keeps its own. Remove one of them."
+        )
     config = resolve(None, options, arguments)  # for the checks
     prepare_host(online=config.run.online)
     from qreg_yolo.detect import runs
@@ -127,7 +127,7 @@ def _with_amp(amp: str | None, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _recipe(hyp: str | None, options: dict[str, Any], arguments: dict[str, Any]) -> Path | None:
-    """Returns the recipe file: the one asked for, else the dataset's own, if it has one."""
+    """Returns the recipe file: ``--hyp``, or the default of the dataset, or None."""
     if hyp is None:
         name = _RECIPES.get(str(options.get("data") or arguments.get("data", "demo")))
         if name == "voc_scratch" and "weights" in options:

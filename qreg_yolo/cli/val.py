@@ -55,11 +55,11 @@ def _checkpoint(first: str | None, option: Path | None, words: list[str]) -> tup
     """Returns the checkpoint, given as first argument or by ``--weights``, and the ``key=value`` words."""
     if option is None:
         if first is None:
-            raise ConfigError("There is no checkpoint. Give one, such as weights/best.pt.")
+            raise ConfigError("No checkpoint was given. Give one, such as weights/best.pt.")
         return Path(first), words
     if first is None or "=" in first:
         return option, [*([] if first is None else [first]), *words]
-    raise ConfigError(f"'{first}' and --weights {option} are both given. Drop one of them.")
+    raise ConfigError(f"'{first}' and --weights {option} are both given. Remove one of them.")
 
 
 def _one(name: str, option: str | None, value: object) -> str:

@@ -116,7 +116,7 @@ class TrainOptions:
         check_choice("amp", self.amp, AMP_CHOICES)
         check_bools(self, "nesterov", "channels_last", "compile", "log_noise")
         if self.nesterov and self.momentum == 0:
-            raise InvalidValueError("nesterov=true needs a momentum above 0. Drop one of them.")
+            raise InvalidValueError("nesterov=true needs a momentum above 0. Remove one of them.")
         check_texts(self, unset=("project", "name"))
         for name in ("project", "name"):
             check_folder_name(name, getattr(self, name) or "")
@@ -137,9 +137,9 @@ class ClassifyConfig:
     """One run, completely resolved; validated on construction."""
 
     run: ClassifyOptions = field(default_factory=ClassifyOptions)
-    """What is trained, on what, from where."""
+    """The network, its data and its start."""
     quant: QuantSpec = field(default_factory=QuantSpec)
-    """What is quantized and how."""
+    """The quantization."""
     train: TrainOptions = field(default_factory=TrainOptions)
     """The recipe."""
 
@@ -153,7 +153,7 @@ LAYOUT = {"run": Section.of(ClassifyOptions), "quant": QUANT, "train": Section.o
 
 
 def load(path: Path) -> ClassifyConfig:
-    """Returns the configuration of a YAML file; what the file leaves out has its default.
+    """Returns the configuration of a YAML file; missing keys keep their defaults.
 
     Raises:
         ConfigError: Not readable, not YAML, an unknown section or key (the nearest is named), or a wrong value.
@@ -178,7 +178,7 @@ def from_mapping(data: Mapping[str, Any], source: str) -> ClassifyConfig:
 def resolve(
     recipe: Path | None, options: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> tuple[ClassifyConfig, list[str]]:
-    """Returns the configuration of one run, and what to tell the user about scaled milestones.
+    """Returns the configuration of one run, and notices about scaled milestones.
 
     Args:
         recipe: YAML file with any of the three sections; None: the defaults.

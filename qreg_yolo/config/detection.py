@@ -40,7 +40,7 @@ class RunOptions:
     weights: str | None = None
     """Float or quantized checkpoint to start from; None: from scratch."""
     activation: str = "silu"
-    """`silu` | `relu`: what the network is built with."""
+    """`silu` | `relu`: activation function of the network."""
     seed: int = 0
     """0 or more."""
     threads: int | None = None
@@ -120,7 +120,7 @@ class RunConfig:
     head: HeadConfig = field(default_factory=HeadConfig)
     """The detection head."""
     train: Mapping[str, Any] = field(default_factory=dict)
-    """Ultralytics' own training arguments; what is absent keeps Ultralytics' default."""
+    """Ultralytics' own training arguments; absent ones keep Ultralytics' defaults."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "train", dict(self.train))
@@ -148,7 +148,7 @@ _HEAD_OPTIONS = {"head": "kind", "autoanchor": "autoanchor"}
 
 
 def load(path: Path) -> RunConfig:
-    """Returns the configuration of a YAML file; what the file leaves out has its default.
+    """Returns the configuration of a YAML file; missing keys keep their defaults.
 
     Raises:
         ConfigError: Not readable, not YAML, an unknown section or key (the nearest is named), or a wrong value.

@@ -1,4 +1,4 @@
-"""``key=value`` words of a command line: the type of the key decides how its text is read; and names of folders."""
+"""``key=value`` words of a command line, read by the type of their key; names of folders."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ _READERS: dict[Kind, Callable[[str], Any]] = {
     Kind.NUMBER: _number,
     Kind.WHOLE: _whole,
 }
-"""Type -> what reads it, in the order in which they are tried."""
+"""Type -> its reader, in the order of trial."""
 
 
 def _remedy(word: str, kind: Kind) -> str:

@@ -1,4 +1,4 @@
-"""Every argument of Ultralytics, and what becomes of it in ``train``, ``val`` and ``predict``.
+"""Every argument of Ultralytics and its effect in ``train``, ``val`` and ``predict``.
 
 Ultralytics is not imported. The tests compare the table with Ultralytics' own list, run what works, and write
 ``docs/ultralytics_arguments.md`` from it: ``python -m tools.ultralytics_arguments``.
@@ -19,13 +19,13 @@ COMMANDS: tuple[Command, ...] = ("train", "val", "predict")
 
 @dataclass(frozen=True)
 class Use:
-    """What becomes of an argument in one command."""
+    """The effect of an argument in one command."""
 
     status: Literal["works", "no effect", "refused"]
     note: str = ""
-    """Why, or what is special about it."""
+    """The reason, or a remark."""
     default_is_taken: bool = False
-    """Whether a refused argument is taken with Ultralytics' own default, which changes nothing."""
+    """Whether Ultralytics' own default is accepted although other values are refused."""
 
     def __str__(self) -> str:
         return f"{self.status}: {self.note}" if self.note else self.status
@@ -46,7 +46,7 @@ class Argument:
     """Types of the entries, where it takes a list."""
 
     def use(self, command: Command) -> Use:
-        """Returns what becomes of it in a command."""
+        """Returns its effect in a command."""
         found: Use = getattr(self, command)
         return found
 

@@ -21,7 +21,7 @@ from qreg_yolo.io import strict_yaml
 from qreg_yolo.io.strict_yaml import ConfigError
 
 _DEPRECATED = {"int8": "use --bits 8", "half": "use --bits for quantization, or amp= for mixed precision"}
-"""Arguments that Ultralytics still takes but no longer lists -> what to use."""
+"""Arguments that Ultralytics still accepts but no longer lists -> the replacement."""
 RESERVED: Mapping[str, str] = MappingProxyType(
     {
         **{
@@ -35,7 +35,7 @@ RESERVED: Mapping[str, str] = MappingProxyType(
         "seed": "set it in section 'run', or with --seed",
     }
 )
-"""Ultralytics' keys that a recipe's section ``train`` cannot hold -> what to use."""
+"""Ultralytics' keys that a recipe's section ``train`` cannot hold -> the replacement."""
 
 _ALSO: Mapping[str, tuple[type, ...]] = MappingProxyType(
     {"device": (int, list), "name": (int, float), "project": (int, float)}

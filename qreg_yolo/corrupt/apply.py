@@ -45,7 +45,7 @@ CORRUPTIONS: Mapping[str, Callable[[Image, Any, Draws], Image]] = MappingProxyTy
 
 
 def image_key(path: PurePath, image_folder: PurePath) -> str:
-    """Returns what an image's draws hang on: its path relative to its split's image folder, with ``/``.
+    """Returns the key that seeds an image's draws: its path relative to its split's image folder, with ``/``.
 
     >>> image_key(PurePath("VOC/images/test2007/a/000001.jpg"), PurePath("VOC/images/test2007"))
     'a/000001.jpg'
@@ -93,7 +93,7 @@ def corrupt(
 
 
 def _as_rgb(image: Image) -> Image:
-    """Returns a contiguous `(h, w, 3)` image, or says what is wrong with it."""
+    """Returns a contiguous `(h, w, 3)` image; raises if it cannot be one."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         kind = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
         raise InvalidTypeError(f"The image is {kind}: give a NumPy array of uint8, 0..255.")

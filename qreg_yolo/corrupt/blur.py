@@ -67,10 +67,10 @@ def disk(c: Defocus) -> FloatImage:
     y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
     inside = (x * x + y * y <= c.radius**2).astype(np.float32)
     kernel = np.asarray(cv2.GaussianBlur(inside / inside.sum(), (taps, taps), sigmaX=c.alias_sigma), np.float32)
-    spare = 0
-    while spare < reach and not kernel[spare].any():
-        spare += 1
-    return np.ascontiguousarray(kernel[spare : 2 * reach + 1 - spare, spare : 2 * reach + 1 - spare])
+    zeros = 0
+    while zeros < reach and not kernel[zeros].any():
+        zeros += 1
+    return np.ascontiguousarray(kernel[zeros : 2 * reach + 1 - zeros, zeros : 2 * reach + 1 - zeros])
 
 
 def glass_blur(image: Image, c: Glass, rng: Draws) -> Image:
@@ -89,7 +89,7 @@ def glass_blur(image: Image, c: Glass, rng: Draws) -> Image:
 
 
 def glass_sources(height: int, width: int, max_delta: int, rng: Draws) -> Index:
-    """Returns which pixel each pixel copies in one pass, as flat indices `(h * w,)`; at the border: itself.
+    """Returns the source pixel of each pixel in one pass, as flat indices `(h * w,)`; at the border: itself.
 
     Rows and columns ``max_delta + 1 .. size - max_delta`` take part (the originals' loop bounds), with offsets
     uniform in ``[-max_delta, max_delta)`` on each axis, both from one 16-bit draw.
@@ -104,14 +104,14 @@ def glass_sources(height: int, width: int, max_delta: int, rng: Draws) -> Index:
 
 @lru_cache(maxsize=32)
 def _glass_offsets(width: int, max_delta: int) -> Index:
-    """Returns the flat offset that each 16-bit draw stands for."""
+    """Returns the flat offset of each 16-bit draw."""
     side = 2 * max_delta
     cell = np.arange(1 << 16, dtype=np.intp) * side**2 >> 16
     return (cell // side - max_delta) * width + cell % side - max_delta
 
 
 def copy_sources(sources: Index) -> Index:
-    """Returns where each pixel's value comes from when the copies are made one by one from the last pixel to the first.
+    """Returns the origin of each pixel's value after copies one by one from the last pixel to the first.
 
     Pixel p copies q = sources[p]. If q > p, q has been overwritten already and passes on what it got; otherwise q
     still has its own value. All such chains are followed at once, a step at a time, until the last has ended.
@@ -200,7 +200,7 @@ def zoom_blur(image: Image, factors: tuple[float, ...], rng: Draws) -> Image:
 
 
 class ZoomAxis(NamedTuple):
-    """How one axis is zoomed by `cv2.resize` with SciPy's geometry, which puts end samples on end samples.
+    """The zoom of one axis by `cv2.resize` with SciPy's geometry, which maps end samples to end samples.
 
     `source` is scaled by `scale` to `length` px, which are read from `first` on. `last_lost`: SciPy's rounding puts the
     last sample beyond the source, where it reads 0 (an accident of the originals that is kept).

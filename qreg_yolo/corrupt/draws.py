@@ -83,7 +83,7 @@ class Draws:
         return normal_table(loc, scale).take(self.u16(shape))
 
     def normal_levels(self, sigma: float, shape: Shape) -> npt.NDArray[np.int16]:
-        """Returns ``floor(255 N(0, sigma))``: what normal noise adds to a grey level once the sum is floored."""
+        """Returns ``floor(255 N(0, sigma))``: the change of a grey level by normal noise when the sum is floored."""
         return _normal_level_table(sigma).take(self.u16(shape))
 
 

@@ -1,4 +1,4 @@
-"""The corruptions' names, and what their constants are called (standard library only).
+"""Names of the corruptions and of their constants (standard library only).
 
 Sources: Hendrycks & Dietterich 2019 (arXiv 1903.12261), whose four sets of constants are the presets (`presets.py`),
 and Michaelis et al. 2019 (arXiv 1907.07484), who carried the 224-pixel set unscaled to images of any size.
@@ -43,7 +43,7 @@ DETERMINISTIC_NAMES = frozenset(
         "saturate",
     }
 )
-"""Those that draw nothing."""
+"""Corruptions without random numbers."""
 SEVERITIES = (1, 2, 3, 4, 5)
 
 

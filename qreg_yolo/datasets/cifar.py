@@ -37,7 +37,7 @@ class LabelledImages:
     classes: tuple[str, ...]
     """Names by label."""
     mean: tuple[float, float, float]
-    """Of the training set's channels, 0..1."""
+    """Per channel of the training set, 0..1."""
     std: tuple[float, float, float]
     """Standard deviation over all pixels of the training set, per channel."""
     keys: tuple[str, ...]
@@ -129,7 +129,7 @@ OFFICIAL: dict[str, CifarFiles] = {
 
 
 def cifar_in(folder: Path) -> str | None:
-    """Returns which dataset's official test file a folder holds: `cifar10`, `cifar100`, or None."""
+    """Returns the dataset whose official test file is in a folder: `cifar10`, `cifar100`, or None."""
     return next((name for name, files in OFFICIAL.items() if (folder / files.test_file).is_file()), None)
 
 

@@ -40,7 +40,7 @@ class ClassMap:
 
 
 def class_names(names: Mapping[Any, Any] | Sequence[Any]) -> list[str]:
-    """Returns the names of classes 0, 1, ... of a data description or a model, which hold a list or a mapping."""
+    """Returns the names of classes 0, 1, ... from the list or mapping of a data description or a model."""
     listed = [names[key] for key in sorted(names, key=int)] if isinstance(names, Mapping) else names
     return [str(name) for name in listed]
 

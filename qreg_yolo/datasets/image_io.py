@@ -62,7 +62,7 @@ def decode(path: Path, channels: int = 3) -> Image:
 
 
 def _colour_tiff(data: Image) -> np.ndarray | None:
-    """Returns the first page's first three channels, BGR; None if it is grey, which OpenCV's usual decoder takes."""
+    """Returns the first page's first three channels, BGR; None if it is grey: OpenCV's usual decoder reads those."""
     fine, pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED)
     return pages[0][..., :3] if fine and pages[0].ndim == 3 else None
 

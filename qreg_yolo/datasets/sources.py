@@ -191,7 +191,7 @@ def _hash(key: str) -> bytes:
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[int, str]]:
-    """Returns a data YAML as Ultralytics reads it (YAML 1.1), and its class names, which have to be as written.
+    """Returns a data YAML as Ultralytics reads it (YAML 1.1), and its class names as written.
 
     Raises:
         DataError: It cannot be read, lacks a key, or has a value of another type than Ultralytics takes.
@@ -266,7 +266,7 @@ def _channels(path: Path, data: dict[str, Any]) -> int:
 
 
 def _choose_split(path: Path, data: dict[str, Any], split: str | None) -> str:
-    """Returns the split to read, which has an entry."""
+    """Returns the split to read."""
     if split is not None and split not in SPLITS:
         raise DataError(f"split='{split}' is not one of: {', '.join(SPLITS)}.")
     present = [name for name in SPLITS if data.get(name)]
@@ -278,7 +278,7 @@ def _choose_split(path: Path, data: dict[str, Any], split: str | None) -> str:
 
 
 def _base(path: Path, given: str | None, datasets_dir: Callable[[], Path] | None) -> Path:
-    """Returns the folder in which the entries of a YAML start."""
+    """Returns the folder to which the entries of a YAML are relative."""
     base = Path(given or path.parent)
     if base.exists() or base.is_absolute() or datasets_dir is None:
         return base

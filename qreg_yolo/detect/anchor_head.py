@@ -1,8 +1,8 @@
-"""YOLOv5's own head: three anchors per cell and level, each with a box, an objectness and the scores of all classes.
+"""YOLOv5's anchor head: three anchors per cell and level, each with a box, an objectness and class scores.
 
-The host has only an anchor-free head, without objectness. Its graph parser takes no head from elsewhere, so a detector
-is built with the host's head, which `put_anchor_head` then replaces. Written from the published definition of YOLOv5
-6.0 (doi 10.5281/zenodo.5563715); the names of the tensors are those of its checkpoints, except for the anchors.
+Ultralytics has only an anchor-free head without objectness, and its parser accepts no other. So a detector is built
+with Ultralytics' head, which `put_anchor_head` replaces. Written from the published definition of YOLOv5 6.0
+(doi 10.5281/zenodo.5563715); the tensors are named as in its checkpoints, except for the anchors.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ ANCHORS = (
     ((30, 61), (62, 45), (59, 119)),
     ((116, 90), (156, 198), (373, 326)),
 )
-"""Width and height of YOLOv5's anchors, px, by level: fitted to COCO at 640 px."""
+"""Width and height of YOLOv5's anchors by level, px, fitted to COCO at 640 px."""
 STRIDES = (8, 16, 32)
-"""Of the levels, px per cell."""
+"""Stride of each level, px per cell."""
 N_ANCHORS = len(ANCHORS[0])
-"""Per cell."""
+"""Anchors per cell."""
 BOX_ROWS = 5
 """Outputs of an anchor before its classes: x, y, width, height, objectness."""
 
 
 class AnchorDetect(Detect):
-    """The head of classic YOLOv5, in the place of the host's.
+    """YOLOv5's head, which replaces Ultralytics'.
 
     The 1x1 convolution of a level has ``3 * (5 + nc)`` outputs. With t the outputs of an anchor of size a in a cell
     with the corner c, and s the stride:
@@ -42,26 +42,26 @@ class AnchorDetect(Detect):
 
     Args:
         nc: Number of classes.
-        channels: Of the feature map of each level.
-        stride: `(3,)`, px.
+        channels: Channels of each level's feature map.
+        stride: Stride of each level, `(3,)`, px.
     """
 
     anchor_wh: Tensor
     """`(level, anchor, 2)`: width and height, px."""
 
     def __init__(self, nc: int, channels: Sequence[int], stride: Tensor) -> None:
-        super(Detect, self).__init__()  # the host's own constructor would make its branches
+        super(Detect, self).__init__()  # Detect's constructor would make its branches
         self.nc, self.nl, self.na, self.no = nc, len(channels), N_ANCHORS, BOX_ROWS + nc
         self.stride = stride
-        self.register_buffer("anchor_wh", torch.tensor(ANCHORS, dtype=torch.float32))  # the host owns `anchors`
+        self.register_buffer("anchor_wh", torch.tensor(ANCHORS, dtype=torch.float32))  # `anchors` is Ultralytics'
         self.m = nn.ModuleList(nn.Conv2d(width, self.na * self.no, 1) for width in channels)
-        self.cv2, self.cv3, self.dfl, self.reg_max = nn.ModuleList(), None, nn.Identity(), 1  # the host asks for them
+        self.cv2, self.cv3, self.dfl, self.reg_max = nn.ModuleList(), None, nn.Identity(), 1  # Ultralytics reads them
         self.bias_init()
 
     def bias_init(self) -> None:
-        """Adds to the biases what makes untrained scores rare: 8 objects per 640-px image, classes alike.
+        """Shifts the biases to a prior of 8 objects per 640-px image and equal classes.
 
-        For a single class YOLOv5's formula gives a certain class, whose logit then stays: its loss is left out.
+        For a single class YOLOv5's formula gives probability 1, which stays: a single class has no loss.
         """
         for conv, stride in zip(self.m, self.stride.tolist(), strict=True):
             assert isinstance(conv.bias, Tensor)
@@ -70,15 +70,15 @@ class AnchorDetect(Detect):
             bias[:, BOX_ROWS:] += math.log(0.6 / (self.nc - 0.99999))
 
     def forward(self, x: list[Tensor]) -> Any:
-        """Returns the raw outputs in training, in eval mode the decoded ones beside them.
+        """Returns the raw outputs; in eval mode, also the decoded ones.
 
         Args:
             x: Feature map `(b, c, h, w)` of each level.
 
         Returns:
-            Training: ``{"levels": [(b, 3 * (5 + nc), h, w), ...]}``. Else ``(y, the same)``, or ``y`` alone in
-            export: `(b, 4 + nc, n)` over all levels, box (px, xywh; xyxy where the host's export asks for it), then
-            objectness times class.
+            In training ``raw = {"levels": [(b, 3 * (5 + nc), h, w), ...]}``, else ``(y, raw)``, in export ``y``. ``y``
+            is `(b, 4 + nc, n)` over all levels: box (px, xywh, or xyxy if Ultralytics' export requests it), then
+            objectness times class score.
         """
         levels = [conv(features) for conv, features in zip(self.m, x, strict=True)]
         if self.training:
@@ -87,7 +87,7 @@ class AnchorDetect(Detect):
         return y if self.export else (y, {"levels": levels})
 
     def by_anchor(self, level: Tensor) -> Tensor:
-        """Returns a level's outputs as `(b, anchor, 5 + nc, h, w)`, in float32 at least: a view where it can be."""
+        """Returns a level's outputs as `(b, anchor, 5 + nc, h, w)`, at least float32."""
         parted = level.view(level.shape[0], self.na, self.no, *level.shape[2:])
         return parted.to(torch.promote_types(level.dtype, torch.float32))
 
@@ -104,11 +104,7 @@ class AnchorDetect(Detect):
 
 
 def check_levels(model: DetectionModel) -> None:
-    """Raises unless an `AnchorDetect` can take the place of a detector's head.
-
-    Raises:
-        ModelError: Another head than the host's plain one, or other levels than those of strides 8, 16 and 32.
-    """
+    """Raises `ModelError` unless the detector has a plain `Detect` head and levels of strides 8, 16 and 32."""
     head, strides = model.model[-1], model.stride.tolist()
     if type(head) is not Detect or head.end2end or getattr(head, "one2one_cv2", None) is not None:
         found = f"a {type(head).__name__} head" + (" with one-to-one branches" if type(head) is Detect else "")
@@ -117,18 +113,14 @@ def check_levels(model: DetectionModel) -> None:
     else:
         return
     raise ModelError(
-        f"The anchor head goes on a detector with a plain Detect head and levels of strides 8, 16 and 32; "
+        f"The anchor head needs a detector with a plain Detect head and levels of strides 8, 16 and 32; "
         f"'{model.yaml.get('yaml_file', 'the model')}' has {found}. Use yolov5n.yaml (or s, m, l, x), or the "
         "anchor_free head."
     )
 
 
 def put_anchor_head(model: DetectionModel) -> None:
-    """Replaces a detector's head by an untrained `AnchorDetect` on the same feature maps, in place.
-
-    Raises:
-        ModelError: As `check_levels`.
-    """
+    """Replaces a detector's head by an untrained `AnchorDetect`, in place; errors as `check_levels`."""
     check_levels(model)
     old = model.model[-1]
     head = AnchorDetect(old.nc, [branch[0].conv.in_channels for branch in old.cv2], old.stride)

@@ -1,4 +1,4 @@
-"""The loss of YOLOv5's anchor head: CIoU boxes, objectness with the IoU as its target, binary cross-entropy of classes.
+"""Loss of YOLOv5's anchor head: CIoU of boxes, objectness with the IoU as target, cross-entropy of classes.
 
 Written from the published definition of YOLOv5 6.0 (doi 10.5281/zenodo.5563715).
 """
@@ -21,40 +21,37 @@ from qreg_yolo.detect.anchor_head import BOX_ROWS, AnchorDetect
 BALANCE = (4.0, 1.0, 0.4)
 """Weight of the objectness loss by level, fine to coarse."""
 _SMALLEST = 1e-12
-"""Width and height of a predicted box, in cells, at least: CIoU divides them, and far logits round them to 0."""
+"""Smallest width and height of a predicted box, cells: CIoU divides by them, and extreme logits round them to 0."""
 _STEPS = ((0.0, 0.0), (-0.5, 0.0), (0.0, -0.5), (0.5, 0.0), (0.0, 0.5))
-"""From an object's centre to the cells that answer for it (x, y in cells): its own, left, upper, right, lower."""
+"""Offsets from an object's centre to its candidate cells (x, y in cells): its own, left, upper, right, lower."""
 
 
 @dataclass(frozen=True)
 class Matches:
-    """Which outputs of a level answer for which objects: m pairs."""
+    """The m pairs of an output of a level and its object; tensors are `(m,)` unless stated."""
 
     image: Tensor
-    """`(m,)`, place in the batch."""
+    """Index in the batch."""
     anchor: Tensor
-    """`(m,)`."""
     row: Tensor
-    """`(m,)`, of the cell."""
     column: Tensor
-    """`(m,)`, of the cell."""
     category: Tensor
-    """`(m,)`, class of the object."""
+    """Class of the object."""
     box: Tensor
-    """`(m, 4)`, xywh in cells; the centre counts from the cell's corner, -0.5 to 1.5."""
+    """`(m, 4)`, xywh in cells; the centre relative to the cell's corner, -0.5 to 1.5."""
 
 
 def match(targets: Tensor, anchor_cells: Tensor, height: int, width: int, anchor_t: float) -> Matches:
     """Returns the pairs of a level.
 
-    An anchor matches an object where neither width nor height differ by a factor of ``anchor_t`` or more. The cell of
-    the centre answers for the object, and of its four neighbours the nearer one in x and in y, where the grid has one.
+    An anchor matches an object if both width and height differ by a factor below ``anchor_t``. The object is predicted
+    by the cell of its centre and by the nearer neighbour in x and in y, if the grid has them.
 
     Args:
         targets: `(n, 6)`: image, class, xywh in fractions of the image.
         anchor_cells: `(anchor, 2)`: width and height in cells.
-        height: Of the grid.
-        width: Of the grid.
+        height: Rows of the grid.
+        width: Columns of the grid.
         anchor_t: Above 1.
     """
     grid = targets.new_tensor([width, height])
@@ -74,17 +71,17 @@ def match(targets: Tensor, anchor_cells: Tensor, height: int, width: int, anchor
 
 
 class AnchorLoss:
-    """The criterion of a detector with an `AnchorDetect` head.
+    """Criterion of a detector with an `AnchorDetect` head.
 
-    Each term is a mean over the pairs (objectness: over all outputs) of a level, summed over the levels, times its
-    gain. The gains are meant for 3 levels, 80 classes and 640 px, and scaled to others: ``box * 3 / nl``,
+    Each term is a mean over a level's pairs (objectness: over all outputs), summed over the levels, times its gain. The
+    gains refer to 3 levels, 80 classes and 640 px, and are scaled to others: ``box * 3 / nl``,
     ``cls * nc / 80 * 3 / nl``, ``obj * (imgsz / 640)^2 * 3 / nl``.
 
-    Deviates: where several objects claim one output, the largest IoU is its objectness target (YOLOv5: whichever was
-    written last).
+    Deviates: if several objects match one output, its objectness target is the largest IoU (YOLOv5: the last one
+    written).
 
     Args:
-        model: Its ``args`` hold the training's image size.
+        model: Has the training's image size in its ``args``.
         config: The gains.
     """
 
@@ -99,8 +96,8 @@ class AnchorLoss:
         """Returns the loss times the number of images, and its three terms (detached, not multiplied).
 
         Args:
-            preds: What the head gives, in training or in eval mode.
-            batch: The host's: ``batch_idx`` `(n,)`, ``cls`` `(n, 1)`, ``bboxes`` `(n, 4)`, xywh in fractions.
+            preds: Output of the head, in training or in eval mode.
+            batch: Ultralytics': ``batch_idx`` `(n,)`, ``cls`` `(n, 1)`, ``bboxes`` `(n, 4)`, xywh in fractions.
         """
         levels = (preds[1] if isinstance(preds, (list, tuple)) else preds)["levels"]
         with torch.autocast(levels[0].device.type, enabled=False):
@@ -125,21 +122,14 @@ class AnchorLoss:
             wh = ((2 * picked[:, 2:4].sigmoid()) ** 2 * anchors[found.anchor]).clamp(min=_SMALLEST)
             iou = bbox_iou(torch.cat((xy, wh), 1), found.box, CIoU=True).squeeze(1)
             box = (1 - iou).mean()
-            claims = _flat_index((found.image, found.anchor, found.row, found.column), present.shape)
-            present.view(-1).scatter_reduce_(0, claims, iou.detach(), "amax")  # none is below the 0 that stands there
+            places = torch.arange(present.numel(), device=present.device).view(present.shape)
+            claims = places[found.image, found.anchor, found.row, found.column]
+            present.view(-1).scatter_reduce_(0, claims, iou.detach(), "amax")  # `present` is 0 elsewhere
             if self.head.nc > 1:
                 wanted = F.one_hot(found.category, self.head.nc).to(picked)
                 classes = _cross_entropy(picked[:, BOX_ROWS:], wanted, self.cls_pw)
         objectness = _cross_entropy(outputs[:, :, 4], present, self.obj_pw)
         return torch.stack((box, BALANCE[index] * objectness, classes))
-
-
-def _flat_index(places: tuple[Tensor, ...], shape: torch.Size) -> Tensor:
-    """Returns the places in a flattened tensor of ``shape``."""
-    index = torch.zeros_like(places[0])
-    for place, size in zip(places, shape, strict=True):
-        index = index * size + place
-    return index
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor, positive: float) -> Tensor:

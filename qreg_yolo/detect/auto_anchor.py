@@ -1,4 +1,4 @@
-"""YOLOv5's auto-anchor: the fit of anchors to a training set's objects, and better anchors.
+"""YOLOv5's auto-anchor: how anchors fit the objects of a training set, and better anchors.
 
 Written from the published definition of YOLOv5 6.0 (doi 10.5281/zenodo.5563715).
 """
@@ -23,34 +23,34 @@ from qreg_yolo.errors import InvalidValueError
 Sizes = NDArray[np.float64]
 """`(n, 2)`: width and height, px."""
 LOW_RECALL = 0.98
-"""Below it, YOLOv5 fits anchors."""
+"""Recall below which YOLOv5 fits anchors."""
 SMALLEST = 2.0
-"""Px; anchors are fitted to objects of this width or height and more."""
+"""Smallest width or height of objects that anchors are fitted to, px."""
 GENERATIONS = 1000
 MUTATED = 0.9
 """Share of the numbers that a generation changes."""
 SPREAD = 0.1
-"""Standard deviation of a change, as a fraction."""
+"""Relative standard deviation of a change."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How anchors fit some objects."""
+    """How well anchors fit objects."""
 
     recall: float
-    """Best possible recall: the share of objects that at least one anchor matches."""
+    """Best possible recall: share of objects that at least one anchor matches."""
     per_object: float
-    """How many anchors match an object, on average."""
+    """Mean number of matching anchors per object."""
     fitness: float
-    """What is evolved: 1 over the factor between an object and its nearest anchor, 0 if unmatched; the mean."""
+    """Objective of the evolution: mean of 1 / factor between an object and its nearest anchor, 0 if unmatched."""
 
 
 def object_sizes(labels: Iterable[Mapping[str, Any]], imgsz: int) -> Sizes:
-    """Returns the sizes of all objects as they are when their image's longer side is ``imgsz`` px.
+    """Returns the sizes of all objects in images scaled to ``imgsz`` px on the longer side.
 
     Args:
         labels: Ultralytics', one per image: ``im_file``, ``bboxes`` `(n, 4)`, xywh in fractions, and ``shape`` (height,
-            width); without it (rectangular batches) the size is read from the image file.
+            width); without ``shape`` (rectangular batches) the size is read from the image file.
         imgsz: Px.
     """
     found = [np.empty((0, 2))]
@@ -61,14 +61,14 @@ def object_sizes(labels: Iterable[Mapping[str, Any]], imgsz: int) -> Sizes:
 
 
 def _size(path: str) -> tuple[int, int]:
-    """Returns height and width of an image file, turned upright as its metadata says."""
+    """Returns height and width of an image file in the orientation of its metadata."""
     with Image.open(path) as image:
         width, height = exif_size(image)
     return height, width
 
 
 def fit_of(sizes: Sizes, anchors: Sizes, anchor_t: float) -> Fit:
-    """Returns how ``anchors`` fit; an anchor matches where both sides differ by a factor below ``anchor_t``."""
+    """Returns the fit of ``anchors``; an anchor matches if both sides differ by a factor below ``anchor_t``."""
     closeness = 1 / _factors(sizes, anchors)
     matches, best = closeness > 1 / anchor_t, closeness.max(1)
     return Fit(
@@ -79,13 +79,13 @@ def fit_of(sizes: Sizes, anchors: Sizes, anchor_t: float) -> Fit:
 
 
 def fitted_anchors(sizes: Sizes, anchor_t: float, count: int = 9, seed: int = 0) -> Sizes:
-    """Returns ``count`` anchors by k-means on the sizes, then by evolution, from small to large area.
+    """Returns ``count`` anchors from small to large area, by k-means on the sizes and evolution.
 
     Args:
-        sizes: Of the objects.
+        sizes: Sizes of the objects.
         anchor_t: Largest factor of a match.
-        count: How many.
-        seed: Of the evolution.
+        count: Number of anchors.
+        seed: Seed of the evolution.
 
     Raises:
         ValueError: Fewer different sizes than anchors.
@@ -93,7 +93,7 @@ def fitted_anchors(sizes: Sizes, anchor_t: float, count: int = 9, seed: int = 0)
     sizes = sizes[(sizes >= SMALLEST).any(1) & (sizes > 0).all(1)]
     if len(np.unique(sizes, axis=0)) < count:
         raise InvalidValueError(
-            f"{len(sizes)} objects have too few different sizes for {count} anchors. Leave --autoanchor out."
+            f"{len(sizes)} objects have too few different sizes for {count} anchors. Omit --autoanchor."
         )
     spread = sizes.std(0) + np.finfo(float).tiny
     anchors = _k_means(sizes / spread, count) * spread
@@ -122,7 +122,7 @@ def _k_means(points: Sizes, count: int, rounds: int = 30) -> Sizes:
 
 
 def _evolved(sizes: Sizes, anchors: Sizes, anchor_t: float, rng: np.random.Generator) -> Sizes:
-    """Returns the fittest of a line of random changes, each made to the fittest before it."""
+    """Returns the best anchors after random mutations, each applied to the best so far."""
     best = fit_of(sizes, anchors, anchor_t).fitness
     for _ in range(GENERATIONS):
         change = (rng.random(anchors.shape) < MUTATED) * rng.random() * rng.normal(size=anchors.shape) * SPREAD
@@ -133,14 +133,14 @@ def _evolved(sizes: Sizes, anchors: Sizes, anchor_t: float, rng: np.random.Gener
     return anchors
 
 
-def look_at_anchors(model: DetectionModel, labels: Iterable[Mapping[str, Any]], imgsz: int, resumed: bool) -> None:
-    """Says how the anchors fit a training set, after replacing them where that is asked for and gains something.
+def update_anchors(model: DetectionModel, labels: Iterable[Mapping[str, Any]], imgsz: int, resumed: bool) -> None:
+    """Logs how the anchors fit a training set; with ``autoanchor``, replaces them first if that improves the fit.
 
     Args:
-        model: Nothing happens unless it has the anchor head.
-        labels: Of the training set, the host's.
+        model: Without an anchor head nothing happens.
+        labels: Ultralytics' labels of the training set.
         imgsz: Px.
-        resumed: Whether the anchors stay in any case: they come from the checkpoint.
+        resumed: Whether the anchors come from the checkpoint and must stay.
 
     Raises:
         ValueError: As `fitted_anchors`.

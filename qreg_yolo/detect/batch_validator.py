@@ -1,4 +1,4 @@
-"""Detectors to be measured, and Ultralytics' validation of them one batch at a time; mAP by pycocotools."""
+"""Detectors to measure, their validation by Ultralytics one batch at a time, and mAP by pycocotools."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from qreg_yolo.robustness.measure import MeasuredModel, check_distinct
 DETECTION = np.dtype([("image", "<i4"), ("confidence", "<f4"), ("category", "<i4"), ("hits", "<u2")])
 """One detection: index of its image, confidence, class, and a bit per IoU threshold (`image_statistics`)."""
 BOXED = np.dtype([*DETECTION.descr, ("box", "<f4", (4,))])
-"""With its box, xyxy in px of the original image."""
+"""A detection with its box, xyxy in px of the original image."""
 
 
 @dataclass(frozen=True)
 class Detector(MeasuredModel):
-    """A detector's checkpoint that was loaded and checked."""
+    """A loaded and checked checkpoint of a detector."""
 
     trained: dict[str, Any]
-    """Arguments of its training."""
+    """Arguments of the training."""
     imgsz: int
     """Px."""
 
@@ -51,22 +51,23 @@ class Detector(MeasuredModel):
 
     @property
     def view(self) -> ViewKey:
-        """The properties that its view of the images depends on."""
+        """Key of its view of the images."""
         return ViewKey(self.imgsz, max(int(self.model.stride.max()), 32))
 
     @property
     def batch(self) -> int:
-        """Images per batch that ``val`` would take."""
+        """Images per batch in ``val``."""
         batch = self.trained.get("batch")
         return 2 * batch if isinstance(batch, int) and batch >= 1 else 16
 
 
 def load_detectors(weights: Sequence[Path], imgsz: int | None) -> list[Detector]:
-    """Returns the models of some checkpoints, and warns of quantizers without a range.
+    """Returns the models of checkpoints; warns of lost quantization.
 
     Raises:
-        FileNotFoundError, WeightsError: As `load_weights`; models that disagree about a single class.
-        ConfigError: The same weights twice, or an image size that is not a multiple of the stride.
+        FileNotFoundError, WeightsError: As `load_weights`.
+        ConfigError: The same weights twice, ``single_cls`` of some models only, or an image size that is not a multiple
+            of the stride.
     """
     found: list[Detector] = []
     for path in weights:
@@ -87,12 +88,12 @@ def load_detectors(weights: Sequence[Path], imgsz: int | None) -> list[Detector]
 
 
 def classes_of(detector: Detector, images: ImageSet, given: str | None = None) -> ClassMap | None:
-    """Returns a model's classes that are those of the data; None where they agree, or all count as one.
+    """Returns the map from a model's classes to the data's; None if they agree, or with a single class.
 
     Args:
         detector: The model.
         images: The data.
-        given: As `class_map`; None: by name.
+        given: A class map (`class_map`); None: classes match by name.
 
     Raises:
         ConfigError: A map that does not fit.
@@ -115,10 +116,10 @@ class BatchValidator(QuantDetectionValidator):
         detector: The model.
         view: Its view of the images.
         images: The images and their labels.
-        folder: An existing folder (Ultralytics wants one; nothing is written there).
+        folder: An existing folder (Ultralytics requires one; nothing is written there).
         device: The device to compute on.
         boxed: Whether to keep the boxes.
-        classes: The model's classes that are those of the data; None: they agree.
+        classes: As `classes_of` returns.
     """
 
     def __init__(
@@ -152,12 +153,7 @@ class BatchValidator(QuantDetectionValidator):
 
     @torch.inference_mode()
     def detections(self, batch: dict[str, Any], first: int) -> Rows:
-        """Returns the model's detections on a batch that Ultralytics has preprocessed.
-
-        Args:
-            batch: The batch.
-            first: Position of its first image in Ultralytics' order.
-        """
+        """Returns the detections on a preprocessed batch; ``first`` is its first image in Ultralytics' order."""
         predictions = self.postprocess(self.backend(batch["img"]))
         return np.concatenate([self._matched(si, one, batch, first + si) for si, one in enumerate(predictions)])
 
@@ -175,15 +171,15 @@ class BatchValidator(QuantDetectionValidator):
 
 
 def coco_map(detections: Rows, images: ImageSet, n_classes: int) -> float:
-    """Returns COCO's mAP (0..1) at IoU 0.50 to 0.95, all sizes, every detection counted; nan without objects.
+    """Returns COCO's mAP (0..1) at IoU 0.50 to 0.95, of all sizes and all detections; nan without objects.
 
-    It differs from Ultralytics' by its rules alone: it samples the curve without the trapezoidal rule, and matches in
-    the original image instead of the padded one.
+    Unlike Ultralytics, COCO samples the curve without the trapezoidal rule, and matches boxes in the original image
+    instead of the padded one.
 
     Args:
-        detections: With boxes.
+        detections: Detections with boxes.
         images: The images and their labels.
-        n_classes: Classes of the data; 1: all objects are of one.
+        n_classes: Classes of the data; 1: a single class.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval

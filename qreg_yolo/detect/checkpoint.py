@@ -1,4 +1,4 @@
-"""Reads checkpoints without executing anything in them, with an error that says what is wrong with the file."""
+"""Checkpoints, read without executing anything in them, with an error that names a file's fault."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from qreg_yolo.detect.compat import as_loaded, as_taken
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.model_yaml import check_model_yaml
 from qreg_yolo.detect.quantization_config import KEY, QuantizationConfig
-from qreg_yolo.detect.safe_load import check_archive, check_file, is_classic, unreadable
+from qreg_yolo.detect.safe_load import check_archive, check_file, is_yolov5, unreadable
 from qreg_yolo.detect.safetensors_checkpoint import load_safetensors
-from qreg_yolo.detect.yolov5_weights import ClassicWeights, read_classic
+from qreg_yolo.detect.yolov5_weights import YOLOv5Weights, read_yolov5
 from qreg_yolo.errors import MissingFileError, ModelError, WeightsError
 from qreg_yolo.io import files
 from qreg_yolo.io.pickles import PickleError
@@ -24,54 +24,40 @@ from qreg_yolo.io.torch_archive import TorchArchive
 from qreg_yolo.quant.convert import quantized_layers
 from qreg_yolo.training.tensor_file import SUFFIX, fill
 
-__all__ = [
-    "ClassicWeights",
-    "Start",
-    "WeightsError",
-    "load_start",
-    "load_weights",
-    "quantization_warning",
-    "strip_checkpoint",
-]
-
-Start: TypeAlias = DetectionModel | ClassicWeights
-"""Start of a training."""
+Start: TypeAlias = DetectionModel | YOLOv5Weights
+"""The start of a training."""
 
 
 def load_weights(path: Path) -> tuple[DetectionModel, dict[str, Any]]:
     """Returns the detector of a checkpoint (float32, eval mode) and the checkpoint's dictionary.
 
     Args:
-        path: A ``.pt`` file of qreg-yolo, of Ultralytics or of the YOLOv5 repository, or a ``.safetensors`` file of
+        path: A ``.pt`` file of qreg-yolo, Ultralytics or the YOLOv5 repository, or a ``.safetensors`` file of
             qreg-yolo.
 
     Raises:
         FileNotFoundError: No such file.
-        WeightsError: Not a checkpoint, a damaged one, not of a detector, or one that would execute something.
+        WeightsError: No checkpoint of a detector, a damaged one, or one that would execute something.
     """
     loaded = _load(path)
-    if not isinstance(loaded, ClassicWeights):
+    if not isinstance(loaded, YOLOv5Weights):
         return loaded
-    model = as_loaded(classic_detector(loaded), {}, path)
+    model = as_loaded(yolov5_detector(loaded), {}, path)
     return model, {"epoch": -1, "optimizer": None, "model": model, "train_args": {}}
 
 
 def load_start(path: Path) -> Start:
-    """Returns what a training can start from: a detector, or the tensors of a classic YOLOv5 file.
-
-    Raises:
-        FileNotFoundError, WeightsError: As `load_weights`.
-    """
+    """Returns the start of a training: a detector, or the tensors of YOLOv5 weights; errors as `load_weights`."""
     loaded = _load(path)
-    return loaded if isinstance(loaded, ClassicWeights) else loaded[0]
+    return loaded if isinstance(loaded, YOLOv5Weights) else loaded[0]
 
 
 def existing(path: Path) -> Path:
-    """Returns the path of a checkpoint: a file that exists, of a kind that can be read.
+    """Returns the path of a checkpoint if the file exists and its suffix is known.
 
     Raises:
         FileNotFoundError: No such file.
-        WeightsError: Another kind of file.
+        WeightsError: Another suffix.
     """
     if not path.is_file():
         raise MissingFileError(
@@ -82,14 +68,14 @@ def existing(path: Path) -> Path:
     return path
 
 
-def _load(path: Path) -> tuple[DetectionModel, dict[str, Any]] | ClassicWeights:
+def _load(path: Path) -> tuple[DetectionModel, dict[str, Any]] | YOLOv5Weights:
     existing(path)
     if path.suffix == SUFFIX:
         return load_safetensors(path)
     try:
         with TorchArchive(path) as archive:
-            if is_classic(archive):
-                return read_classic(archive, path)
+            if is_yolov5(archive):
+                return read_yolov5(archive, path)
             check_archive(archive, path)
     except PickleError as error:
         raise unreadable(path, error) from error
@@ -97,7 +83,7 @@ def _load(path: Path) -> tuple[DetectionModel, dict[str, Any]] | ClassicWeights:
 
 
 def _revive(path: Path) -> tuple[DetectionModel, dict[str, Any]]:
-    """Returns the content of a file that names only what a detector needs, through torch's restricted unpickler."""
+    """Returns the content of a file that passed `check_archive`, through torch's restricted unpickler."""
     try:
         with as_taken(path) as taken:
             checkpoint, _ = torch_safe_load(taken, safe_only=True)
@@ -122,18 +108,18 @@ def _revive(path: Path) -> tuple[DetectionModel, dict[str, Any]]:
 
 
 def strip_checkpoint(path: Path, updates: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Drops from a finished run's checkpoint what only resuming needs, atomically; returns what is left.
+    """Removes from a finished run's checkpoint what only resuming needs, atomically; returns the rest.
 
     Args:
-        path: The checkpoint; nothing happens where it is missing.
-        updates: What to put in beside.
+        path: The checkpoint; a missing file is ignored.
+        updates: Entries to add.
 
     Raises:
-        WeightsError: It would execute something (a resumed run's folder may hold a foreign file under that name).
+        WeightsError: It would execute something (a resumed run's folder may contain a foreign file of that name).
     """
     if not path.is_file():
         return {}
-    check_file(path)  # the host unpickles it without restriction
+    check_file(path)  # Ultralytics unpickles it without restrictions
     partial = path.with_name(f".{path.name}.tmp")
     try:
         stripped: dict[str, Any] = strip_optimizer(path, s=str(partial), updates=updates)
@@ -145,7 +131,7 @@ def strip_checkpoint(path: Path, updates: dict[str, Any] | None = None) -> dict[
 
 
 def quantization_warning(model: nn.Module) -> str | None:
-    """Returns what is wrong where a model's YAML says that it is quantized and no layer is, else None."""
+    """Returns a warning if a model's YAML describes quantized layers and the model has none, else None."""
     yaml = getattr(model, "yaml", None) or {}
     if KEY not in yaml or quantized_layers(model):
         return None
@@ -153,21 +139,21 @@ def quantization_warning(model: nn.Module) -> str | None:
     if not layers:
         return None
     return (
-        f"The model's YAML describes {len(layers)} quantized layers, but none is: a trainer other than "
+        f"The model's YAML describes {len(layers)} quantized layers, but the model has none: a trainer other than "
         "qreg-yolo's has rebuilt it in full precision. Train it with qreg-yolo train, or QuantYOLO."
     )
 
 
 _STEM = "model.0.conv.weight"
 _SIZES = {16: "n", 32: "s", 48: "m", 64: "l", 80: "x"}
-"""Channels behind the first convolution -> size of YOLOv5."""
+"""Output channels of the first convolution -> size of YOLOv5."""
 
 
-def classic_detector(weights: ClassicWeights) -> QuantDetectionModel:
-    """Returns the full-precision detector of a classic YOLOv5 file: n to x, version 6.0 or later.
+def yolov5_detector(weights: YOLOv5Weights) -> QuantDetectionModel:
+    """Returns the full-precision detector of YOLOv5 weights: n to x, version 6.0 or later.
 
     Raises:
-        WeightsError: Another network, which is named; or tensors that do not fit one another.
+        WeightsError: Another network, or tensors that do not match it.
     """
     stem = weights.tensors.get(_STEM)
     size = _SIZES.get(stem.shape[0]) if stem is not None and stem.shape[1:] == (3, 6, 6) else None

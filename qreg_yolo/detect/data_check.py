@@ -1,4 +1,4 @@
-"""The check of images and labels before the work: Ultralytics' own, without its cache and without writing a file."""
+"""Check of images and labels before the work, by Ultralytics but without its cache and without writing a file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -23,17 +24,16 @@ from qreg_yolo.datasets.sources import SourceImage, read_source, select_images
 from qreg_yolo.errors import DataError, fault_list
 
 MIN_SIDE = 10
-"""Pixels; Ultralytics leaves smaller images out."""
+"""Smallest side of images, px; Ultralytics ignores smaller ones."""
 Label = dict[str, Any]
-"""The label of one image, as Ultralytics' data set holds it."""
+"""Label of one image in Ultralytics' format."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A file of a dataset that cannot be used."""
+    """A fault of an image or of its label file."""
 
     path: Path
-    """The image, or its label file."""
     text: str
 
     def __str__(self) -> str:
@@ -42,7 +42,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The images of one split with their labels, checked, in Ultralytics' order."""
+    """The checked images of one split with their labels, in Ultralytics' order."""
 
     yaml: Path
     split: str
@@ -53,22 +53,22 @@ class ImageSet:
     """Class id -> name."""
     channels: int
     left_out: tuple[str, ...]
-    """Images that cannot be used, with the reason (with ``skip_bad``)."""
+    """Unusable images with the reason (with ``skip_bad``)."""
 
     @property
     def scanned(self) -> dict[str, Label]:
-        """Path of an image -> its label."""
+        """Image path -> label."""
         return {label["im_file"]: label for label in self.labels}
 
     def n_classes(self, *, single_cls: bool) -> int:
-        """Returns how many classes are told apart."""
+        """Returns the number of classes."""
         return 1 if single_cls else len(self.names)
 
     def renumbered(self, rows: Sequence[int], names: Sequence[str]) -> ImageSet:
-        """Returns the images with the labels' classes as a model numbers them.
+        """Returns the images with a model's class numbers in their labels.
 
         Args:
-            rows: Class of the model, for each class of the data.
+            rows: Class of the model for each class of the data.
             names: The model's classes.
         """
         numbers = np.asarray(rows, np.float32)
@@ -90,21 +90,20 @@ def check_data(
     min_side: int = MIN_SIDE,
     skip_bad: bool | None = None,
 ) -> ImageSet:
-    """Returns the images and labels of a split, after a look at every image header and label file.
+    """Returns the images and labels of a split, after checking every image header and label file.
 
     Args:
         yaml: The data YAML.
         split: ``train``, ``val`` or ``test``; None: ``test`` if the YAML has one, else ``val``.
-        single_cls: Whether every object counts as of one class, so that a label's class number does not matter.
+        single_cls: Whether all objects count as one class, so that a label's class number does not matter.
         limit: Size of a fixed random subset; None: all images.
-        min_side: Pixels that an image needs each way.
-        skip_bad: Leave out images that cannot be used, instead of refusing them; None: refuse, the command has no
-            ``--skip-bad``.
+        min_side: Smallest allowed side of an image, px.
+        skip_bad: Whether to skip unusable images instead of raising; None: raise, the command has no ``--skip-bad``.
 
     Raises:
         FileNotFoundError: No such file.
-        DataError: A YAML, split or list that cannot be used (`read_source`), an image that cannot be read, a label that
-            is malformed or has a class beyond the names, or no label file at all.
+        DataError: An unusable YAML, split or list (`read_source`), an unreadable image, a malformed label, a class
+            beyond the names, or no label file at all.
     """
     source = read_source(yaml, split, datasets_dir=datasets_dir)
     if source.split is None:
@@ -139,19 +138,17 @@ def scan(
     Args:
         pairs: Image and label file of each; the label file need not exist.
         n_classes: Classes of the data.
-        single_cls: Whether every object counts as of one class.
-        min_side: Pixels that an image needs each way.
+        single_cls: Whether all objects count as one class.
+        min_side: Smallest allowed side of an image, px.
         title: Text of the progress bar; empty: no bar.
     """
-
-    def one(pair: tuple[Path, Path]) -> Label | Fault:
-        return _scan_one(*pair, n_classes, single_cls, min_side)
-
+    one = partial(_scan_one, n_classes=n_classes, single_cls=single_cls, min_side=min_side)
     with ThreadPool(NUM_THREADS) as pool:
         return list(TQDM(pool.imap(one, pairs), desc=title, total=len(pairs), disable=not title))
 
 
-def _scan_one(image: Path, label: Path, n_classes: int, single_cls: bool, min_side: int) -> Label | Fault:
+def _scan_one(pair: tuple[Path, Path], n_classes: int, single_cls: bool, min_side: int) -> Label | Fault:
+    image, label = pair
     if text := look(image, min_side)[0] if image.is_file() else "it does not exist":
         return Fault(image, text)
     with _unchanged(image) as readable:
@@ -165,16 +162,7 @@ def _scan_one(image: Path, label: Path, n_classes: int, single_cls: bool, min_si
 
 
 def usable(found: Sequence[Label | Fault], split: str, also: str = "") -> list[Label]:
-    """Returns the labels of a scan.
-
-    Args:
-        found: The result of `scan`.
-        split: The split, for the error text.
-        also: Another remedy.
-
-    Raises:
-        DataError: An image or a label file has a fault.
-    """
+    """Returns the labels of a scan; raises `DataError` if it has faults, with ``also`` as another remedy."""
     if faults := [one for one in found if isinstance(one, Fault)]:
         raise DataError(
             f"{split}: {len(faults)} of {len(found)} images or their labels cannot be used. Repair or remove the "
@@ -185,11 +173,11 @@ def usable(found: Sequence[Label | Fault], split: str, also: str = "") -> list[L
 
 @contextmanager
 def _unchanged(image: Path) -> Iterator[Path]:
-    """Gives the file that Ultralytics may check: a blank one of the same size if it would encode the image anew."""
+    """Yields a file for Ultralytics to check: a blank one of the same size if it would re-encode the image."""
     if is_whole(image):
         yield image
         return
-    with tempfile.TemporaryDirectory() as folder, Image.open(image) as picture:
+    with tempfile.TemporaryDirectory() as folder, Image.open(image) as opened:
         blank = Path(folder) / "blank.png"
-        Image.new("1", exif_size(picture)).save(blank)
+        Image.new("1", exif_size(opened)).save(blank)
         yield blank

@@ -1,9 +1,9 @@
-"""Ultralytics' dataset, which here writes nothing beside the user's images and trusts nothing there.
+"""Ultralytics' dataset, without writing into the user's folders and without trusting files there.
 
-Ultralytics writes a cache of labels beside the label folders and unpickles it, encodes JPEGs anew that have bytes after
-their end marker, leaves out in silence what it cannot use, and reads ``.npy`` files beside the images in any mode.
-Here the images are those of `list_images`, labels are read anew, no image is written, an image that cannot be used is
-an error, and ``.npy`` files are read with ``cache=disk`` alone, and only while they belong to their image.
+Ultralytics writes a cache of labels into the label folders and unpickles it, re-encodes JPEGs that have bytes after
+their end marker, silently skips unusable images, and always reads ``.npy`` files in the image folders. Here the images
+are those of `list_images`, labels are read anew, no image is written, an unusable image is an error, and ``.npy`` files
+are read with ``cache=disk`` only, as long as they belong to their image.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _NOWHERE = Path(os.devnull) / "none"
 
 
 class DetectionDataset(YOLODataset):
-    """`YOLODataset` that writes nothing beside the images and trusts nothing there.
+    """`YOLODataset` that writes no label cache and trusts no file in the image folders.
 
     Args:
-        scanned: Path of an image -> its label, where it was read already.
+        scanned: Image path -> label, for images that were read already.
         kwargs: Ultralytics'.
     """
 
@@ -45,11 +45,7 @@ class DetectionDataset(YOLODataset):
         self._scanned = {}
 
     def get_img_files(self, img_path: str | list[str]) -> list[str]:
-        """Returns the images of `list_images`, as many as ``fraction`` asks for.
-
-        Raises:
-            DataError: A place that does not exist or has no images, or a list that cannot be used.
-        """
+        """Returns the first ``fraction`` of the images of `list_images`, with its errors."""
         places = [Path(place) for place in (img_path if isinstance(img_path, list) else [img_path])]
         found = [str(image) for image, _ in list_images(places, self.prefix.strip() or "The dataset")]
         count = self.fraction if isinstance(self.fraction, int) else max(1, round(len(found) * self.fraction))
@@ -57,11 +53,7 @@ class DetectionDataset(YOLODataset):
         return found[:count]
 
     def get_labels(self) -> list[Label]:
-        """Returns the label of every image.
-
-        Raises:
-            DataError: An image or its labels cannot be used; Ultralytics would leave it out.
-        """
+        """Returns the label of every image; raises `DataError` if one is unusable."""
         pairs = [(Path(image), Path(label)) for image, label in zip(self.im_files, self.get_label_files(), strict=True)]
         if all(image in self._scanned for image in self.im_files):
             found: list[Label | Fault] = [deepcopy(self._scanned[image]) for image in self.im_files]
@@ -73,7 +65,7 @@ class DetectionDataset(YOLODataset):
 
     @property
     def npy_files(self) -> list[Path]:
-        """Where the decoded images are: beside the images with ``cache=disk``, nowhere otherwise."""
+        """Files of the decoded images: in the image folders with ``cache=disk``, else none."""
         return self._arrays if self.cache == "disk" else [_NOWHERE] * len(self._arrays)
 
     @npy_files.setter
@@ -81,11 +73,10 @@ class DetectionDataset(YOLODataset):
         self._arrays = paths
 
     def cache_images(self) -> None:
-        """Keeps the decoded images as Ultralytics does; on disk, an array that is not of its image is written anew.
+        """Caches the decoded images as Ultralytics does; on disk, outdated arrays are written anew.
 
         Raises:
-            DataError: A ``.npy`` file beside an image was not written here (it stays as it is), or two images would
-                share one.
+            DataError: A ``.npy`` file that was not written here (it stays unchanged), or two images that share one.
         """
         if self.cache != "disk":
             super().cache_images()
@@ -94,7 +85,7 @@ class DetectionDataset(YOLODataset):
         arrays = dict(zip(map(Path, self.im_files), self.npy_files, strict=True))
         if shared := [image for image, array in arrays.items() if owners.setdefault(array, image) != image]:
             raise DataError(
-                f"{len(shared)} images differ from another one in their suffix alone, and cache=disk keeps one .npy "
+                f"{len(shared)} images differ from another one only in their suffix, and cache=disk keeps one .npy "
                 f"file for both. Rename them, or omit cache=disk.{fault_list(shared)}"
             )
         ledgers = {folder: _Ledger(folder) for folder in dict.fromkeys(image.parent for image in arrays)}
@@ -107,7 +98,7 @@ class DetectionDataset(YOLODataset):
         for image, array in arrays.items():
             if not ledgers[image.parent].is_current(image, array):
                 array.unlink(missing_ok=True)
-        for ledger in ledgers.values():  # before the arrays: after a kill they are still known as ours
+        for ledger in ledgers.values():  # before the arrays, so that they are known as ours after a kill
             ledger.write()
         super().cache_images()
         for image, array in arrays.items():
@@ -117,32 +108,28 @@ class DetectionDataset(YOLODataset):
 
 
 class _Ledger:
-    """Which content of its image each ``.npy`` file of a folder was made from; kept in our own cache folder.
-
-    Args:
-        folder: The folder of the images and arrays.
-    """
+    """Record, in our own cache folder, of the image contents that a folder's ``.npy`` files were made from."""
 
     def __init__(self, folder: Path) -> None:
         name = hashlib.sha256(str(folder).encode("utf-8", "surrogateescape")).hexdigest()
         self._path = default_cache_root() / "npy" / f"{name[:32]}.json"
         try:
             self._entries: dict[str, list[Any]] = dict(json.loads(self._path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):  # missing or damaged: nothing is known
+        except (OSError, ValueError, TypeError):  # missing or damaged
             self._entries = {}
 
     def __contains__(self, image: Path) -> bool:
         return image.name in self._entries
 
     def is_current(self, image: Path, array: Path) -> bool:
-        """Returns whether ``array`` is the file that was written from ``image`` as it is now; remembers the image."""
+        """Returns whether ``array`` was written from the current ``image``; records the image."""
         before, digest = self._entries.get(image.name), files.sha256(image)
         current = array.is_file() and before == [digest, *_state(array)]
         self._entries[image.name] = before if current and before else [digest, None, None]
         return current
 
     def note(self, image: Path, array: Path) -> None:
-        """Remembers an array that was written from ``image``."""
+        """Records an array that was written from ``image``."""
         if array.is_file():
             self._entries[image.name][1:] = _state(array)
 
@@ -168,17 +155,17 @@ def build_dataset(
     stride: int,
     scanned: Mapping[str, Label] | None = None,
 ) -> DetectionDataset:
-    """Returns the data set that Ultralytics' ``build_yolo_dataset`` builds for detection, of our class.
+    """Returns the dataset of Ultralytics' ``build_yolo_dataset`` as a `DetectionDataset`.
 
     Args:
         args: Ultralytics' arguments.
-        img_path: Where the images are.
+        img_path: Images, folders or lists.
         batch: Images per batch.
         data: The data description.
         mode: ``train`` (augmented) or ``val``.
-        rect: Whether batches are rectangular, beside ``args.rect``.
-        stride: Of the model, pixels.
-        scanned: Path of an image -> its label, where it was read already.
+        rect: Whether batches are rectangular; ``args.rect`` makes them so too.
+        stride: Stride of the model, px.
+        scanned: As `DetectionDataset`.
     """
     return DetectionDataset(
         img_path=img_path,

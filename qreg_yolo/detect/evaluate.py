@@ -13,7 +13,7 @@ from qreg_yolo.detect import outputs
 from qreg_yolo.detect.checkpoint import existing, load_weights, quantization_warning
 from qreg_yolo.detect.data_check import ImageSet, check_data
 from qreg_yolo.detect.facade import QuantYOLO
-from qreg_yolo.detect.policy import spare_layers
+from qreg_yolo.detect.policy import unused_branch
 from qreg_yolo.detect.preflight import check_arguments, check_classes
 from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.detect.validator import QuantDetectionValidator
@@ -33,20 +33,20 @@ def validate(
     head: str | None = None,
     classes: str | None = None,
 ) -> outputs.RunResult:
-    """Measures a checkpoint on a data set (default: the one it was trained on) and records the numbers.
+    """Measures a checkpoint on a dataset and records the numbers.
 
     Args:
         weights: The checkpoint.
-        data: As `find_data`; None: the data it was trained on.
+        data: As `find_data`; None: the training's data.
         arguments: Ultralytics'.
         threads: CPU threads; None: all cores.
-        head: The head that it has to have; None: any.
-        classes: As `class_map`; None: its classes are those of the data.
+        head: Required kind of head; None: any.
+        classes: A class map (`class_map`); None: the classes of the data are the model's.
 
     Raises:
-        ConfigError: A value that the host refuses, another head, or a class map that does not fit.
+        ConfigError: A value that Ultralytics refuses, another head, or a class map that does not fit.
         FileNotFoundError: The checkpoint or the data do not exist.
-        DataError, WeightsError: They exist, but cannot be used, or have different classes.
+        DataError, WeightsError: They cannot be used, or have different classes.
         OSError: The project folder cannot be written.
     """
     split = arguments.get("split", "val")
@@ -59,7 +59,7 @@ def validate(
     facade = _facade(weights)
     model, trained = facade.model, facade.trained_with
     if head not in (None, present := QuantizationConfig.of(model).head.kind):
-        raise ConfigError(f"'{weights}' has the {present} head, --head asks for {head}. Drop --head.")
+        raise ConfigError(f"'{weights}' has the {present} head, --head asks for {head}. Remove --head.")
     single = arguments.get("single_cls", trained.get("single_cls"))
     checked = checked or _checked(str(trained.get("data") or "demo"), split, single)
     names, data_names = class_names(model.names), class_names(checked.names)
@@ -94,7 +94,7 @@ def validate(
 
 
 def _facade(weights: Path) -> QuantYOLO:
-    """Returns a checkpoint ready to be used, having warned where its quantization was lost."""
+    """Returns the facade of a checkpoint; warns if its quantization was lost."""
     facade = QuantYOLO(str(weights))
     outputs.warn(quantization_warning(facade.model))
     return facade
@@ -105,10 +105,10 @@ def _checked(data: str, split: str, single_cls: object) -> ImageSet:
 
 
 def predict(weights: Path, source: str, arguments: dict[str, Any], threads: int | None) -> outputs.RunResult:
-    """Draws a checkpoint's detections on images; returns where they lie.
+    """Draws a checkpoint's detections on images; returns their folder.
 
     Raises:
-        ConfigError: A value that the host refuses.
+        ConfigError: A value that Ultralytics refuses.
         FileNotFoundError: The checkpoint or the source does not exist.
         WeightsError: Not a checkpoint.
     """
@@ -132,17 +132,13 @@ def predict(weights: Path, source: str, arguments: dict[str, Any], threads: int 
     return outputs.RunResult(save_dir=save_dir, table=f"{boxes} detections on {images} images\nResults: {save_dir}")
 
 
+@one_thread()
 def inspect_weights(path: Path) -> Inspection:
-    """Returns what a checkpoint is made of; MACs at the image size it was trained at.
+    """Returns a checkpoint's layers, size and cost; MACs at the training's image size.
 
     Raises:
         FileNotFoundError, WeightsError: No readable checkpoint.
     """
-    with one_thread():
-        return _inspect(path)
-
-
-def _inspect(path: Path) -> Inspection:
     model, checkpoint = load_weights(path)
     imgsz = int(checkpoint.get("train_args", {}).get("imgsz") or 640)
     image = torch.zeros(1, int(model.yaml.get("channels", 3)), imgsz, imgsz)
@@ -153,6 +149,6 @@ def _inspect(path: Path) -> Inspection:
         imgsz=imgsz,
         layers=layer_reports(model, macs),
         size=model_size(model),
-        spare_layers=spare_layers(model),
+        unused_branch=unused_branch(model),
         warning=quantization_warning(model),
     )

@@ -1,4 +1,4 @@
-"""The user's entry: `ultralytics.YOLO` with our classes behind it."""
+"""The public entry: `ultralytics.YOLO` with quantized detectors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 from ultralytics import YOLO
 
 from qreg_yolo.detect.checkpoint import load_weights
-from qreg_yolo.detect.compat import as_a_library, refuse_host_quantization
+from qreg_yolo.detect.compat import as_a_library, refuse_unsupported
 from qreg_yolo.detect.model import QuantDetectionModel, refuse_export
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from qreg_yolo.detect.validator import QuantDetectionPredictor, QuantDetectionValidator
@@ -26,7 +26,7 @@ class QuantYOLO(YOLO):
 
     @property
     def task_map(self) -> dict[str, dict[str, Any]]:
-        """The host's map with the detection classes replaced."""
+        """Ultralytics' map with our classes for detection."""
         return {
             **super().task_map,
             "detect": {
@@ -38,7 +38,7 @@ class QuantYOLO(YOLO):
         }
 
     def _load(self, weights: str, task: str | None = None) -> None:
-        """Loads a checkpoint without executing anything in it; other formats as the host does."""
+        """Loads a checkpoint without executing anything in it, and other formats as Ultralytics does."""
         path = Path(weights)
         if not path.is_file() or path.suffix not in (".pt", SUFFIX):
             super()._load(weights, task)
@@ -50,10 +50,10 @@ class QuantYOLO(YOLO):
         self.ckpt_path, self.model_name = self.model.pt_path, weights
 
     def train(self, trainer: Any = None, **kwargs: Any) -> Any:
-        """Trains as the host does; a file in ``pretrained`` may be classic YOLOv5's or a ``.safetensors`` too."""
+        """Trains as Ultralytics does; ``pretrained`` may also be YOLOv5 weights or a safetensors checkpoint."""
         start = kwargs.get("pretrained")
         if isinstance(start, (str, Path)) and Path(start).is_file() and not kwargs.get("resume"):
-            self.ckpt = {}  # with a checkpoint, the host unpickles the file itself; without, our trainer reads it
+            self.ckpt = {}  # otherwise Ultralytics unpickles the file itself; our trainer reads it safely
         try:
             return super().train(trainer, **kwargs)
         finally:
@@ -62,37 +62,31 @@ class QuantYOLO(YOLO):
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
         """Validates; batch and ``nms`` default to those of validation in training, so that the numbers agree.
 
-        Images of a batch are padded to one shape: another batch changes mAP in the fourth digit. ``nms`` picks the
-        branch of an end-to-end head.
+        Images of a batch are padded to one shape, so another batch size changes mAP in the fourth digit. ``nms``
+        selects the branch of an end-to-end head.
         """
-        self._refuse_host_quantization(kwargs)
-        trained = self._arguments_of_training()
+        trained = self._check(kwargs)
         batch = trained.get("batch")
         if isinstance(batch, int) and batch >= 1:
             kwargs.setdefault("batch", 2 * batch)
         return super().val(validator, **{**_branch(trained), **kwargs})
 
     def predict(self, source: Any = None, stream: bool = False, predictor: Any = None, **kwargs: Any) -> Any:
-        """Predicts; ``nms`` defaults to the training's, so that the branch that was validated draws the boxes."""
-        self._refuse_host_quantization(kwargs)
-        arguments = {**_branch(self._arguments_of_training()), **kwargs}
+        """Predicts; ``nms`` defaults to the training's, so that the validated branch draws the boxes."""
+        arguments = {**_branch(self._check(kwargs)), **kwargs}
         with as_a_library():
             results = super().predict(source, True, predictor, **arguments)
         return results if stream else list(results)
 
     def export(self, **kwargs: Any) -> Any:
-        """Exports a float model as Ultralytics does.
-
-        Raises:
-            NotImplementedError: The model is quantized.
-        """
-        self._refuse_host_quantization(kwargs)
+        """Exports a float model as Ultralytics does; raises `UnsupportedError` for a quantized one."""
+        self._check(kwargs)
         if isinstance(self.model, nn.Module):
             refuse_export(self.model)
         return super().export(**kwargs)
 
     def _restore_paths(self) -> None:
-        """Names the run's own checkpoint where Ultralytics has loaded a link to it."""
+        """Restores the paths of the run's checkpoints if Ultralytics has loaded links to them."""
         trainer, loaded = getattr(self, "trainer", None), getattr(self.model, "pt_path", None)
         if not isinstance(trainer, QuantDetectionTrainer):
             return
@@ -103,18 +97,18 @@ class QuantYOLO(YOLO):
 
     @property
     def trained_with(self) -> dict[str, Any]:
-        """The arguments that the checkpoint was trained with; empty without a checkpoint."""
+        """Arguments of the checkpoint's training; empty without a checkpoint."""
         arguments: dict[str, Any] = (self.ckpt or {}).get("train_args", {})
         return arguments
 
-    def _arguments_of_training(self) -> dict[str, Any]:
-        return self.trained_with if isinstance(self.model, QuantDetectionModel) else {}
-
-    def _refuse_host_quantization(self, arguments: dict[str, Any]) -> None:
-        if isinstance(self.model, QuantDetectionModel):
-            refuse_host_quantization(arguments)
+    def _check(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Refuses unsupported arguments for our models, and returns those of the training; {} for other models."""
+        if not isinstance(self.model, QuantDetectionModel):
+            return {}
+        refuse_unsupported(arguments)
+        return self.trained_with
 
 
 def _branch(trained: dict[str, Any]) -> dict[str, Any]:
-    """Returns ``nms=False`` where training measured the one-to-one branch of an end-to-end head."""
+    """Returns ``nms=False`` if training measured the one-to-one branch of an end-to-end head."""
     return {"nms": False} if trained.get("nms") is False else {}

@@ -1,4 +1,4 @@
-"""Transfer between anchor heads of different classes: box and objectness rows, and class rows of equal names."""
+"""Head transfer between anchor heads of different classes: box and objectness rows, and class rows by name."""
 
 from __future__ import annotations
 
@@ -12,21 +12,18 @@ from qreg_yolo.detect.anchor_head import BOX_ROWS, N_ANCHORS
 
 @dataclass(frozen=True)
 class HeadRows:
-    """Which class rows of a source go where."""
+    """Map of class rows from the head of a source to that of a target."""
 
     names: tuple[str, ...]
-    """The classes here."""
+    """Classes of the target."""
     n_source: int
-    """The number of classes there."""
+    """Number of classes of the source."""
     rows: tuple[int | None, ...]
-    """For each class here, the class there; None: it stays untrained."""
+    """Source class of each target class; None: it stays untrained."""
 
     @classmethod
     def by_name(cls, names: Sequence[str], source_names: Sequence[str]) -> HeadRows:
-        """Returns the rows of equal names, upper case and spaces aside.
-
-        Where no name is equal and both have as many classes, all rows keep their places.
-        """
+        """Returns the map by name, ignoring case and spaces; by number if no name is equal and the counts are."""
         places = {_plain(name): place for place, name in reversed(list(enumerate(source_names)))}
         rows: list[int | None] = [None] * len(names)
         if not _are_numbers(names) and not _are_numbers(source_names):
@@ -37,15 +34,15 @@ class HeadRows:
 
     @property
     def is_identity(self) -> bool:
-        """Whether everything stays where it is."""
+        """Whether every row keeps its place."""
         return self.rows == tuple(range(self.n_source))
 
-    def take(self, source: Tensor, fresh: Tensor) -> Tensor:
-        """Returns the rows of ``source``, those of ``fresh`` where it has none.
+    def transfer(self, source: Tensor, fresh: Tensor) -> Tensor:
+        """Returns ``fresh`` with the rows of ``source``: weight or bias of an output convolution, `(3 * (5 + n), ...)`.
 
         Args:
-            source: Weight or bias of an output convolution, `(3 * (5 + n_source), ...)`.
-            fresh: The same of the untrained head here.
+            source: Tensor of the source.
+            fresh: Tensor of the untrained target.
         """
         old, new = (tensor.view(N_ANCHORS, -1, *tensor.shape[1:]) for tensor in (source, fresh.clone()))
         new[:, :BOX_ROWS] = old[:, :BOX_ROWS]
@@ -54,17 +51,17 @@ class HeadRows:
                 new[:, BOX_ROWS + here] = old[:, BOX_ROWS + there]
         return new.flatten(0, 1)
 
-    def take_all(self, source: Mapping[str, Tensor], fresh: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-        """Returns the output convolutions of the head under ``prefix`` that both have, with `take`."""
+    def transfer_all(self, source: Mapping[str, Tensor], fresh: Mapping[str, Tensor], head: str) -> dict[str, Tensor]:
+        """Returns the `transfer` of all output convolutions of the head that both states have."""
         found = {}
         for name, tensor in fresh.items():
             other = source.get(name)
-            if name.startswith(f"{prefix}.m.") and other is not None and other.shape[1:] == tensor.shape[1:]:
-                found[name] = self.take(other.to(tensor), tensor)
+            if name.startswith(f"{head}.m.") and other is not None and other.shape[1:] == tensor.shape[1:]:
+                found[name] = self.transfer(other.to(tensor), tensor)
         return found
 
     def summary(self) -> str:
-        """Returns one line on what was taken."""
+        """Returns one line on the transferred rows."""
         left = [name for name, row in zip(self.names, self.rows, strict=True) if row is None]
         return (
             f"Anchor head of {self.n_source} classes: box and objectness rows taken, class rows of "
@@ -78,5 +75,5 @@ def _plain(name: object) -> str:
 
 
 def _are_numbers(names: Sequence[str]) -> bool:
-    """Returns whether these are the numbers that stand in for names."""
+    """Returns whether the names are just the class numbers."""
     return all(str(name) == str(place) for place, name in enumerate(names))

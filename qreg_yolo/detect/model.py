@@ -1,4 +1,4 @@
-"""The detector with quantized layers: built from its YAML, safe to halve, fuse, copy and reload."""
+"""Detector with quantized layers, built from its YAML; safe to halve, fuse, copy and reload."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from qreg_yolo.detect.model_yaml import check_model_yaml
 from qreg_yolo.detect.policy import first_last_layers, float_layers
 from qreg_yolo.detect.precision import in_bf16, trains_in_bf16
 from qreg_yolo.detect.quantization_config import KEY, QuantizationConfig
-from qreg_yolo.detect.yolov5_weights import ClassicWeights
+from qreg_yolo.detect.yolov5_weights import YOLOv5Weights
 from qreg_yolo.errors import UnsupportedError
 from qreg_yolo.quant.base import Quantizer, keep_float32
 from qreg_yolo.quant.convert import apply_plan, dequantize_model, plan_quantization, plans_agree, quantized_layers
 
-_TOLD: WeakSet[nn.Module] = WeakSet()
-"""Models that have warned, or are not to warn now, that their quantization is lost (`is_fused`)."""
+_WARNED: WeakSet[nn.Module] = WeakSet()
+"""Models that have warned of a lost quantization, or must not warn now (`is_fused`)."""
 
 
 class QuantDetectionModel(DetectionModel):
-    """An Ultralytics `DetectionModel` whose ``yaml["qreg"]`` section says how it is quantized, and which head it has.
+    """An Ultralytics `DetectionModel` with the quantization and head of its ``yaml["qreg"]``.
 
-    Without the section it is a float model. The fp32 twin has a section that quantizes nothing, and takes the very
-    same path. Tensors stay float32 whatever the host casts, because half-precision weights change their codes; and
-    BatchNorm is never folded, because that would change the weights that are quantized.
+    Without ``qreg`` it is a float model. The fp32 baseline has a ``qreg`` that quantizes nothing, and runs the same
+    code. Tensors always stay float32, because half-precision weights change their codes. BatchNorm is never folded,
+    because that would change the quantized weights.
 
     Args:
         cfg: Path or dictionary of a model YAML.
         ch: Image channels.
         nc: Number of classes; None: the YAML's.
-        verbose: Print the model's summary.
+        verbose: Whether to print the model's summary.
     """
 
     def __init__(
@@ -70,30 +70,30 @@ class QuantDetectionModel(DetectionModel):
 
     @property
     def quantization(self) -> QuantizationConfig:
-        """The request, and the plan of every layer."""
+        """The request and the plan of every layer."""
         return QuantizationConfig.of(self)
 
     def record_plan(self, unreached: Mapping[str, str] | None = None) -> None:
-        """Writes what calibration decided into ``yaml["qreg"]``: signedness per layer, and which layers it left out.
+        """Writes the results of calibration to ``yaml["qreg"]``.
 
         Args:
-            unreached: The layers that calibration converted back to full precision, with the reason.
+            unreached: Full name -> reason, for layers that calibration converted back to full precision.
         """
         if KEY in self.yaml:
             layers = {name: layer.plan for name, layer in quantized_layers(self).items()}
             config = self.quantization
             replace(config, layers=layers, skipped={**config.skipped, **(unreached or {})}).write(self.yaml)
 
-    def load(self, weights: dict[str, Any] | nn.Module | ClassicWeights, verbose: bool = True) -> None:
-        """Loads what fits by name and shape; the quantizers' state too where the source is quantized alike.
+    def load(self, weights: dict[str, Any] | nn.Module | YOLOv5Weights, verbose: bool = True) -> None:
+        """Loads all tensors that match by name and shape, and the quantizers' state if the plans agree.
 
-        A source that is quantized otherwise gives its float weights alone: its ranges belong to another grid.
+        A source with other plans gives its float weights only: its ranges belong to another grid.
 
         Raises:
-            WeightsError: Nothing of a classic YOLOv5 file fits.
+            WeightsError: Nothing of YOLOv5 weights fits.
         """
-        if isinstance(weights, ClassicWeights):
-            self._load_classic(weights, verbose)
+        if isinstance(weights, YOLOv5Weights):
+            self._load_yolov5(weights, verbose)
             return
         source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
         plans = {name: layer.plan for name, layer in quantized_layers(self).items()}
@@ -102,7 +102,7 @@ class QuantDetectionModel(DetectionModel):
         state = quantizer_state(source) if alike else {}
         plain: Any = deepcopy(source)
         dequantize_model(plain)
-        dequantize_model(self)  # the host may rebuild the head for another number of classes: it does so in float
+        dequantize_model(self)  # Ultralytics may rebuild the head for another number of classes, as a float head
         fresh = {name: tensor.clone() for name, tensor in self.state_dict().items()}
         super().load(plain, verbose)
         if isinstance(plain.model[-1], AnchorDetect):
@@ -112,9 +112,9 @@ class QuantDetectionModel(DetectionModel):
             missing = self.load_state_dict({**self.state_dict(), **state})
             assert not missing.missing_keys
 
-    def _load_classic(self, weights: ClassicWeights, verbose: bool) -> None:
+    def _load_yolov5(self, weights: YOLOv5Weights, verbose: bool) -> None:
         plans = {name: layer.plan for name, layer in quantized_layers(self).items()}
-        dequantize_model(self)  # fresh quantizers follow: the ranges of other weights do not fit
+        dequantize_model(self)  # quantizers are created anew: ranges of other weights do not fit
         state = self.state_dict()
         fresh = {name: tensor.clone() for name, tensor in state.items()}
         found = weights.fitting(state)
@@ -127,35 +127,35 @@ class QuantDetectionModel(DetectionModel):
         apply_plan(self, plans)
 
     def _head_name(self) -> str | None:
-        """Returns the full name of the anchor head, or None where the model has another one."""
+        """Returns the full name of the anchor head; None for another head."""
         return f"model.{len(self.model) - 1}" if isinstance(self.model[-1], AnchorDetect) else None
 
     def _load_head_rows(
         self, source: dict[str, Tensor], source_names: Sequence[str], fresh: dict[str, Tensor], verbose: bool
     ) -> None:
-        """Fills the anchor head from one whose classes are others, or in another order."""
+        """Loads the anchor head from one with other classes, or another order of classes."""
         rows = HeadRows.by_name(list(self.names.values()), source_names)
         name = self._head_name()
         if name is None or rows.is_identity:
             return
-        found = rows.take_all(source, fresh, name)
+        found = rows.transfer_all(source, fresh, name)
         self.load_state_dict({**self.state_dict(), **found})
         if verbose and found:
             LOGGER.info(rows.summary())
 
     def init_criterion(self) -> Any:
-        """Returns the loss that goes with the head."""
+        """Returns the loss of the head."""
         head = self.quantization.head
         return AnchorLoss(self, head) if head.has_anchors else super().init_criterion()
 
     def is_fused(self) -> bool:
-        """Returns False: nothing is ever folded into a quantized model.
+        """Returns False: BatchNorm is never folded. Warns that another model loads the quantized weights.
 
-        Another model asks this of the one whose weights it takes (Ultralytics' own trainer on our checkpoint does):
-        the last moment at which the loss of the quantization can be noticed.
+        A model of Ultralytics asks this of the model that it loads weights from, and only then can the loss of the
+        quantization be noticed.
         """
-        if quantized_layers(self) and self not in _TOLD:
-            _TOLD.add(self)
+        if quantized_layers(self) and self not in _WARNED:
+            _WARNED.add(self)
             LOGGER.warning(
                 "A model of Ultralytics takes the weights of a quantized one: it continues in full precision, without "
                 "the step sizes. To keep the quantization, use qreg-yolo train --weights, or QuantYOLO(...).train()."
@@ -163,30 +163,26 @@ class QuantDetectionModel(DetectionModel):
         return bool(super().is_fused())
 
     def info(self, *args: Any, **kwargs: Any) -> Any:
-        told = self in _TOLD
-        _TOLD.add(self)  # the summary's title asks `is_fused` too
+        warned = self in _WARNED
+        _WARNED.add(self)  # the summary calls `is_fused` too
         try:
             return super().info(*args, **kwargs)
         finally:
-            if not told:
-                _TOLD.discard(self)
+            if not warned:
+                _WARNED.discard(self)
 
     def fuse(self, verbose: bool | None = None, imgsz: int | list[int] | None = None) -> QuantDetectionModel:
-        """Returns the model unchanged: folding BatchNorm would move the weights off the grid they were trained on.
+        """Returns the model unchanged: folding BatchNorm would move the weights off their grid.
 
         Raises:
-            NotImplementedError: Ultralytics' exporter asks (it alone gives a size and nothing else), before it writes
-                anything, and the model is quantized.
+            NotImplementedError: The model is quantized and Ultralytics' exporter calls this.
         """
-        if verbose is None and imgsz is not None:
+        if verbose is None and imgsz is not None:  # only the exporter, before it writes anything
             refuse_export(self)
         return self
 
     def _predict_once(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Runs the model; half-precision images are cast up outside autocast, as the weights stay float32.
-
-        On the CPU a section with the precision bf16 makes training, and nothing else, run in bfloat16.
-        """
+        """Runs the model in float32 outside autocast; on the CPU, with precision bf16, training runs in bfloat16."""
         if x.dtype in (torch.float16, torch.bfloat16) and not torch.is_autocast_enabled(x.device.type):
             x = x.float()
         if self.training and torch.is_grad_enabled() and x.device.type == "cpu" and trains_in_bf16(self):
@@ -200,19 +196,15 @@ class QuantDetectionModel(DetectionModel):
 
 
 def refuse_export(model: nn.Module) -> None:
-    """Raises for a quantized model.
-
-    Raises:
-        NotImplementedError: It is one.
-    """
+    """Raises `UnsupportedError` for a quantized model."""
     if quantized_layers(model):
         raise UnsupportedError(
             "A quantized model cannot be exported yet: Ultralytics' exporters do not know its quantizers. Use the "
-            "checkpoint, or best.safetensors beside it. Nothing was written."
+            "checkpoint, or best.safetensors in its folder. Nothing was written."
         )
 
 
 def quantizer_state(model: nn.Module) -> dict[str, Tensor]:
-    """Returns the part of ``model.state_dict()`` that belongs to quantizers."""
+    """Returns the quantizers' part of ``model.state_dict()``."""
     prefixes = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, Quantizer))
     return {key: value for key, value in model.state_dict().items() if key.startswith(prefixes)} if prefixes else {}

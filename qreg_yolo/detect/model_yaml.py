@@ -1,8 +1,8 @@
-"""Checks a model's YAML before the host builds from it: the host evaluates some of its text as Python.
+"""Check of a model YAML before Ultralytics builds the model: Ultralytics evaluates some of its text as Python.
 
-``activation`` goes through ``eval``, and a layer's name may be anything that Ultralytics' module of models has in it,
-functions that load files or install packages included. Every model that this package builds passes `check_model_yaml`,
-whether its YAML comes from a file, a checkpoint or a ``.safetensors``.
+Ultralytics passes ``activation`` to ``eval``, and looks layers up by name among all names of its module, functions that
+load files or install packages included. Every model that this package builds passes `check_model_yaml`, whether its
+YAML comes from a file, a checkpoint or a safetensors checkpoint.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ ACTIVATIONS = frozenset(
         "PReLU", "ReLU", "ReLU6", "RReLU", "SELU", "SiLU", "Sigmoid", "Softplus", "Softsign", "Tanh",
     ]
 )  # fmt: skip
-"""Classes of ``torch.nn`` that a model's ``activation`` may be."""
+"""Allowed classes of ``torch.nn`` for ``activation``."""
 _HOMES = ("torch.nn.modules.", "torchvision.ops.", "ultralytics.nn.modules.")
-"""Packages whose classes may be layers."""
+"""Packages of allowed layers."""
 
 
 def check_model_yaml(description: Mapping[str, Any], source: str) -> None:
-    """Raises unless a model's description names only layers and activations, with plain values as arguments.
+    """Raises unless a model YAML names only layers and activations, with plain values as arguments.
 
     Args:
-        description: The content of a model YAML.
-        source: Where it comes from, for the error text.
+        description: The content of the YAML.
+        source: Its origin, for the error text.
 
     Raises:
-        ModelError: A part that is missing or malformed, or that the host would execute.
+        ModelError: A part that is missing or malformed, or that Ultralytics would execute.
     """
     for key in ("backbone", "head"):
         rows = description.get(key)
@@ -63,7 +63,7 @@ def _check_row(row: object, source: str) -> None:
 
 
 def _is_layer(name: str) -> bool:
-    """Returns whether the host would find a layer under ``name``, where it looks."""
+    """Returns whether Ultralytics' lookup of ``name`` gives a layer."""
     for prefix, place in (("nn.", nn), ("torchvision.ops.", torchvision.ops), ("", tasks)):
         if name.startswith(prefix):
             found = getattr(place, name.removeprefix(prefix), None)

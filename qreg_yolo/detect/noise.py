@@ -1,4 +1,4 @@
-"""The weight noise of a detector's checkpoint, and what it does to its training loss."""
+"""Weight noise of a detector's checkpoint, and its effect on the training loss."""
 
 from __future__ import annotations
 
@@ -20,27 +20,24 @@ from qreg_yolo.detect.data_check import MIN_SIDE, ImageSet, check_data
 from qreg_yolo.detect.policy import first_last_layers, float_layers
 from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.detect.views import CorruptedBatches, View
-from qreg_yolo.io import records
-from qreg_yolo.io.files import writable_project
 from qreg_yolo.metrics.conditions import CLEAN
 from qreg_yolo.noise.jacobian import Outputs, Weights, outputs_of
 from qreg_yolo.noise.perturbation import Task
-from qreg_yolo.noise.study import NoiseRequest, Plan, gradient_layers, report, study
+from qreg_yolo.noise.study import NoiseRequest, Plan, study_report
 from qreg_yolo.quant.convert import plan_quantization
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
-from qreg_yolo.quant.weight_noise import own_rounding
 from qreg_yolo.robustness.request import check_counts
 from qreg_yolo.terminal import Progress, no_progress
 from qreg_yolo.training.environment import use_threads
 
 LIMIT = 16
-"""Images that gradients and losses are measured on, unless asked for otherwise."""
+"""Default number of images that gradients and losses are measured on."""
 _BATCH = 8
-"""Images at a time; the loss of each batch is one unit of the sample."""
+"""Images per batch; the loss of each batch is one unit of the sample."""
 Raw = Mapping[str, Any]
-"""Outputs of a head in training: tensors, or lists of them, by name."""
+"""Outputs of a head in training: name -> tensor or list of tensors."""
 _FEATURES = "feats"
-"""The name of its inputs among them: Ultralytics' loss reads their shapes."""
+"""Name of the head's inputs among its outputs; Ultralytics' loss reads their shapes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,17 +47,17 @@ class DetectorNoiseRequest(NoiseRequest):
     imgsz: int | None = None
     """Px; None: the training's."""
     class_map: str | None = None
-    """As `class_map.class_map`; None: classes go by name."""
+    """As `datasets.classes.class_map`; None: classes match by name."""
 
 
 def measure(request: DetectorNoiseRequest, progress: Progress = no_progress) -> dict[str, Any]:
-    """Returns the report of a checkpoint as plain values (`quant.noise_study.report`).
+    """Returns the report of a checkpoint as plain values (`study_report`).
 
     Raises:
-        ConfigError: An image size or number that cannot be.
-        FileNotFoundError, DataError, WeightsError: A checkpoint or data that are missing or cannot be used.
+        ConfigError: An invalid image size or number.
+        FileNotFoundError, DataError, WeightsError: A checkpoint or data that are missing or unusable.
         OSError: The folder cannot be written.
-        ValueError: A layer that has no weights.
+        ValueError: A layer without weights.
     """
     check_counts({"limit": request.limit}, 1)
     use_threads(request.threads)
@@ -69,25 +66,11 @@ def measure(request: DetectorNoiseRequest, progress: Progress = no_progress) -> 
     (detector,) = load_detectors([request.weights], request.imgsz)
     images = _images(request, detector) if request.losses else None
     model = detector.model.to(device)
-    plan, spec = _plan(model), QuantizationConfig.of(model).spec
-    if request.folder is not None:
-        writable_project(request.folder, "--out")
-    rows = study(
-        model,
-        gradient_layers(model, plan),
-        plan,
-        request.sweep,
-        own=spec if own_rounding(model) else None,
-        task=None if images is None else _task(detector, images, device),
-        progress=progress,
-    )
-    about: dict[str, Any] = {
-        "weights": str(request.weights), "track": "detect", "model": detector.identity["model"],
-        "label": spec.label, **records.provenance(),
-    }  # fmt: skip
-    if images is not None:
-        about |= {"data": images.yaml.stem, "split": images.split, "n_images": len(images.images)}
-    return report(about, request.sweep, rows)
+    about = {"track": "detect", "model": detector.identity["model"]}
+    data = None if images is None else {"data": images.yaml.stem, "split": images.split, "n_images": len(images.images)}
+    task = None if images is None else _task(detector, images, device)
+    spec = QuantizationConfig.of(model).spec
+    return study_report(model, _plan(model), request, spec=spec, task=task, about=about, data=data, progress=progress)
 
 
 def _images(request: DetectorNoiseRequest, detector: Detector) -> ImageSet:
@@ -111,9 +94,9 @@ def _plan(model: Any) -> Plan:
 
 
 def _task(detector: Detector, images: ImageSet, device: torch.device) -> Task:
-    """Returns the detector's outputs, its images as validation shows them, and the loss that it was trained with."""
+    """Returns the detector's outputs, the images as in validation, and the training loss."""
     model = detector.model
-    model.args = IterableSimpleNamespace(**model.args)  # as Ultralytics' losses read it
+    model.args = IterableSimpleNamespace(**model.args)  # the type that Ultralytics' losses read
     outputs, loss = raw_outputs(model), BatchLoss(model)
     batches = [(batch["img"], loss.target(batch)) for batch in _batches(detector, images, device)]
     return Task(outputs, batches, {"detection": loss})
@@ -130,27 +113,24 @@ def _batches(detector: Detector, images: ImageSet, device: torch.device) -> Iter
 
 
 def raw_outputs(model: Any) -> Outputs:
-    """Returns a detector's raw outputs `(b, n)` as a function of its layers' weights: logits of boxes and classes.
-
-    Nothing is decoded. Of an end-to-end head those of its one-to-many branch.
-    """
+    """Returns a detector's raw outputs `(b, n)` as a function of its weights; of an end-to-end head, one-to-many."""
     outputs = outputs_of(model, lambda preds: _joined(_branch(preds)))
 
     def raw(weights: Weights, x: Tensor) -> Tensor:
-        model.model[-1].training = True  # its layers stay in eval mode; otherwise it decodes, and keeps what it needs
+        model.model[-1].training = True  # so that the head does not decode; its layers stay in eval mode
         return outputs(weights, x)
 
     return raw
 
 
 class BatchLoss:
-    """The loss that a detector is trained with, from its raw outputs joined; per image, a unit per batch.
+    """Training loss of a detector per image, as a function of its joined raw outputs; one value per batch.
 
-    In its derivatives what an output is to be is fixed, as in training (a weight within CIoU is not). Where the loss is
-    measured that is decided anew, from the outputs at hand, so that a measured rise holds what the targets move too.
+    Derivatives treat the targets of the outputs as constant, as training does (except a weight within CIoU). A measured
+    loss assigns the targets anew, so that a measured increase includes the effect of changed targets.
 
     Args:
-        model: Its ``args`` hold the gains.
+        model: Has the gains in its ``args``.
     """
 
     def __init__(self, model: Any) -> None:
@@ -159,7 +139,7 @@ class BatchLoss:
         self._criterion = v8DetectionLoss(model) if dual else model.init_criterion()
 
     def target(self, batch: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], Raw]:
-        """Returns what the loss takes beside the outputs: the batch, and how the outputs lie apart (values are 0)."""
+        """Returns the other arguments of the loss: the batch, and a form of the outputs with values of 0."""
         head = self._model.model[-1]
         training = head.training
         head.training = True
@@ -202,5 +182,5 @@ def _shaped(value: Any, pieces: Iterator[Tensor]) -> Any:
 
 
 def _empty(tensor: Tensor) -> Tensor:
-    """Returns zeros of the same shape that take no memory."""
+    """Returns zeros of the same shape without memory."""
     return tensor.new_zeros(()).expand(tensor.shape)

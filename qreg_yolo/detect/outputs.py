@@ -1,10 +1,10 @@
-"""Files of a run that Ultralytics does not write: configuration, environment and records; and its final table."""
+"""Results of a run that Ultralytics does not write: configuration, environment, records and the final table."""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +25,28 @@ _METRICS = {
     "metrics/mAP50(B)": "map50",
     "metrics/mAP50-95(B)": "map50_95",
 }
-"""The host's names -> ours."""
+"""Ultralytics' name -> ours."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """Where a run's files lie and what it reached."""
+    """The result of a run."""
 
     save_dir: Path
     """The run's folder."""
     table: str
-    """What it reached, for a terminal."""
+    """Its accuracies, for a terminal."""
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The images that numbers rest on, and how they were computed."""
+    """The images and settings of a measurement, as in the records' columns."""
 
     n_images: int
-    """Counted where they were measured."""
+    """Number of images, as counted by the measurement."""
     evaluation: str
-    """As the records' column."""
     precision: str
-    """Arithmetic: `fp32` | `fp16` | `bf16`."""
+    """`fp32` | `fp16` | `bf16`."""
 
 
 def write_description(save_dir: Path, config: RunConfig, model_yaml: dict[str, Any], device: torch.device) -> None:
@@ -64,7 +63,7 @@ def last_epoch(results_csv: Path) -> dict[str, float]:
 
 
 def measured(results: dict[str, float]) -> dict[str, tuple[str, float]]:
-    """Returns metric name -> (split, value) of the host's result columns: accuracies and losses."""
+    """Returns metric -> (split, value) of the accuracies and losses among Ultralytics' result columns."""
     found = {_METRICS[key]: ("val", value) for key, value in results.items() if key in _METRICS}
     for key, value in results.items():
         split, _, name = key.partition("/")
@@ -74,7 +73,7 @@ def measured(results: dict[str, float]) -> dict[str, tuple[str, float]]:
 
 
 def defined(results: dict[str, float], n_objects: int) -> dict[str, float]:
-    """Returns Ultralytics' result columns with nan for the accuracies where the images show no object."""
+    """Returns Ultralytics' result columns, with accuracies of nan if the images have no object."""
     return results if n_objects else {**results, **{key: math.nan for key in results if key in _METRICS}}
 
 
@@ -90,47 +89,37 @@ def append_records(
     val_split: str = "val",
     command: str | None = None,
 ) -> None:
-    """Appends one row per accuracy and loss in ``results`` (Ultralytics' column names) measured on ``weights``.
+    """Appends one row per accuracy and loss of a checkpoint.
 
     Args:
         path: The table.
         weights: The checkpoint.
         model_yaml: The model's dictionary.
-        results: Column -> number.
-        data: Name of the data set.
-        seed: Of the training.
-        evaluated: Split -> on which images, and how.
+        results: Ultralytics' column -> number.
+        data: Name of the dataset.
+        seed: Seed of the training.
+        evaluated: Split -> images and settings.
         val_split: The split that accuracies were measured on.
-        command: The command line, where this is a child process; None: this process's.
+        command: The command line that started this child process; None: this process's.
     """
-    common: dict[str, Any] = {**identity(weights, model_yaml, seed), **records.provenance()}
+    common: dict[str, Any] = {**identity(weights, model_yaml, seed), **records.provenance(), "data": data}
     if command is not None:
         common["command"] = command
     rows = []
     for metric, (split, value) in measured(results).items():
         name = val_split if split == "val" else split
-        on = evaluated[name]
-        rows.append(
-            records.Record(
-                data=data,
-                split=name,
-                n_images=on.n_images,
-                evaluation=on.evaluation,
-                metric=metric,
-                value=value,
-                unit="loss" if metric.endswith("loss") else "fraction",
-                **{**common, "precision": on.precision},
-            )
-        )
+        unit = "loss" if metric.endswith("loss") else "fraction"
+        fields = {**common, **asdict(evaluated[name]), "split": name, "metric": metric, "value": value, "unit": unit}
+        rows.append(records.Record(**fields))
     records.append(path, rows)
 
 
 def identity(weights: Path, model_yaml: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Returns the fields of a record that say which run and which of its checkpoints was measured."""
+    """Returns the fields of a record that identify the run and its checkpoint."""
     config = QuantizationConfig.read(model_yaml)
     model = Path(str(model_yaml.get("yaml_file") or "unknown")).name
     if config.head.has_anchors:
-        model = f"{Path(model).stem}-anchor"  # another network: it has its own fp32 twin
+        model = f"{Path(model).stem}-anchor"  # another network with its own fp32 baseline
     digest = files.sha256(weights)
     return {
         "run_id": f"{Path(model).stem}-{config.spec.label}-s{seed}-{weights.stem}-{digest[:8]}",
@@ -154,6 +143,6 @@ def accuracy_table(rows: dict[str, dict[str, float]]) -> str:
 
 
 def warn(message: str | None) -> None:
-    """Says ``message`` in the host's log, where there is one."""
+    """Logs a warning in Ultralytics' log, unless it is None."""
     if message is not None:
         LOGGER.warning(message)

@@ -1,4 +1,4 @@
-"""The quantized layers of a detector, chosen by structure: first and last layers, and those that stay in float."""
+"""Choice of layers by the structure of a detector: first and last layers, and layers that stay in float."""
 
 from __future__ import annotations
 
@@ -10,26 +10,24 @@ from ultralytics.nn.modules.block import DFL
 from ultralytics.nn.modules.head import Detect
 
 from qreg_yolo.detect.anchor_head import AnchorDetect
-from qreg_yolo.quant.base import Quantizer
 from qreg_yolo.quant.calibration import batch_statistics, quantizers_off
 from qreg_yolo.quant.convert import quantized_layers
 from qreg_yolo.quant.spec import FLOAT_BITS, QuantSpec
 
 _TWO_SIDED = ("lsq", "lsq+")
-"""Methods whose input quantizers take negative values."""
+"""Methods whose input quantizers represent negative values."""
 
 
 def first_convolution(model: nn.Module) -> str:
-    """Returns the full name of the convolution that takes the image: the first one registered."""
+    """Returns the full name of the first registered convolution, whose input is the image."""
     names = (name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
     return str(next(names))
 
 
 def output_convolutions(model: nn.Module) -> list[str]:
-    """Returns the full names of the bare convolutions that end a detection head's branches.
+    """Returns the full names of the output convolutions of all branches of the detection head.
 
-    Six for a head of three levels (box and class each), three for the anchor head; the one-to-one branches of
-    end-to-end heads count too.
+    They are six for a head of three levels (box and class), three for the anchor head; one-to-one branches count too.
     """
     ends = {id(conv) for module in model.modules() if isinstance(module, Detect) for conv in _branch_ends(module)}
     return [name for name, module in model.named_modules() if id(module) in ends]
@@ -49,13 +47,13 @@ def first_last_layers(model: nn.Module) -> list[str]:
     return [first_convolution(model), *output_convolutions(model)]
 
 
-def spare_layers(model: nn.Module) -> list[str]:
-    """Returns the full names of the convolutions that inference goes without: one branch of an end-to-end head.
+def unused_branch(model: nn.Module) -> list[str]:
+    """Returns the full names of the convolutions in the branch of an end-to-end head that inference does not use.
 
-    Such a head trains a one-to-many and a one-to-one branch. Which of them gives the boxes is a choice at inference
-    (Ultralytics' ``nms=false`` takes the one-to-one branch); the other one runs too, because nothing is fused.
+    Such a head trains a one-to-many and a one-to-one branch, and inference takes the boxes from one of them
+    (``nms=false``: one-to-one). The other one runs too, because nothing is fused.
     """
-    spare = {
+    unused = {
         id(layer)
         for head in model.modules()
         if isinstance(head, Detect) and getattr(head, "one2one_cv2", None) is not None
@@ -63,11 +61,11 @@ def spare_layers(model: nn.Module) -> list[str]:
         for layer in branch.modules()
         if isinstance(layer, nn.Conv2d)
     }
-    return [name for name, module in model.named_modules() if id(module) in spare]
+    return [name for name, module in model.named_modules() if id(module) in unused]
 
 
 def float_layers(model: nn.Module) -> dict[str, str]:
-    """Returns the layers that are never quantized, with the reason: the fixed integral of the box distribution."""
+    """Returns full name -> reason of the layers that are never quantized."""
     reason = "DFL: fixed weights 0, 1, 2, ... that decode boxes"
     return {
         f"{name}.conv" if name else "conv": reason for name, module in model.named_modules() if isinstance(module, DFL)
@@ -75,12 +73,7 @@ def float_layers(model: nn.Module) -> dict[str, str]:
 
 
 def frozen_norms(model: nn.Module, freeze: int | Sequence[int | str] | None) -> set[str]:
-    """Returns the full names of the BatchNorm layers that Ultralytics' argument ``freeze`` keeps in eval mode.
-
-    Args:
-        model: The detector.
-        freeze: The number of first layers, or indices and names of layers; None: none.
-    """
+    """Returns the full names of the BatchNorm layers that Ultralytics' argument ``freeze`` keeps in eval mode."""
     layers = range(freeze) if isinstance(freeze, int) else freeze or ()
     marks = [f"model.{layer}." for layer in layers]
     norms = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
@@ -88,14 +81,14 @@ def frozen_norms(model: nn.Module, freeze: int | Sequence[int | str] | None) -> 
 
 
 def clipping_warning(model: nn.Module, spec: QuantSpec, activation: str) -> str | None:
-    """Returns what is lost when one-sided activation quantizers meet negative inputs, or None where nothing is."""
+    """Returns a warning if one-sided activation quantizers clip negative inputs, else None."""
     if spec.method in _TWO_SIDED or spec.act_bits == FLOAT_BITS:
         return None
     clip = "[0, alpha]" if spec.method == "pact" else "[0, 1]"
     if activation == "silu":
         return (
             f"method '{spec.method}' clips activations to {clip}, but this network's SiLU also gives values down to "
-            "-0.28, which all become 0. Use --activation relu (what the paper of the method has), --weight-only, or "
+            "-0.28, which all become 0. Use --activation relu (as in the method's paper), --weight-only, or "
             "--method lsq or lsq+."
         )
     names = clipped_layers(model)
@@ -109,17 +102,21 @@ def clipping_warning(model: nn.Module, spec: QuantSpec, activation: str) -> str 
 
 
 def clipped_layers(model: nn.Module) -> list[str]:
-    """Returns the full names of the layers with a one-sided input quantizer whose inputs are negative somewhere.
+    """Returns the full names of the layers with a one-sided input quantizer and negative inputs.
 
-    Watched in the float network on an image of noise. In attention blocks and in YOLO26's pooling block, some
-    convolutions have no activation behind them, whatever the network's activation is.
+    The inputs are those of the float network on an image of noise. In attention blocks and in YOLO26's pooling block,
+    some convolutions have no activation after them, whatever the network's activation is.
     """
     negative: set[str] = set()
 
     def watcher(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         return lambda _, inputs: negative.add(name) if bool((inputs[0] < 0).any()) else None
 
-    layers = {name: layer for name, layer in quantized_layers(model).items() if _is_one_sided(layer.input_fake_quant)}
+    layers = {
+        name: layer
+        for name, layer in quantized_layers(model).items()
+        if layer.input_fake_quant is not None and layer.input_fake_quant.spec.method not in _TWO_SIDED
+    }
     weight = model.get_submodule(first_convolution(model)).weight
     assert isinstance(weight, Tensor)
     image = torch.rand(1, weight.shape[1], 64, 64, generator=torch.Generator().manual_seed(0)).to(weight.device)
@@ -131,7 +128,3 @@ def clipped_layers(model: nn.Module) -> list[str]:
         for handle in handles:
             handle.remove()
     return [name for name in layers if name in negative]
-
-
-def _is_one_sided(quantizer: Quantizer | None) -> bool:
-    return quantizer is not None and quantizer.spec.method not in _TWO_SIDED

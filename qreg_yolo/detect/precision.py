@@ -1,4 +1,4 @@
-"""Mixed precision: bfloat16 convolutions around float32 quantizers, on the CPU too (where the host refuses it)."""
+"""Mixed precision: bfloat16 convolutions and float32 quantizers, also on the CPU, where Ultralytics refuses it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from qreg_yolo.training.environment import BF16, FP16, FP32, cpu_has_bf16
 
 
 def on_cpu(device: object) -> bool:
-    """Returns whether a run with the host's argument ``device`` computes on the CPU."""
+    """Returns whether Ultralytics' argument ``device`` means the CPU."""
     return str(device or "").lower() == "cpu" or (not device and not torch.cuda.is_available())
 
 
 def resolve_amp(amp: bool | str, device: object) -> bool | str:
-    """Returns the host's ``amp`` for what was asked: ``auto`` is bf16 where the hardware has it, else off."""
+    """Returns Ultralytics' ``amp``; ``auto`` is bf16 if the hardware supports it, else off."""
     if amp != "auto":
         return amp
     supported = cpu_has_bf16() if on_cpu(device) else torch.cuda.is_bf16_supported()
@@ -26,7 +26,7 @@ def resolve_amp(amp: bool | str, device: object) -> bool | str:
 
 
 def amp_hint(amp: bool | str, device: object) -> str | None:
-    """Returns what to say before training about a choice of ``amp`` that the hardware does not favour, or None."""
+    """Returns a hint if ``amp`` does not suit the CPU, else None."""
     if not on_cpu(device):
         return None
     if amp in (True, FP16):
@@ -41,20 +41,20 @@ def amp_hint(amp: bool | str, device: object) -> str | None:
 
 
 def precision_of(amp: bool | str, device: torch.device) -> str:
-    """Returns the arithmetic of a training run outside the quantizers, for the section and the records."""
+    """Returns the arithmetic of a training run outside the quantizers."""
     if amp == BF16:
         return BF16
     return FP32 if device.type == "cpu" or amp in (False, FP32) else FP16
 
 
 def trains_in_bf16(model: nn.Module) -> bool:
-    """Returns whether the model's section asks for bfloat16 (asked in every forward: no parsing)."""
+    """Returns whether the model's configuration has bfloat16, without parsing it, as every forward asks."""
     section = getattr(model, "yaml", {}).get(KEY)
     return section is not None and bool(section["precision"] == BF16)
 
 
 def in_bf16(forward: Callable[..., Any], image: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Returns what ``forward`` gives, float32, its convolutions having run in bfloat16 (CPU)."""
+    """Returns the float32 result of ``forward`` with convolutions in bfloat16 (CPU)."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         return _float32(forward(image, *args, **kwargs))
 

@@ -1,4 +1,4 @@
-"""Refuses what cannot work before any work is done: wrong arguments, models, folders and resumptions."""
+"""Checks before the work: arguments, models, classes, and resumed runs."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ RESUMABLE: tuple[str, ...] = (
     "batch", "cache", "channels_last", "close_mosaic", "device", "freeze", "imgsz", "patience", "plots", "save_period",
     "time", "val", "workers",
 )  # fmt: skip
-"""Ultralytics' arguments that may differ when a run is resumed; the host ignores the others."""
+"""Arguments that may change when a run is resumed; Ultralytics ignores the others."""
 
 
 def check_arguments(arguments: Mapping[str, Any], command: Command = "train") -> None:
-    """Raises unless Ultralytics takes the values of its own arguments; names those without effect.
+    """Validates Ultralytics arguments with Ultralytics' own checker; warns of those without effect.
 
     Args:
-        arguments: Ultralytics', of the right types.
-        command: The command that they are given to.
+        arguments: Arguments of the right types.
+        command: The command that gets them.
 
     Raises:
-        ConfigError: A value outside its range, a folder that cannot be named so, or a device that is not there.
+        ConfigError: A value outside its range, an invalid folder name, or a missing device.
     """
     for key in ("name", "project"):
         check_folder_name(key, str(arguments.get(key) or ""))
@@ -87,14 +87,11 @@ def _check_device(device: object) -> None:
 
 
 def check_freeze(model: nn.Module, freeze: int | list[int | str] | None) -> None:
-    """Raises unless some of a model's layers are frozen, and not all.
+    """Raises `ConfigError` if an entry of ``freeze`` is no layer, or nothing is left to train.
 
     Args:
         model: The network.
-        freeze: Ultralytics': how many layers from the first on, or their numbers and names such as ``23.cv2``.
-
-    Raises:
-        ConfigError: An entry that is no layer, or nothing is left to train.
+        freeze: Ultralytics': the number of first layers, or numbers and names such as ``23.cv2``.
     """
     names = [name for name, _ in model.named_parameters()]
     last = max(int(name.split(".")[1]) for name in names)
@@ -112,15 +109,7 @@ def check_freeze(model: nn.Module, freeze: int | list[int | str] | None) -> None
 
 
 def check_classes(classes: int | list[int] | None, names: Sequence[str]) -> None:
-    """Raises unless the classes that are picked by number exist.
-
-    Args:
-        classes: Ultralytics': numbers of classes; None: all.
-        names: Of all classes.
-
-    Raises:
-        ConfigError: A number beyond the names, or none at all.
-    """
+    """Raises `ConfigError` unless Ultralytics' argument ``classes`` selects existing class numbers; None: all."""
     picked = classes if isinstance(classes, list) else [] if classes is None else [classes]
     if classes is not None and (not picked or any(not 0 <= number < len(names) for number in picked)):
         raise ConfigError(f"classes={classes}: there are the classes 0 to {len(names) - 1} ({', '.join(names):.200}).")
@@ -132,7 +121,7 @@ def check_model(name: str) -> None:
     Raises:
         ConfigError: Not a YAML.
         FileNotFoundError: No such YAML.
-        ModelError: A YAML of something else, or one that Ultralytics would execute.
+        ModelError: Not a detector, or text that Ultralytics would execute.
     """
     if Path(name).suffix not in (".yaml", ".yml"):
         remedy = f"Use --weights {name} to start from a checkpoint." if name.endswith(".pt") else "Add .yaml."
@@ -151,11 +140,7 @@ def check_model(name: str) -> None:
 
 
 def check_names(model: Any, data: ImageSet, checkpoint: Path) -> None:
-    """Raises unless a data set still has the classes that a run was begun with, in the same order.
-
-    Raises:
-        DataError: It does not.
-    """
+    """Raises `DataError` if a dataset has other classes than at the start of a resumed run, or another order."""
     before, now = class_names(model.names), class_names(data.names)
     if before != now and len(before) == len(now):
         changed = next(number for number, (old, new) in enumerate(zip(before, now, strict=True)) if old != new)
@@ -165,30 +150,30 @@ def check_names(model: Any, data: ImageSet, checkpoint: Path) -> None:
         )
 
 
-def check_resumption(
+def check_resume(
     checkpoint: Path, stored: Mapping[str, Any], arguments: Mapping[str, Any], request: Mapping[str, Any]
 ) -> None:
-    """Raises unless a run can go on from a checkpoint as it was asked to.
+    """Raises unless a run can be resumed from a checkpoint with these options.
 
     Args:
         checkpoint: Its path, for the error text.
         stored: Its dictionary.
-        arguments: Ultralytics' arguments that were given.
-        request: Quantization options that were given.
+        arguments: Given arguments of Ultralytics.
+        request: Given quantization options.
 
     Raises:
         ConfigError: A finished run, another program's run, an argument that cannot change, or other quantization.
     """
     if stored.get("epoch", -1) < 0 or stored.get("optimizer") is None:
         raise ConfigError(
-            f"'{checkpoint}' is of a finished run: nothing is left to resume. Use --weights to go on from it."
+            f"'{checkpoint}' is of a finished run: nothing is left to resume. Use --weights to start from it."
         )
     trained = stored.get("train_args", {}).get(KEY)
     if trained is None:
         raise ConfigError(f"'{checkpoint}' is not of a run of qreg-yolo. Use --weights to start from it.")
     if checkpoint.absolute().parent.name != "weights":
         raise ConfigError(
-            f"'{checkpoint}' does not lie in its run's folder (RUN/weights/last.pt), where the run would go on. Put it "
+            f"'{checkpoint}' is not in its run's folder (RUN/weights/last.pt), where the run would be resumed. Move it "
             "back there, or use --weights to start from it."
         )
     fixed = [key for key in arguments if key not in RESUMABLE]
@@ -204,6 +189,6 @@ def check_resumption(
         old, new = (getattr(s if name == "activation" else s.spec, name) for s in (before, wanted))
         if old != new:
             raise ConfigError(
-                f"'{checkpoint}' was trained with {name}={old}, this command asks for {new}. Drop the option to "
+                f"'{checkpoint}' was trained with {name}={old}, this command asks for {new}. Remove the option to "
                 "resume, or start a new run with --weights."
             )

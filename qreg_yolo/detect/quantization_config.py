@@ -1,4 +1,4 @@
-"""The quantization of a detector: ``model.yaml["qreg"]``, a plain dictionary on disk, as validated values."""
+"""Quantization of a detector: ``model.yaml["qreg"]``, a plain dictionary on disk, as validated values."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from qreg_yolo.quant.spec import FLOAT_BITS, LayerPlan, QuantSpec
 KEY = "qreg"
 """The key in ``model.yaml`` and in the trainer's arguments."""
 LOG_NOISE, VAL_EVERY = "log_noise", "val_every"
-"""Keys in the trainer's request alone: whether each epoch's weight noise is logged, and epochs between validations."""
+"""Keys of the trainer's request only: whether to log the weight noise of each epoch, and epochs per validation."""
 VERSION = 1
 _ACTIVATIONS = {"silu": None, "relu": "nn.ReLU()"}
-"""Our names -> Ultralytics' ``activation`` key; None: its default, SiLU."""
+"""Our name -> value of Ultralytics' ``activation``; None: its default, SiLU."""
 
 
 @dataclass(frozen=True)
 class QuantizationConfig:
-    """The request, and the plan that was made from it.
+    """The request and the plan made from it; the default is a float model.
 
-    ``layers`` is None until the replacement pass has run. From then on rebuilding, resuming and evaluating follow it
-    and decide nothing again. The default is that of a float model.
+    ``layers`` is None before the replacement pass. Afterwards rebuilding, resuming and evaluating use it as it is.
     """
 
     spec: QuantSpec = field(default_factory=lambda: QuantSpec(weight_bits=FLOAT_BITS, act_bits=FLOAT_BITS))
@@ -34,22 +33,21 @@ class QuantizationConfig:
     activation: str = "silu"
     """`silu` | `relu`."""
     pretrained: bool = False
-    """Whether trained weights were loaded (DoReFa keeps their scale then)."""
+    """Whether trained weights were loaded; DoReFa keeps their scale then."""
     precision: str = "fp32"
-    """Arithmetic outside the quantizers in training."""
+    """Arithmetic of training outside the quantizers."""
     head: HeadConfig = field(default_factory=HeadConfig)
     """The detection head."""
     layers: Mapping[str, LayerPlan] | None = None
-    """The plan of every quantized layer, by full name."""
+    """Full name -> plan of every quantized layer."""
     skipped: Mapping[str, str] = field(default_factory=dict)
-    """The other layers, with the reason."""
+    """Full name -> reason of the other layers."""
 
     @classmethod
     def from_request(cls, request: Mapping[str, Any], *, pretrained: bool = False) -> QuantizationConfig:
         """Returns the configuration of a user's options: `QuantSpec`'s, ``activation`` and ``head``.
 
-        ``head`` is a kind, or a mapping of `HeadConfig`'s fields. ``log_noise`` and ``val_every`` are not about the
-        quantization: they are checked and not kept.
+        ``head`` is a kind, or a mapping of `HeadConfig`'s fields. ``log_noise`` and ``val_every`` are only checked.
 
         Raises:
             ValueError: An unknown option (the nearest is named) or a wrong value.
@@ -66,10 +64,10 @@ class QuantizationConfig:
 
     @classmethod
     def read(cls, model_yaml: Mapping[str, Any]) -> QuantizationConfig:
-        """Returns the configuration in a model's YAML dictionary; without one, that of a float model.
+        """Returns the configuration in a model's YAML dictionary, by default that of a float model.
 
         Raises:
-            ValueError: Another version wrote it.
+            ValueError: An unsupported version.
         """
         data = model_yaml.get(KEY)
         if data is None:
@@ -97,7 +95,7 @@ class QuantizationConfig:
         return cls.read(yaml or {})
 
     def write(self, model_yaml: dict[str, Any]) -> None:
-        """Puts the configuration into a model's YAML dictionary, with Ultralytics' own ``activation`` key."""
+        """Writes the configuration and Ultralytics' ``activation`` into a model's YAML dictionary."""
         layers = None if self.layers is None else {name: plan.to_dict() for name, plan in self.layers.items()}
         model_yaml[KEY] = {
             "version": VERSION,

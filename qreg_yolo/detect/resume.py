@@ -1,11 +1,11 @@
-"""Resuming bit for bit: a sidecar beside ``last.pt`` with what the host rounds or drops, written at epoch boundaries.
+"""Safe checkpoints and resuming bit for bit: a sidecar of ``last.pt`` has what Ultralytics rounds or drops.
 
-The host restarts from the averaged weights, and rounds momentum to half precision. The sidecar holds the live and the
-averaged weights, the optimizer and what the mosaic augmentation has in memory. Random states need no place in it:
+Ultralytics restarts from the averaged weights, and rounds momentum to half precision. The sidecar has the live and the
+averaged weights, the optimizer, and the images in memory for the mosaic augmentation. It needs no random states:
 `begin_epoch` derives them from the seed and the epoch.
 
-A sidecar names the checkpoint it belongs to by its hash. The new one is complete before ``last.pt`` is replaced, and
-takes the old one's place after that, so that a kill at any moment leaves a pair that fits.
+A sidecar identifies its checkpoint by hash. The new one is complete before ``last.pt`` is replaced, and replaces the
+old one afterwards, so that a kill at any moment leaves a matching pair.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import torch
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils.torch_utils import unwrap_model
 
+from qreg_yolo.errors import FileAccessError
 from qreg_yolo.io import files
 from qreg_yolo.training.environment import epoch_seed
 
@@ -30,19 +31,19 @@ VERSION = 1
 NAME = "last.resume.pt"
 """The sidecar of ``last.pt``."""
 _NEXT = "last.resume.next.pt"
-"""The same while ``last.pt`` is being replaced."""
+"""The pending sidecar while ``last.pt`` is replaced."""
 
 
 def begin_epoch(trainer: BaseTrainer) -> None:
-    """Sets all random states, and the order of the data, from the seed and the epoch alone.
+    """Derives all random states and the order of the data from the seed and the epoch.
 
-    So an epoch is the same whether the run came there straight or was resumed. With worker processes
-    (``workers`` > 0) the order of the data and the augmentation are the workers' own, and this holds for the rest.
+    So an epoch of a resumed run equals that of an uninterrupted one. With worker processes (``workers`` > 0), the
+    workers determine the order of the data and the augmentation.
     """
     seed = epoch_seed(trainer.args.seed, trainer.epoch)
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - the host draws from it
-    torch.manual_seed(seed)  # albumentations follows: the host seeds it anew when torch's seed changes
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - Ultralytics draws from it
+    torch.manual_seed(seed)  # Ultralytics then seeds albumentations too
     loader = trainer.train_loader
     if loader.num_workers == 0 and trainer.world_size <= 1:
         loader.reset()
@@ -52,7 +53,7 @@ def begin_epoch(trainer: BaseTrainer) -> None:
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
     """Restores the random states of Python, NumPy and torch (CPU and current device) at the end of the block."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - the host draws from it
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - Ultralytics draws from it
     device_state = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     try:
         yield
@@ -68,8 +69,8 @@ def capture(trainer: BaseTrainer, batches_since_step: int) -> dict[str, Any]:
     """Returns the state at the end of an epoch: tensors, numbers, strings, lists and dictionaries only.
 
     Args:
-        trainer: At an epoch boundary.
-        batches_since_step: How many batches' gradients wait for the next optimizer step (gradient accumulation).
+        trainer: A trainer at an epoch boundary.
+        batches_since_step: Batches with gradients accumulated for the next optimizer step.
     """
     model = unwrap_model(trainer.model)
     waiting = batches_since_step > 0
@@ -87,7 +88,7 @@ def capture(trainer: BaseTrainer, batches_since_step: int) -> dict[str, Any]:
 
 
 def restore(trainer: BaseTrainer, state: dict[str, Any]) -> None:
-    """Puts back what `capture` took, into a trainer whose model, averaged model and optimizer are built alike."""
+    """Restores the result of `capture` in a trainer with the same model and optimizer."""
     unwrap_model(trainer.model).load_state_dict(state["model"])
     trainer.ema.ema.load_state_dict(state["ema"])
     for saved, group in zip(state["optimizer"]["param_groups"], trainer.optimizer.param_groups, strict=True):
@@ -100,32 +101,68 @@ def restore(trainer: BaseTrainer, state: dict[str, Any]) -> None:
 
 
 def restore_gradients(trainer: BaseTrainer, state: dict[str, Any]) -> None:
-    """Puts back the gradients that wait for a step; the host clears them once more before its first epoch."""
+    """Restores accumulated gradients, after Ultralytics has cleared them before its first epoch."""
     parameters = dict(unwrap_model(trainer.model).named_parameters())
     for name, gradient in state["gradients"].items():
         parameters[name].grad = gradient.to(parameters[name].device)
 
 
+def save_checkpoints(trainer: BaseTrainer, save: Callable[[], bool], batches_since_step: int) -> bool:
+    """Saves an epoch's checkpoints and the sidecar; each file is replaced atomically.
+
+    Args:
+        trainer: A trainer at an epoch boundary.
+        save: Ultralytics' ``save_model``, which writes into its files in place.
+        batches_since_step: As `capture`.
+
+    Returns:
+        The result of ``save``.
+
+    Raises:
+        OSError: A full disk or an unwritable folder; the checkpoints of the previous epoch are intact.
+    """
+    final: dict[str, Path] = {"last": trainer.last, "best": trainer.best}
+    partial = {name: path.with_name(f".{path.name}.tmp") for name, path in final.items()}
+    trainer.last, trainer.best = partial["last"], partial["best"]
+    try:
+        saved = save()
+        write_next(final["last"], files.sha256(partial["last"]), capture(trainer, batches_since_step))
+        for name, path in partial.items():
+            if path.exists():
+                files.replace(path, final[name])
+        promote(final["last"])
+    except OSError as error:
+        raise FileAccessError(
+            f"The checkpoint of epoch {trainer.epoch + 1} could not be written to '{trainer.wdir}': {error.strerror}. "
+            f"Make room there. {files.what_is_kept(final['last'])}"
+        ) from error
+    finally:
+        trainer.last, trainer.best = final["last"], final["best"]
+        for path in partial.values():
+            path.unlink(missing_ok=True)
+    return saved
+
+
 def write_next(last: Path, checkpoint_sha256: str, state: dict[str, Any]) -> None:
-    """Writes the sidecar of a checkpoint that is about to become ``last``."""
+    """Writes the pending sidecar of a checkpoint that will become ``last``."""
     buffer = io.BytesIO()
     torch.save({**state, "checkpoint_sha256": checkpoint_sha256}, buffer)
     files.write_bytes(last.with_name(_NEXT), buffer.getvalue())
 
 
 def promote(last: Path) -> None:
-    """Lets the newest sidecar take the old one's place, ``last`` being the checkpoint it belongs to by now."""
+    """Renames the pending sidecar to its final name, once `last` has been replaced."""
     os.replace(last.with_name(_NEXT), last.with_name(NAME))
 
 
 def remove(last: Path) -> None:
-    """Deletes the sidecars: the run is finished."""
+    """Deletes the sidecars of a finished run."""
     for name in (NAME, _NEXT):
         last.with_name(name).unlink(missing_ok=True)
 
 
 def read(last: Path) -> dict[str, Any] | None:
-    """Returns the sidecar's state that belongs to ``last``, or None where there is none."""
+    """Returns the state in the sidecar of ``last``; None without a matching one."""
     present = [path for name in (NAME, _NEXT) if (path := last.with_name(name)).is_file()]
     if not present:
         return None
@@ -133,7 +170,7 @@ def read(last: Path) -> dict[str, Any] | None:
     for path in present:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception:  # a damaged file raises whatever its bytes make torch raise
+        except Exception:  # torch raises many kinds of errors on damaged files
             continue
         if isinstance(state, dict) and (state.get("version"), state.get("checkpoint_sha256")) == (VERSION, digest):
             return state
@@ -141,16 +178,11 @@ def read(last: Path) -> dict[str, Any] | None:
 
 
 def rewrite_results(table: Path, results: dict[str, list[Any]]) -> None:
-    """Writes ``results.csv`` as it was at a checkpoint: without later epochs, and whole if the file was damaged.
-
-    Args:
-        table: The host's table.
-        results: The checkpoint's ``train_results``, values by column.
-    """
+    """Restores ``results.csv`` from a checkpoint's ``train_results`` (column -> values), without later epochs."""
     if results:
         rows = [",".join(_cell(value) for value in row) for row in zip(*results.values(), strict=True)]
         files.write_text(table, "\n".join([",".join(results), *rows]) + "\n")
 
 
 def _cell(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, (int, float)) else str(value or "")  # the host's format
+    return f"{value:.6g}" if isinstance(value, (int, float)) else str(value or "")  # Ultralytics' format

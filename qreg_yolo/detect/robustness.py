@@ -1,4 +1,4 @@
-"""The robustness of detectors: the numbers of Ultralytics' ``val``, without writing the corrupted images."""
+"""Robustness of detectors: the numbers of Ultralytics' ``val``, without writing the corrupted images."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class DetectorRobustnessRequest(RobustnessRequest):
     data: str
     """``demo``, a shipped name or a data YAML."""
     out: Path
-    """The output folder; one that holds measurements with the same settings is added to."""
+    """The output folder; measurements there with the same settings are continued."""
     split: str | None = None
-    """None: ``test`` where the data have one, else ``val``."""
+    """None: ``test`` if the data have one, else ``val``."""
     imgsz: int | None = None
     """Px; None: each model's own."""
     class_map: str | None = None
-    """As `classes.class_map`; None: classes go by name."""
+    """As `datasets.classes.class_map`; None: classes match by name."""
     skip_bad: bool = False
     coco_eval: bool = False
 
@@ -58,9 +58,9 @@ def measure(request: DetectorRobustnessRequest, progress: Progress = no_progress
     """Measures all models on clean and corrupted images; returns the output folder and a summary.
 
     Raises:
-        ConfigError: A value that cannot be used, or other settings than those the folder was begun with.
-        FileNotFoundError, WeightsError, DataError: A checkpoint or data set that is missing or cannot be used; images
-            or labels that changed since the measurement began.
+        ConfigError: An invalid value, or other settings than those of earlier measurements in the folder.
+        FileNotFoundError, WeightsError, DataError: A missing or unusable checkpoint or dataset; images or labels that
+            changed since the measurement began.
         FolderInUseError: Another process measures into the folder.
         OSError: The folder cannot be written.
     """
@@ -95,14 +95,14 @@ def measure(request: DetectorRobustnessRequest, progress: Progress = no_progress
 
 @dataclass(kw_only=True)
 class DetectionTrack(Track[Detector]):
-    """Detectors, shown the images in Ultralytics' order, each decoded once for all its conditions."""
+    """Track of detectors: images in Ultralytics' order, each decoded once for all conditions."""
 
     request: DetectorRobustnessRequest
     images: ImageSet
     classes: Mapping[str, ClassMap | None]
-    """Run id -> the model's classes that are those of the data; None: they agree."""
+    """Run id -> class map; None: the model's classes are those of the data."""
     compared: list[str] = field(default_factory=list)
-    """Lines about pycocotools' mAP."""
+    """Lines on pycocotools' mAP."""
     metrics = ("map50_95", "map50", "precision", "recall")
     title = "mAP50-95 [points]"
 
@@ -121,13 +121,13 @@ class DetectionTrack(Track[Detector]):
 
     @cached_property
     def views(self) -> dict[ViewKey, View]:
-        """The images at each size that a model takes."""
+        """The images at each size of the models."""
         keys = dict.fromkeys(one.view for one in self.models)
         return {key: View(self.images, self.batch, key, self.models[0].single_cls) for key in keys}
 
     @cached_property
     def validators(self) -> dict[str, BatchValidator]:
-        """Run id -> the validator of its model."""
+        """Run id -> validator."""
         folder, boxed = self.request.out, self.request.coco_eval
         return {
             one.run_id: BatchValidator(
@@ -188,7 +188,7 @@ class DetectionTrack(Track[Detector]):
 
 
 def _at_best_f1(statistics: ImageStatistics) -> tuple[float, float]:
-    """Returns precision and recall as Ultralytics reports them: where the mean F1 is best, mean over classes."""
+    """Returns Ultralytics' precision and recall: means over the classes at the best mean F1."""
     objects = statistics.targets.sum(0)
     if not objects.any():
         return math.nan, math.nan

@@ -1,4 +1,4 @@
-"""Trains and resumes. Everything that can be refused is refused before the work."""
+"""Training and resuming of runs; all checks precede the work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qreg_yolo.datasets.classes import class_names
 from qreg_yolo.datasets.sources import find_data
 from qreg_yolo.detect import outputs
 from qreg_yolo.detect.anchor_head import check_levels
-from qreg_yolo.detect.checkpoint import ClassicWeights, Start, existing, load_start, quantization_warning
+from qreg_yolo.detect.checkpoint import Start, existing, load_start, quantization_warning
 from qreg_yolo.detect.data_check import ImageSet, Label, check_data
 from qreg_yolo.detect.facade import QuantYOLO
 from qreg_yolo.detect.precision import amp_hint, resolve_amp
@@ -27,12 +27,13 @@ from qreg_yolo.detect.preflight import (
     check_freeze,
     check_model,
     check_names,
-    check_resumption,
+    check_resume,
 )
 from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, VAL_EVERY, QuantizationConfig
 from qreg_yolo.detect.safe_load import check_file
 from qreg_yolo.detect.safetensors_checkpoint import save_safetensors
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
+from qreg_yolo.detect.yolov5_weights import YOLOv5Weights
 from qreg_yolo.errors import FileAccessError, ModelError
 from qreg_yolo.io import records
 from qreg_yolo.io.files import writable_project
@@ -42,16 +43,16 @@ from qreg_yolo.training.environment import use_threads
 from qreg_yolo.training.tensor_file import SUFFIX
 
 _DEFAULTS: dict[str, Any] = {"optimizer": "SGD"}
-"""Defaults that a recipe may override: never `optimizer=auto`."""
+"""Defaults that a recipe may override; Ultralytics' own is `optimizer=auto`."""
 
 
 def train(config: RunConfig) -> outputs.RunResult:
-    """Trains what ``config`` says and writes its results; returns where and the final table.
+    """Trains a configuration and writes its results; returns their folder and the final table.
 
     Raises:
-        ConfigError: A value that the host refuses.
+        ConfigError: A value that Ultralytics refuses.
         FileNotFoundError: The data, the weights or the model YAML do not exist.
-        DataError, ModelError, WeightsError: They exist, but cannot be used.
+        DataError, ModelError, WeightsError: They cannot be used.
         OSError: The project folder cannot be written.
         FolderInUseError: Another process is writing into the run's folder.
         NonFiniteError: The loss became infinite or NaN.
@@ -96,21 +97,17 @@ def train(config: RunConfig) -> outputs.RunResult:
 
 
 def _check(data: str, arguments: Mapping[str, Any]) -> tuple[ImageSet, dict[str, Label]]:
-    """Returns the validation images, and the label of each image of both splits by its path."""
+    """Returns the validation images, and image path -> label for both splits."""
     yaml, single_cls = find_data(data), bool(arguments.get("single_cls"))
     val, train = (check_data(yaml, split, single_cls=single_cls) for split in ("val", "train"))
     return val, val.scanned | train.scanned
 
 
 def _start(config: RunConfig, facade: QuantYOLO) -> Start:
-    """Returns what the training starts from, having said what does not fit.
-
-    Raises:
-        WeightsError: Not a checkpoint, or nothing of it fits.
-    """
+    """Returns the start of the training; warns of what does not fit, and raises `WeightsError` if nothing does."""
     start = load_start(Path(str(config.run.weights)))
-    if isinstance(start, ClassicWeights):
-        start.fitting(facade.model.state_dict())  # an error if nothing does
+    if isinstance(start, YOLOv5Weights):
+        start.fitting(facade.model.state_dict())
     else:
         outputs.warn(quantization_warning(start))
         outputs.warn(_other_head(start.yaml, config.head.kind))
@@ -118,16 +115,12 @@ def _start(config: RunConfig, facade: QuantYOLO) -> Start:
 
 
 def _built(model: str) -> QuantYOLO:
-    """Returns the facade of a model YAML that has passed `check_model`.
-
-    Raises:
-        ModelError: The host cannot build it.
-    """
+    """Returns the facade of a model YAML; raises `ModelError` if Ultralytics cannot build it."""
     try:
         return QuantYOLO(model)
     except ModelError:
         raise
-    except Exception as error:  # whatever the host's parser raises on values that it does not expect
+    except Exception as error:  # Ultralytics' parser raises many kinds of errors on unexpected values
         raise ModelError(
             f"The model YAML '{model}' cannot be built ({type(error).__name__}: {error}). Compare it with yolov5n.yaml."
         ) from error
@@ -141,7 +134,7 @@ def resume(
     Args:
         checkpoint: ``weights/last.pt`` of the run.
         arguments: Ultralytics' arguments; only those of `preflight.RESUMABLE` may change.
-        request: Quantization options that were given; they must agree with the checkpoint's.
+        request: Given quantization options; they must agree with the checkpoint's.
         threads: CPU threads; None: all cores.
 
     Raises:
@@ -153,10 +146,10 @@ def resume(
     facade = QuantYOLO(str(checkpoint))
     stored = facade.ckpt
     if (best := checkpoint.with_name("best.pt")).is_file():
-        check_file(best)  # it is read at the end
-    check_resumption(checkpoint, stored, arguments, request)
+        check_file(best)  # read at the end
+    check_resume(checkpoint, stored, arguments, request)
     check_arguments(arguments)
-    folder = checkpoint.absolute().parent.parent  # the host would go on where the run was begun, even if it was moved
+    folder = checkpoint.absolute().parent.parent  # Ultralytics' choice ignores that the run was moved
     refuse_if_locked(folder)
     trained = stored["train_args"]
     data, scanned = _check(str(trained["data"]), trained)
@@ -182,12 +175,12 @@ def _run(
             with terminable():
                 model.train(make_trainer, **arguments)
         except (KeyboardInterrupt, SystemExit):
-            outputs.warn(_how_to_resume(model.trainer))
+            outputs.warn(_resume_hint(model.trainer))
             raise
     trainer = model.trainer
     last = outputs.last_epoch(trainer.csv)
     best = trainer.metrics or model.ckpt["train_metrics"]  # with several GPUs a child process has the metrics
-    _write_artefact(model)
+    _write_safetensors(model)
     size = model_size(model.model)
     table = (
         f"{outputs.accuracy_table({'last epoch (last.pt)': last, 'best epoch (best.pt)': dict(best)})}\n"
@@ -197,21 +190,21 @@ def _run(
     return outputs.RunResult(save_dir=trainer.save_dir, table=table)
 
 
-def _how_to_resume(trainer: QuantDetectionTrainer | None) -> str:
+def _resume_hint(trainer: QuantDetectionTrainer | None) -> str:
     """Returns the message after Ctrl-C or SIGTERM."""
     last = getattr(trainer, "last", None)
     if last is None or not last.is_file():
         return "Interrupted before the first checkpoint: start again."
-    return f"Interrupted. Go on with: qreg-yolo train --resume {shlex.quote(str(last))}"
+    return f"Interrupted. Resume with: qreg-yolo train --resume {shlex.quote(str(last))}"
 
 
 def callbacks(config: RunConfig | None, lock: FolderLock, data: str) -> dict[str, Callable[[Any], None]]:
-    """Returns what a run does beside training, by Ultralytics' event; with several GPUs a child process does it.
+    """Returns the callbacks of a run by Ultralytics' event; with several GPUs a child process calls them.
 
     Args:
-        config: Written beside the results; None for a resumed run, which has it already.
-        lock: Taken when the run's folder is known.
-        data: Name of the data set, for the records.
+        config: Written into the run's folder; None for a resumed run, which has it already.
+        lock: Acquired when the run's folder is known.
+        data: Name of the dataset, for the records.
     """
     command = records.provenance()["command"]
 
@@ -245,8 +238,8 @@ def callbacks(config: RunConfig | None, lock: FolderLock, data: str) -> dict[str
     return {"on_pretrain_routine_start": take, "on_pretrain_routine_end": describe, "on_train_end": record}
 
 
-def _write_artefact(model: QuantYOLO) -> None:
-    """Writes the checkpoint that the run ended with as safetensors, beside it."""
+def _write_safetensors(model: QuantYOLO) -> None:
+    """Writes the run's final checkpoint as a safetensors checkpoint into the same folder."""
     path = Path(model.model.pt_path).with_suffix(SUFFIX)
     try:
         save_safetensors(model.model, path, model.ckpt["train_args"])
@@ -258,13 +251,13 @@ def _write_artefact(model: QuantYOLO) -> None:
 
 
 def summary(model_yaml: dict[str, Any]) -> str:
-    """Returns a few lines on what is quantized, from a model's YAML dictionary."""
+    """Returns a few lines on the quantized layers of a model's YAML dictionary."""
     config = QuantizationConfig.read(model_yaml)
     return plan_summary(config.layers or {}, config.skipped, noun="convolutions")
 
 
 def _other_head(model_yaml: dict[str, Any], kind: str) -> str | None:
-    """Returns what to say where a checkpoint's head is not the one that is trained, else None."""
+    """Returns a warning if a checkpoint has another head than the training, else None."""
     if (present := QuantizationConfig.read(model_yaml).head.kind) == kind:
         return None
     return (

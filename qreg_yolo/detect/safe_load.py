@@ -1,14 +1,15 @@
-"""Classes that a checkpoint may name; loading executes nothing from the file.
+"""Names allowed in checkpoints, so that loading executes nothing from a file.
 
-A pickle may name any function and have it called. Here a file is read as data first (`qreg_yolo.io.torch_archive`), and
-refused for any name that no detector's checkpoint needs; then torch's restricted unpickler (``weights_only=True``)
-reads it. Importing this module puts our classes on that unpickler's list, so that Ultralytics' own restricted loading
-(``ULTRALYTICS_SAFE_LOAD=1``) takes our checkpoints too.
+A pickle can call any function by name. Here a file is first read as data (`qreg_yolo.io.torch_archive`) and refused for
+any name that no detector's checkpoint needs; then torch's restricted unpickler (``weights_only=True``) loads it. The
+import of this module adds our classes to that unpickler's list, so that Ultralytics' restricted loading
+(``ULTRALYTICS_SAFE_LOAD=1``) accepts our checkpoints too.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ OUR_CLASSES: tuple[type, ...] = (
     QuantizerSpec,
     *dict.fromkeys([*WEIGHT_QUANTIZERS.values(), *INPUT_QUANTIZERS.values()]),
 )
-"""Ours that a checkpoint may hold."""
+"""Our classes in checkpoints."""
 CALLED = frozenset(
     [
         "_codecs.encode",
@@ -50,7 +51,7 @@ CALLED = frozenset(
         "ultralytics.yolo.utils.IterableSimpleNamespace",
     ]
 )
-"""What loading a detector's checkpoint calls: constructors of plain values."""
+"""Constructors of plain values, which loading may call."""
 REVIVED = frozenset(
     [
         *(f"{cls.__module__}.{cls.__qualname__}" for cls in OUR_CLASSES),
@@ -59,22 +60,19 @@ REVIVED = frozenset(
         "ultralytics.nn.tasks.YOLOv10DetectionModel",
     ]
 )
-"""Classes that are named without a call: their objects get the state of the file, no constructor runs."""
+"""Classes whose objects get their state from the file without a call."""
 _LAYERS = re.compile(
     r"(?:torch\.nn\.modules|ultralytics\.nn\.modules|ultralytics\.utils\.(?:loss|tal))(?:\.[a-z_]\w*)*"
     r"\.(?:[A-Z]|v8|v10Detect)\w*"
 )
-"""Likewise: classes of layers, and of the loss that unfinished and older checkpoints keep."""
-_CLASSIC = ("models.yolo.", "models.common.", "models.experimental.")
-"""Packages of the YOLOv5 repository, whose models are pickled under these names."""
+"""Likewise: classes of layers, and of the loss in unfinished and older checkpoints."""
+_YOLOV5 = ("models.yolo.", "models.common.", "models.experimental.")
+"""Packages of the YOLOv5 repository in its pickled models."""
 
 
 def _register() -> None:
-    """Allows torch's restricted unpickler our classes, for the life of the process.
-
-    Raises:
-        RuntimeError: A torch older than 2.6, where the host's restricted loading silently becomes an unrestricted one.
-    """
+    """Allows torch's restricted unpickler our classes, for the life of the process."""
+    # Before torch 2.6, Ultralytics' restricted loading silently becomes an unrestricted one.
     if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
         raise UnsupportedError(
             f"torch {torch.__version__} cannot load checkpoints safely. Install a newer one: pip install 'torch>=2.6'."
@@ -82,26 +80,19 @@ def _register() -> None:
     torch.serialization.add_safe_globals(list(OUR_CLASSES))
 
 
-def is_classic(archive: TorchArchive) -> bool:
-    """Returns whether a file is of the YOLOv5 repository."""
-    return any(name.startswith(_CLASSIC) for name in archive.names)
+def is_yolov5(archive: TorchArchive) -> bool:
+    """Returns whether a file has YOLOv5 weights."""
+    return any(name.startswith(_YOLOV5) for name in archive.names)
 
 
 def check_archive(archive: TorchArchive, path: Path) -> None:
-    """Raises unless a file names only what a detector's checkpoint needs.
-
-    Raises:
-        WeightsError: Another name (it is given).
-    """
-    known = CALLED | REVIVED
-    refused = {name for name in archive.names if name not in known and not _LAYERS.fullmatch(name)}
-    refused |= archive.called - CALLED
-    if not refused:  # once more as torch's reader sees the file: two readers may take a crafted zip differently
+    """Raises `WeightsError` if a file has a name that no detector's checkpoint needs."""
+    refused = _unknown(archive.names) | (archive.called - CALLED)
+    if not refused:  # again as torch's reader sees the file: two readers may read a crafted zip differently
         try:
-            left = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        except Exception as error:  # an opcode that torch does not write: its reader has fewer than Python's
+            refused = _unknown(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        except Exception as error:  # torch's reader knows fewer opcodes than Python's
             raise unreadable(path, error) from error
-        refused = {name for name in left if name not in known and not _LAYERS.fullmatch(name)}
     if refused:
         raise WeightsError(
             f"'{path}' wants to run or build '{min(refused)[:80]}', which no detector checkpoint does. Nothing of it "
@@ -109,12 +100,12 @@ def check_archive(archive: TorchArchive, path: Path) -> None:
         )
 
 
-def check_file(path: Path) -> None:
-    """Raises unless a file could be loaded without executing anything, as `check_archive`.
+def _unknown(names: Iterable[str]) -> set[str]:
+    return {name for name in names if name not in CALLED | REVIVED and not _LAYERS.fullmatch(name)}
 
-    Raises:
-        WeightsError: As there, or no file of torch.save.
-    """
+
+def check_file(path: Path) -> None:
+    """Raises `WeightsError` if loading a file would execute something, or it is no file of torch.save."""
     try:
         with TorchArchive(path) as archive:
             check_archive(archive, path)
@@ -123,7 +114,7 @@ def check_file(path: Path) -> None:
 
 
 def unreadable(path: Path, error: Exception) -> WeightsError:
-    """Returns the error about a file that is no checkpoint at all."""
+    """Returns the error for a file that is no checkpoint."""
     reason = str(error).splitlines()[0] if str(error) else "no details"
     return WeightsError(
         f"'{path}' ({path.stat().st_size} bytes) cannot be read as a checkpoint: it is damaged, cut short or of "

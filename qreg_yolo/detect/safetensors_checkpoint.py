@@ -1,4 +1,4 @@
-"""A detector as one ``.safetensors`` file: its tensors, and a JSON description in the header. No pickle is involved."""
+"""Safetensors checkpoints of detectors: the tensors, and a JSON description in the header, without any pickle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 from torch import Tensor
-from ultralytics import __version__ as host_version
+from ultralytics import __version__ as ultralytics_version
 from ultralytics.nn.tasks import DetectionModel
 
 from qreg_yolo import __version__
@@ -26,19 +26,19 @@ from qreg_yolo.training.tensor_file import SUFFIX, fill, read, tensors_of
 HEADER = "qreg_yolo"
 """Key of the description in the file's metadata."""
 VERSION = 1
-"""Of the description."""
+"""Version of the description."""
 LACKING = "holds tensors without a description by qreg-yolo. Give a file that train wrote."
 _FIELDS: dict[str, type] = {"model": dict, "names": list, "stride": list, "train_args": dict}
 """Required fields of the description, besides its version."""
 
 
 def save_safetensors(model: DetectionModel, path: Path, train_args: Mapping[str, Any] | None = None) -> None:
-    """Writes a detector as one file that `load_safetensors` reads back bit by bit; atomically.
+    """Writes a detector atomically to a file that `load_safetensors` reads back bit by bit.
 
     Args:
         model: A detector, quantized or not.
         path: Ends in ``.safetensors``.
-        train_args: What it was trained with; validation reads the data set, the image size and the batch there.
+        train_args: Arguments of the training; validation reads dataset, image size and batch from them.
 
     Raises:
         ValueError: Another suffix, or a model that cannot be rebuilt from its YAML.
@@ -56,24 +56,24 @@ def save_safetensors(model: DetectionModel, path: Path, train_args: Mapping[str,
         "names": list(model.names.values()),
         "stride": model.stride.tolist(),
         "train_args": dict(train_args or {}),
-        "versions": {"qreg-yolo": __version__, "ultralytics": host_version, "torch": torch.__version__},
+        "versions": {"qreg-yolo": __version__, "ultralytics": ultralytics_version, "torch": torch.__version__},
     }
     metadata = {"format": "pt", HEADER: json.dumps(description, allow_nan=False, default=str)}
     files.write_bytes(Path(path), save(tensors_of(model), metadata))
 
 
 def load_safetensors(path: Path) -> tuple[DetectionModel, dict[str, Any]]:
-    """Returns the detector of a ``.safetensors`` file (eval mode) and what a checkpoint's dictionary would hold.
+    """Returns the detector of a file (eval mode) and a dictionary like that of a ``.pt`` checkpoint.
 
     Raises:
         OSError: The file cannot be read.
-        WeightsError: Not a file of `save_safetensors`, a damaged one, or one that does not fit together.
+        WeightsError: Not a file of `save_safetensors`, a damaged one, or an inconsistent one.
     """
     description, tensors = read(path, HEADER, VERSION, LACKING)
     _check_fields(description, path)
     try:
         model = _build(description, tensors)
-    except Exception as error:  # whatever the host raises on a description that is well formed and wrong
+    except Exception as error:  # Ultralytics raises many kinds of errors on wrong descriptions
         raise WeightsError(f"'{path}' describes a model that cannot be built: {error}") from error
     fill(model, tensors, path)
     model.requires_grad_(False)
@@ -92,7 +92,7 @@ def _check_fields(found: Mapping[str, Any], path: Path) -> None:
 
 
 def _build(description: dict[str, Any], tensors: Mapping[str, Tensor]) -> DetectionModel:
-    """Returns the model that a description asks for, not yet filled."""
+    """Returns the model of a description, without the tensors."""
     yaml, names = description["model"], [str(name) for name in description["names"]]
     check_model_yaml(yaml, "its YAML")
     if len(names) != yaml.get("nc"):
@@ -108,9 +108,6 @@ def _build(description: dict[str, Any], tensors: Mapping[str, Tensor]) -> Detect
 
 
 def _widen(model: DetectionModel, yaml: dict[str, Any], width: int) -> None:
-    """Gives the class branch the width of the weights it was trained from, as the host does when it loads those.
-
-    The branch's width follows the number of classes: weights of ``width`` classes have it.
-    """
+    """Sets the width of the class branch, as Ultralytics does when it loads weights of ``width`` classes."""
     plain = {**{key: value for key, value in yaml.items() if key != KEY}, "nc": width}
     model.load(DetectionModel(deepcopy(plain), ch=yaml.get("channels", 3), verbose=False), verbose=False)

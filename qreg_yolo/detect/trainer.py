@@ -1,4 +1,4 @@
-"""The host's trainer with quantization: swap in the constructor, calibrate before EMA, own optimizer groups, resume."""
+"""Ultralytics' trainer with quantized layers, calibration, optimizer groups, and resuming bit for bit."""
 
 from __future__ import annotations
 
@@ -23,15 +23,9 @@ from ultralytics.utils.patches import override_configs
 from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_model
 
 from qreg_yolo.detect import resume
-from qreg_yolo.detect.auto_anchor import look_at_anchors
+from qreg_yolo.detect.auto_anchor import update_anchors
 from qreg_yolo.detect.checkpoint import Start, load_start, load_weights, strip_checkpoint
-from qreg_yolo.detect.compat import (
-    as_taken,
-    check_host,
-    refuse_distillation,
-    refuse_host_quantization,
-    restore_threads,
-)
+from qreg_yolo.detect.compat import as_taken, check_ultralytics, refuse_unsupported, restore_threads
 from qreg_yolo.detect.data_check import Label
 from qreg_yolo.detect.dataset import DetectionDataset, build_dataset
 from qreg_yolo.detect.model import QuantDetectionModel
@@ -41,14 +35,13 @@ from qreg_yolo.detect.precision import precision_of
 from qreg_yolo.detect.preflight import RESUMABLE
 from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, VAL_EVERY, QuantizationConfig
 from qreg_yolo.detect.validator import QuantDetectionValidator
-from qreg_yolo.errors import FileAccessError, InvalidValueError
-from qreg_yolo.io import files
+from qreg_yolo.errors import InvalidValueError
 from qreg_yolo.io.files import what_is_kept
 from qreg_yolo.io.records import settings_text
 from qreg_yolo.quant.calibration import calibrate
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
 from qreg_yolo.quant.weight_noise import noise_columns
-from qreg_yolo.training.cpu import tune_cpu
+from qreg_yolo.training.environment import keep_freed_memory
 from qreg_yolo.training.finite import NonFiniteError, all_finite, diagnosis, norm_is_finite
 from qreg_yolo.training.tensor_file import SUFFIX
 
@@ -57,15 +50,15 @@ CALIBRATION_IMAGES = 64
 
 
 class QuantDetectionTrainer(DetectionTrainer):
-    """`DetectionTrainer` that takes one more argument, ``qreg``: `QuantSpec`'s options, ``activation`` and ``head``.
+    """`DetectionTrainer` with one more argument, ``qreg``: `QuantSpec`'s options, ``activation`` and ``head``.
 
     Args:
-        cfg: Ultralytics', as the next two.
-        overrides: Its arguments, and ``qreg``.
-        _callbacks: By event.
-        start: What to start from, where ``pretrained`` was read already.
-        resumed: The model and the dictionary of the checkpoint that is resumed, where it was read already.
-        scanned: Path of an image -> its label, where it was read already.
+        cfg: As in Ultralytics.
+        overrides: Ultralytics' arguments, and ``qreg``.
+        _callbacks: As in Ultralytics.
+        start: The start of the training, if ``pretrained`` was read already.
+        resumed: Model and dictionary of the resumed checkpoint, if it was read already.
+        scanned: Image path -> label, for images that were read already.
 
     >>> trainer = QuantDetectionTrainer(overrides=dict(model="yolov5n.yaml", qreg=dict(bits=4)))  # doctest: +SKIP
     """
@@ -85,12 +78,11 @@ class QuantDetectionTrainer(DetectionTrainer):
         resumed: tuple[Any, dict[str, Any]] | None = None,
         scanned: Mapping[str, Label] | None = None,
     ) -> None:
-        check_host()
+        check_ultralytics()
         overrides = overrides or {}
-        refuse_host_quantization(overrides)
-        refuse_distillation(overrides)
+        refuse_unsupported(overrides)
         if overrides.get(KEY) is not None:
-            QuantizationConfig.from_request(overrides[KEY])  # a wrong option fails before a folder is made
+            QuantizationConfig.from_request(overrides[KEY])  # raises before a folder is made
         self._accumulate = 1
         self._batch: dict[str, Any] = {}
         self._batches_since_step = 0
@@ -103,26 +95,23 @@ class QuantDetectionTrainer(DetectionTrainer):
         restore_threads()
         self._precision = precision_of(self.args.amp, self.device)
         if self.device.type == "cpu":
-            tune_cpu(compiled=bool(self.args.compile))
-            self.args.amp = False  # the host refuses bf16 there; the model does it itself, as its section says
+            keep_freed_memory()
+            self.args.amp = False  # Ultralytics refuses bf16 there; the model itself applies it
         if overrides.get("workers") is not None:
-            self.args.workers = overrides["workers"]  # the host sets 0 on the CPU, whatever was asked for
+            self.args.workers = overrides["workers"]  # Ultralytics always sets 0 on the CPU
 
     def train(self) -> None:
-        """Trains as Ultralytics does.
-
-        Its loader then opens `best` or `last`: where it would change their paths, they are links until `restore_paths`.
-        """
+        """Trains as Ultralytics does; its loader opens `best` or `last`, which may be links until `restore_paths`."""
         super().train()
         self.best, self.last = (self._links.enter_context(as_taken(path)) for path in (self.best, self.last))
 
     def restore_paths(self) -> None:
-        """Makes `best` and `last` the checkpoints themselves again, after `train`."""
+        """Resets `best` and `last` to the checkpoints themselves, after `train`."""
         self._links.close()
         self.best, self.last = self.wdir / "best.pt", self.wdir / "last.pt"
 
     def check_resume(self, overrides: dict[str, Any]) -> None:
-        """Resumes as Ultralytics does, but refuses other quantization settings than the checkpoint's."""
+        """Resumes as Ultralytics does; raises `InvalidValueError` for another quantization than the checkpoint's."""
         wanted = overrides.get(KEY)
         last = self.args.resume
         if isinstance(last, (str, Path)) and Path(last).is_file():
@@ -139,7 +128,7 @@ class QuantDetectionTrainer(DetectionTrainer):
             )
 
     def _resume_with(self, trained: dict[str, Any], overrides: dict[str, Any]) -> None:
-        """Takes the arguments of the checkpoint, but for those that may differ in a resumed run."""
+        """Restores the arguments of the checkpoint, except those that may change in a resumed run."""
         resume_from, data = self.args.resume, self.args.data
         self.args = get_cfg({**DEFAULT_CFG_DICT, **trained, "data": data, "model": resume_from, "resume": resume_from})
         for key, value in overrides.items():
@@ -148,7 +137,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         self.resume = True
 
     def setup_model(self) -> dict[str, Any] | None:
-        """Sets the model up as Ultralytics does, from files that are read once, without executing anything in them."""
+        """Sets the model up as Ultralytics does, reading files once and without executing anything in them."""
         if isinstance(self.model, nn.Module):
             return super().setup_model()  # type: ignore[no-any-return]
         verbose, start = RANK in (-1, 0), self.args.pretrained
@@ -172,7 +161,7 @@ class QuantDetectionTrainer(DetectionTrainer):
     def get_model(
         self, cfg: str | dict[str, Any] | None = None, weights: Start | None = None, verbose: bool = True
     ) -> QuantDetectionModel:
-        """Returns the quantized model that ``args.qreg`` asks for, or that ``cfg["qreg"]`` describes."""
+        """Returns the quantized model of ``args.qreg``, or of ``cfg["qreg"]``."""
         model_yaml = deepcopy(cfg) if isinstance(cfg, dict) else yaml_model_load(cfg)
         request = None if self.resume else getattr(self.args, KEY, None)
         if request is not None:
@@ -192,7 +181,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         return model
 
     def set_model_attributes(self) -> None:
-        """Sets the host's attributes, then calibrates: the model is on its device, not compiled, wrapped or copied."""
+        """Sets Ultralytics' attributes, then calibrates, before the model is compiled, wrapped and copied."""
         super().set_model_attributes()
         model = unwrap_model(self.model)
         if self._channels_last():
@@ -207,7 +196,7 @@ class QuantDetectionTrainer(DetectionTrainer):
             seen += len(images)
             net(images)
 
-        with resume.preserved_random_state():  # the twin in full precision must see the same data in the same order
+        with resume.preserved_random_state():  # the fp32 baseline must see the same data in the same order
             report = calibrate(
                 model, self._calibration_batches(), forward=forward, frozen=frozen_norms(model, self.args.freeze)
             )
@@ -226,15 +215,11 @@ class QuantDetectionTrainer(DetectionTrainer):
         yield from islice(loader, max(CALIBRATION_IMAGES // batch, 1))
 
     def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
-        """Returns Ultralytics' loader.
-
-        Raises:
-            InvalidValueError: The last training batch has one image, of a single value per channel in the end.
-        """
+        """Returns Ultralytics' loader; raises `InvalidValueError` if BatchNorm would get one value per channel."""
         loader: Any = super().get_dataloader(dataset_path, batch_size, rank, mode)
         smallest = int(self.args.imgsz * (1 - self.args.multi_scale))
         alone = mode == "train" and not loader.drop_last and len(loader.sampler) % loader.batch_size == 1
-        if alone and smallest < 2 * self.stride:  # Ultralytics refuses it too, but later
+        if alone and smallest < 2 * self.stride:  # training would raise too, but later
             raise InvalidValueError(
                 f"A batch of one image at imgsz={smallest} gives BatchNorm a single value per channel. Give another "
                 f"batch, so that none of one image is left, or imgsz={2 * self.stride} or more."
@@ -242,12 +227,12 @@ class QuantDetectionTrainer(DetectionTrainer):
         return loader
 
     def set_class_weights(self) -> None:
-        """Does what follows from the labels, before the EMA copy: class weights, and a look at the anchors."""
+        """Sets class weights and anchors from the labels, before the EMA copy."""
         super().set_class_weights()
-        look_at_anchors(unwrap_model(self.model), self.train_loader.dataset.labels, self.args.imgsz, self.resume)
+        update_anchors(unwrap_model(self.model), self.train_loader.dataset.labels, self.args.imgsz, self.resume)
 
     def build_optimizer(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Returns the host's optimizer with the quantizers' parameters moved to groups of their own."""
+        """Returns Ultralytics' optimizer with the quantizers' parameters in groups of their own."""
         optimizer: torch.optim.Optimizer = super().build_optimizer(model, *args, **kwargs)
         plain = unwrap_model(model)
         decay = kwargs["decay"] if "decay" in kwargs else args[3] if len(args) > 3 else 1e-5
@@ -267,9 +252,10 @@ class QuantDetectionTrainer(DetectionTrainer):
 
     @property
     def accumulate(self) -> int:
-        """Batches per optimizer step; the host steps when as many have passed since the last one.
+        """Batches per optimizer step.
 
-        The host forgets after a resume how many have: until the first step the number it compares with makes up for it.
+        Ultralytics compares it with the batches since the last step, which it forgets in a resume: an offset corrects
+        the first step.
         """
         return self._accumulate + self._first_step_offset
 
@@ -278,7 +264,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         self._accumulate = value
 
     def run_callbacks(self, event: str) -> None:
-        """Runs the callbacks of an event, after what an epoch and a batch begin with here."""
+        """Runs the callbacks of an event, after our own at the start of an epoch and of a batch."""
         if event == "on_train_epoch_start":
             resume.begin_epoch(self)
             self._resume_gradients()
@@ -287,7 +273,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         super().run_callbacks(event)
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Returns the batch as the host prepares it, and remembers it: it is asked for when a loss is not finite."""
+        """Returns Ultralytics' preprocessed batch; keeps it for the diagnosis of a loss that is not finite."""
         batch = super().preprocess_batch(batch)
         if self._channels_last():
             batch["img"] = batch["img"].contiguous(memory_format=torch.channels_last)
@@ -295,38 +281,30 @@ class QuantDetectionTrainer(DetectionTrainer):
         return batch
 
     def _channels_last(self) -> bool:
-        """Returns whether to train with channels last on the CPU, where the host does so in inference alone."""
+        """Returns whether to train with channels last on the CPU, where Ultralytics uses them in inference only."""
         return self.device.type == "cpu" and self.args.channels_last is not False
 
     def optimizer_step(self) -> None:
-        """Steps as Ultralytics does, unless the loss or a gradient is not finite.
-
-        Raises:
-            NonFiniteError: It names the layer where it begins; nothing of it has reached the weights.
-        """
+        """Steps as Ultralytics does; raises `NonFiniteError` instead if the loss or a gradient is not finite."""
         model, losses = unwrap_model(self.model), list(self.tloss.values())
-        scaled = self.scaler.is_enabled()  # the scaler of half precision meets infinite gradients and skips them
+        scaled = self.scaler.is_enabled()  # the scaler of half precision skips infinite gradients
         if not (all_finite(losses) if scaled else norm_is_finite(model, losses)):
             if (what := diagnosis(model, losses, self._batch["img"])) is not None:
                 raise NonFiniteError(
                     f"Training stopped in epoch {self.epoch + 1}: {what}. Lower lr0 (now {self.args.lr0:g}) or use "
                     f"more bits. {what_is_kept(self.last)}"
                 )
-            self._report_overflow()
+            if not self._overflowed:  # warn once
+                LOGGER.warning(
+                    f"Epoch {self.epoch + 1}: every gradient is finite, but their norm overflows float32. Clipped to "
+                    "norm 10 they are 0 in this step, as in Ultralytics. If this lasts, lower lr0 or check the images."
+                )
+            self._overflowed = True
         super().optimizer_step()
         self._batches_since_step = self._first_step_offset = 0
 
-    def _report_overflow(self) -> None:
-        """Says once in a run that Ultralytics' clipping makes a step of 0 out of gradients as large as these."""
-        if not self._overflowed:
-            LOGGER.warning(
-                f"Epoch {self.epoch + 1}: every gradient is finite, but their norm overflows float32. Clipped to norm "
-                "10 they are 0 in this step, as in Ultralytics. If this lasts, lower lr0 or look at the images."
-            )
-        self._overflowed = True
-
     def resume_training(self, ckpt: dict[str, Any] | None) -> None:
-        """Resumes as the host does, then puts back what its checkpoint rounds or lacks."""
+        """Resumes as Ultralytics does, then restores the exact state from the sidecar."""
         super().resume_training(ckpt)
         if ckpt is None or not self.resume:
             return
@@ -334,7 +312,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         self._resumed = resume.read(Path(str(self.args.resume)))
         if self._resumed is None:
             LOGGER.warning(
-                f"'{self.args.resume}' has no '{resume.NAME}' that belongs to it beside it: the run goes on from the "
+                f"'{self.args.resume}' has no matching '{resume.NAME}' in its folder: the run continues from the "
                 "averaged weights and a rounded optimizer, not bit for bit."
             )
         else:
@@ -348,55 +326,29 @@ class QuantDetectionTrainer(DetectionTrainer):
             self._resumed = None
 
     def validate(self) -> tuple[dict[str, float] | None, float | None]:
-        """Validates every ``val_every`` epochs and at the end; in between the metrics are nan, without a fitness."""
+        """Validates every ``val_every`` epochs and at the end; otherwise the metrics are nan, without a fitness."""
         late = self.args.time and time.time() - self.train_time_start > 3600 * self.args.time
         if (self.epoch + 1) % self._asked(VAL_EVERY, 1) and self.epoch + 1 < self.epochs and not (self.stop or late):
             return dict.fromkeys(self.metrics, math.nan), None
         return super().validate()  # type: ignore[no-any-return]
 
     def _asked(self, key: str, default: Any) -> Any:
-        """Returns an option of the request that is not about the quantization."""
+        """Returns an option of the request that is not part of the quantization."""
         return (getattr(self.args, KEY, None) or {}).get(key, default)
 
     def save_metrics(self, metrics: dict[str, float]) -> None:
-        """Writes an epoch's row of ``results.csv``, with the weight noise of each layer where that was asked for."""
+        """Writes an epoch's row of ``results.csv``, with the weight noise of each layer if requested."""
         metrics = defined(metrics, self.validator.n_objects)
         if self._asked(LOG_NOISE, False):
             metrics = {**metrics, **noise_columns(unwrap_model(self.model), everything=True)}
         super().save_metrics(metrics)
 
     def save_model(self) -> bool:
-        """Saves as the host does, and the sidecar that makes a resumed run equal a straight one.
-
-        Each file is replaced at once or not at all (the host writes into it).
-
-        Raises:
-            OSError: The disk is full or the folder cannot be written; the checkpoints of the epoch before are intact.
-        """
-        final: dict[str, Path] = {"last": self.last, "best": self.best}
-        partial = {name: path.with_name(f".{path.name}.tmp") for name, path in final.items()}
-        self.last, self.best = partial["last"], partial["best"]
-        try:
-            saved = bool(super().save_model())
-            state = resume.capture(self, self._batches_since_step)
-            resume.write_next(final["last"], files.sha256(partial["last"]), state)
-            for name, path in partial.items():
-                if path.exists():
-                    files.replace(path, final[name])
-            resume.promote(final["last"])
-        except OSError as error:
-            raise FileAccessError(
-                f"The checkpoint of epoch {self.epoch + 1} could not be written to '{self.wdir}': {error.strerror}. "
-                f"Make room there. {what_is_kept(final['last'])}"
-            ) from error
-        finally:
-            self.last, self.best = final["last"], final["best"]
-            for path in partial.values():
-                path.unlink(missing_ok=True)
-        return saved
+        """Saves the checkpoints and the sidecar with `resume.save_checkpoints`."""
+        return resume.save_checkpoints(self, super().save_model, self._batches_since_step)
 
     def final_eval(self) -> None:
-        """Measures the best checkpoint as the host does; the checkpoints are stripped atomically before."""
+        """Strips the checkpoints atomically, then measures the best one as Ultralytics does."""
         with torch_distributed_zero_first(LOCAL_RANK):
             if RANK in {-1, 0}:
                 stripped = strip_checkpoint(self.last) if self.last.exists() else {}
@@ -416,7 +368,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         self.epoch -= 1
 
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> DetectionDataset:
-        """Returns Ultralytics' data set, of a class that writes nothing beside the images."""
+        """Returns Ultralytics' dataset as a `DetectionDataset`."""
         stride = max(int(unwrap_model(self.model).stride.max()), 32)
         return build_dataset(
             self.args, img_path, batch, self.data, mode=mode, rect=mode == "val", stride=stride, scanned=self._scanned
@@ -424,7 +376,7 @@ class QuantDetectionTrainer(DetectionTrainer):
 
     @property
     def evaluated_training(self) -> Evaluated:
-        """The images that the training losses rest on, and how they were computed."""
+        """Images and settings of the training losses."""
         data: Any = self.train_loader.dataset
         settings = {
             "imgsz": data.imgsz, "batch": data.batch_size, "rect": data.rect,
@@ -436,10 +388,10 @@ class QuantDetectionTrainer(DetectionTrainer):
 
     @property
     def evaluated_validation(self) -> Evaluated:
-        """The images that accuracies and validation losses rest on, and how they were measured."""
+        """Images and settings of accuracies and validation losses."""
         return Evaluated(len(self.test_loader.dataset), self.validator.evaluation, self.validator.precision)
 
     def get_validator(self) -> QuantDetectionValidator:
         args = copy(self.args)
-        delattr(args, KEY)  # the validator checks its arguments against the host's own
+        delattr(args, KEY)  # the validator accepts Ultralytics' arguments only
         return QuantDetectionValidator(self.test_loader, save_dir=self.save_dir, args=args, _callbacks=self.callbacks)

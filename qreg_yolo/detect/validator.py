@@ -1,4 +1,4 @@
-"""Validation and prediction on quantized models: the host's, with the threads and workers that the user asked for."""
+"""Ultralytics' validation and prediction for quantized models, with the requested threads and workers."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.training.environment import FP16, FP32
 
 _NMS_SECONDS, _NMS_SECONDS_PER_IMAGE = 2.0, 0.05
-"""The host's NMS stops when a batch has taken longer than their sum, whatever is left."""
+"""Ultralytics' NMS stops after the first plus the second for each image of the batch."""
 
 
 class QuantDetectionValidator(DetectionValidator):
-    """`DetectionValidator` on every core (the host's ``select_device`` leaves one out).
+    """`DetectionValidator` on every core (Ultralytics' ``select_device`` leaves one out).
 
     Args:
-        dataloader: The host's, as the next three.
-        save_dir: Where results go.
-        args: The host's arguments.
-        _callbacks: By event.
-        classes: Which of the model's classes are those of the data; None: those of the same names.
-        scanned: Path of an image -> its label, where it was read already.
+        dataloader: As in Ultralytics.
+        save_dir: As in Ultralytics.
+        args: As in Ultralytics.
+        _callbacks: As in Ultralytics.
+        classes: Map from the model's classes to the data's; None: they match by name.
+        scanned: Image path -> label, for images that were read already.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class QuantDetectionValidator(DetectionValidator):
 
         Raises:
             WeightsError: Outside training, the model's classes are not those of the data.
-            ConfigError: A map to some of the classes, for a head that gives one class per box.
+            ConfigError: A map to a part of the classes, with a head that gives one class per box.
         """
         restore_threads()  # the first hook after select_device, in training and alone
         if self._classes is None and not self.training and not self.args.single_cls:
@@ -66,7 +66,7 @@ class QuantDetectionValidator(DetectionValidator):
             return
         if end2end and len(self._classes.rows) != len(model.names):
             raise ConfigError(
-                "A class map does not go with nms=false, which gives one class per box. Drop one of them."
+                "A class map does not work with nms=false, which gives one class per box. Remove one of them."
             )
         renamed = SimpleNamespace(
             names=dict(enumerate(self._classes.names)), end2end=end2end, format=model.format, model=model.model
@@ -75,17 +75,17 @@ class QuantDetectionValidator(DetectionValidator):
 
     @property
     def n_objects(self) -> int:
-        """Objects in the images that are measured."""
+        """Number of objects in the measured images."""
         return sum(len(label["cls"]) for label in self.dataloader.dataset.labels)
 
     @property
     def precision(self) -> str:
-        """Arithmetic of the measurement; bfloat16 is for training alone."""
+        """Arithmetic of the measurement; bfloat16 is used in training only."""
         return FP16 if self.args.quantize == 16 else FP32
 
     @property
     def evaluation(self) -> str:
-        """How and on what was measured, for the records: settings as they came to be used, and what was counted."""
+        """Settings and counts of the measurement, for the records."""
         args, data = self.args, self.dataloader.dataset
         present = {float(number) for label in data.labels for number in label["cls"].ravel()}
         return settings_text(
@@ -101,9 +101,9 @@ class QuantDetectionValidator(DetectionValidator):
         )  # fmt: skip
 
     def postprocess(self, preds: Any) -> Any:
-        """Returns the host's NMS, image by image where it ran into the host's time limit and left images out.
+        """Returns the result of Ultralytics' NMS, image by image if it exceeded its time limit and skipped images.
 
-        Where classes are mapped it is done on those of the data alone.
+        With a class map, only the classes of the data are considered.
 
         Args:
             preds: ``(images, 4 + classes, places)``, boxes as centre and size in px; may come first in a tuple. From an
@@ -116,20 +116,20 @@ class QuantDetectionValidator(DetectionValidator):
         elif self._classes is not None:
             rows = [*range(4), *(4 + row for row in self._classes.rows)]
             whole = whole[:, torch.tensor(rows, device=whole.device)]
-        start = time.time()  # the host's clock: it may jump, as after a machine was suspended
+        start = time.time()  # the clock of Ultralytics' limit; it jumps after a machine was suspended
         found = super().postprocess(whole)
         if time.time() - start <= _NMS_SECONDS + _NMS_SECONDS_PER_IMAGE * len(whole):
             return found
         return [one for image in whole.split(1) for one in super(QuantDetectionValidator, self).postprocess(image)]
 
     def build_dataset(self, img_path: str, mode: str = "val", batch: int | None = None) -> DetectionDataset:
-        """Returns Ultralytics' data set, of a class that writes nothing beside the images."""
+        """Returns Ultralytics' dataset as a `DetectionDataset`."""
         return build_dataset(
             self.args, img_path, batch, self.data, mode=mode, rect=False, stride=self.stride, scanned=self._scanned
         )
 
     def get_dataloader(self, dataset_path: str, batch_size: int) -> DataLoader[Any]:
-        """Returns the host's loader, with the workers that were asked for (the host sets 0 on the CPU)."""
+        """Returns Ultralytics' loader with the requested workers (Ultralytics sets 0 on the CPU)."""
         if self._workers is not None:
             self.args.workers = self._workers
         loader: DataLoader[Any] = super().get_dataloader(dataset_path, batch_size)

@@ -1,6 +1,6 @@
-"""Corrupted images as Ultralytics would hand them to each model: decoded once, corrupted once at native size.
+"""Corrupted images as Ultralytics gives them to each model, decoded and corrupted once at native size.
 
-A view is Ultralytics' own dataset for one image size; its resizing, letterbox, order and batches are Ultralytics' code.
+A view is Ultralytics' dataset for one image size; resizing, letterbox, order and batches are Ultralytics' code.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from qreg_yolo.robustness.journal import Task
 
 
 class ViewKey(NamedTuple):
-    """The properties of a model that its view of the images depends on."""
+    """Properties of a model that determine its view of the images."""
 
     imgsz: int
     stride: int
 
 
 class _InMemory(io.BytesIO):
-    """An image that Ultralytics' ``load_image`` takes for one of its ``.npy`` files."""
+    """An image that Ultralytics' ``load_image`` reads like one of its ``.npy`` files."""
 
     def exists(self) -> bool:
         return True
 
 
 class View(YOLODataset):
-    """Ultralytics' validation set at one image size, of images that are given to it; it reads and writes no file.
+    """Ultralytics' validation set at one image size, of given images; reads and writes no file.
 
     Args:
         images: The images and their labels.
         batch: Images per batch, for Ultralytics' rectangular shapes.
         key: Size and stride.
-        single_cls: Whether all objects are of one class.
+        single_cls: Whether all objects count as one class.
     """
 
     def __init__(self, images: ImageSet, batch: int, key: ViewKey, single_cls: bool) -> None:
@@ -59,9 +59,9 @@ class View(YOLODataset):
             single_cls=single_cls,
         )  # fmt: skip
         self.order = [int(label.pop("position")) for label in self.labels]
-        """Index into the image set of each image, in Ultralytics' order."""
+        """Index in the image set of each image, in Ultralytics' order."""
         del self._given
-        self.cache = "disk"  # no comparison of times with a file beside the image
+        self.cache = "disk"  # otherwise Ultralytics compares times of files
 
     def get_img_files(self, img_path: Any) -> list[str]:
         return list(img_path)
@@ -72,7 +72,7 @@ class View(YOLODataset):
         return labels
 
     def batch_of(self, part: slice, images: Sequence[Image]) -> dict[str, Any]:
-        """Returns Ultralytics' batch of a part of its images (in its own order), with the given pixels."""
+        """Returns Ultralytics' batch of a part of the images (in its order), with the given pixels."""
         indices = range(len(self.order))[part]
         for index, image in zip(indices, images, strict=True):
             self.npy_files[index] = _InMemory()
@@ -85,13 +85,13 @@ class View(YOLODataset):
 
 
 class CorruptedBatches(Dataset[tuple[Task, list[dict[str, Any]]]]):
-    """Batches by task, one per view; the images of a batch are decoded once for all its conditions.
+    """Batches of each task, one per view; the images of a batch are decoded once for all conditions.
 
     Args:
         images: The images and their labels.
-        views: One per image size; all have the same order of images.
+        views: One per image size, all with the same order of images.
         parts: Images of each batch, in the views' order.
-        options: Options of `corrupt` for all images.
+        options: Options of `corrupt`.
     """
 
     def __init__(
@@ -128,13 +128,7 @@ class CorruptedBatches(Dataset[tuple[Task, list[dict[str, Any]]]]):
 
 
 def load(batches: CorruptedBatches, tasks: Iterable[Task], workers: int) -> Iterator[tuple[Task, list[dict[str, Any]]]]:
-    """Returns the batches of some tasks; the result is the same for any number of worker processes.
-
-    Args:
-        batches: The source of the batches.
-        tasks: The tasks, in any order.
-        workers: Processes that decode and corrupt; 0: this one.
-    """
+    """Returns the batches of the tasks; they do not depend on the number of worker processes (0: this process)."""
     loader: DataLoader[Any] = DataLoader(
         batches,
         batch_size=None,
@@ -147,7 +141,7 @@ def load(batches: CorruptedBatches, tasks: Iterable[Task], workers: int) -> Iter
 
 
 def _interleaved(tasks: list[Task], workers: int) -> list[Task]:
-    """Returns sorted tasks in an order in which each worker, served in turn, keeps to one batch of images."""
+    """Returns sorted tasks reordered so that each worker, served in turn, keeps to the same batch of images."""
     numbers = list(dict.fromkeys(number for _, number in tasks))
     mine = {number: i % workers for i, number in enumerate(numbers)}
     queues = [[task for task in tasks if mine[task[1]] == worker] for worker in range(workers)]

@@ -1,4 +1,4 @@
-"""Weights of the YOLOv5 repository (classic YOLOv5), official or user-trained, read without its code."""
+"""YOLOv5 weights: files of the YOLOv5 repository, official or user-trained, read without its code."""
 
 from __future__ import annotations
 
@@ -18,37 +18,36 @@ from qreg_yolo.io.pickles import Placeholder, StoredTensor
 from qreg_yolo.io.torch_archive import TorchArchive
 
 _MAX_DEPTH = 32
-"""Modules inside modules; YOLOv5 has 7."""
+"""Most nested modules; YOLOv5 has 7."""
 _OUTPUT = re.compile(r"(model\.\d+)\.m\.0\.weight")
 """The first output convolution of an anchor head."""
 
 
 @dataclass(frozen=True)
-class ClassicWeights:
-    """The tensors of a classic YOLOv5 model, floating-point ones in float32."""
+class YOLOv5Weights:
+    """The tensors of a model of the YOLOv5 repository, floating-point ones in float32."""
 
     path: Path
-    """Their file."""
     tensors: dict[str, Tensor]
     """Parameters and buffers under the names of a ``state_dict``."""
     names: tuple[str, ...] = ()
-    """The classes; empty: the file does not name them."""
+    """The classes; empty: not in the file."""
     activation: str | None = None
-    """What the model's YAML says; None: SiLU."""
+    """``activation`` of the model's YAML; None: SiLU."""
 
     @property
     def head(self) -> str | None:
-        """The name of its anchor head, such as `model.24`, or None where it has none."""
+        """Full name of the anchor head, such as `model.24`; None without one."""
         return next((match[1] for name in self.tensors if (match := _OUTPUT.fullmatch(name))), None)
 
     def class_names(self) -> tuple[str, ...]:
-        """Returns the names of the classes that its head has, their numbers where the file's do not go with it."""
+        """Returns the class names of the head; their numbers if the file's names do not fit."""
         outputs = self.tensors[f"{self.head}.m.0.weight"].shape[0]
         count = outputs // N_ANCHORS - BOX_ROWS
         return self.names if len(self.names) == count else tuple(map(str, range(count)))
 
     def for_anchor_head(self) -> dict[str, Tensor]:
-        """Returns the tensors under our names: anchors in px (the file has them in cells)."""
+        """Returns the tensors under our names, anchors in px instead of cells."""
         tensors = {name: tensor for name, tensor in self.tensors.items() if not name.endswith(".anchor_grid")}
         anchors = tensors.pop(f"{self.head}.anchors", None)
         if anchors is not None and anchors.shape[:1] == (len(STRIDES),):
@@ -56,10 +55,10 @@ class ClassicWeights:
         return tensors
 
     def fitting(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Returns the tensors that fit a model's ``state_dict`` by name and shape.
+        """Returns the tensors that match a model's ``state_dict`` by name and shape.
 
         Raises:
-            WeightsError: No convolution does.
+            WeightsError: No convolution matches.
         """
         found = {
             name: tensor
@@ -74,33 +73,33 @@ class ClassicWeights:
                 else f"its first is '{next(iter(self.tensors), 'missing')}', the model's '{next(iter(state))}'"
             )
             raise WeightsError(
-                f"'{self.path}' (classic YOLOv5) has {len(self.tensors)} tensors, but no convolution fits the "
+                f"'{self.path}' (YOLOv5 weights) has {len(self.tensors)} tensors, but no convolution fits the "
                 f"model by name and shape: {example}. Give the --model of the same size, such as yolov5s.yaml for "
                 "yolov5s.pt."
             )
         return found
 
     def summary(self, found: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-        """Returns one line on what was transferred into a model and what was not."""
+        """Returns one line on the transferred and the untrained tensors of a model."""
         left = Counter(".".join(name.split(".")[:2]) for name in state if name not in found)
         rest = ", ".join(f"{layer} ({count})" for layer, count in left.items())
         return (
-            f"Transferred {len(found)} of {len(state)} tensors from '{self.path.name}' (classic YOLOv5); "
+            f"Transferred {len(found)} of {len(state)} tensors from '{self.path.name}' (YOLOv5 weights); "
             f"untrained: {rest or 'none'}"
         )
 
 
-def read_classic(archive: TorchArchive, path: Path) -> ClassicWeights:
-    """Returns the weights of a classic file: of its average over training (``ema``) where it has one.
+def read_yolov5(archive: TorchArchive, path: Path) -> YOLOv5Weights:
+    """Returns the weights of a file, those of the average over training (``ema``) if it has one.
 
     Raises:
-        WeightsError: No model in it, or a malformed one.
+        WeightsError: No model, or a malformed one.
         PickleError: A tensor outside the file.
     """
     content = archive.content
     model = (content.get("ema") or content.get("model")) if isinstance(content, dict) else content
     if not isinstance(model, Placeholder):
-        raise WeightsError(f"'{path}' is of the YOLOv5 repository, but holds no model under 'ema' or 'model'.")
+        raise WeightsError(f"'{path}' is of the YOLOv5 repository, but has no model under 'ema' or 'model'.")
     tensors = {}
     for name, stored in _named_tensors(model, "", 0):
         values = torch.from_numpy(archive.array(stored))
@@ -108,18 +107,18 @@ def read_classic(archive: TorchArchive, path: Path) -> ClassicWeights:
     state = model.state if isinstance(model.state, dict) else {}
     yaml = state.get("yaml")
     activation = yaml.get("activation") if isinstance(yaml, dict) else None
-    return ClassicWeights(path, tensors, _names(state.get("names")), activation)
+    return YOLOv5Weights(path, tensors, _names(state.get("names")), activation)
 
 
 def _names(names: Any) -> tuple[str, ...]:
-    """Returns the classes of a file, which lists them or counts them from 0."""
+    """Returns the classes of a file, a list or a dictionary with numbers from 0."""
     if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
         names = [names[place] for place in range(len(names))]
     return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def _named_tensors(module: Placeholder, prefix: str, depth: int) -> Iterator[tuple[str, StoredTensor]]:
-    """Yields what ``state_dict`` would: parameters and persistent buffers, then those of the modules inside."""
+    """Yields the entries of ``state_dict``: parameters and persistent buffers, then those of inner modules."""
     state = module.state if isinstance(module.state, dict) else {}
     if depth > _MAX_DEPTH:
         raise WeightsError(f"The file's modules are nested more than {_MAX_DEPTH} deep at '{prefix[:80]}'.")

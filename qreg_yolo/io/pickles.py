@@ -42,7 +42,7 @@ class Decoded:
     names: frozenset[str]
     """Full names of the classes and functions that it refers to."""
     called: frozenset[str]
-    """Those that it calls; the other classes are revived only (``__new__`` and their state)."""
+    """Classes that it calls; others are only revived (``__new__`` and their state)."""
 
 
 @dataclass(eq=False)
@@ -203,7 +203,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 def _checked(value: Any, kind: type) -> Any:
-    """Returns ``value``, which has to be a ``kind``."""
+    """Returns ``value`` if it is a ``kind``; else raises."""
     if not isinstance(value, kind):
         raise PickleError(f"The pickle has a {type(value).__name__} instead of a {kind.__name__}.")
     return value

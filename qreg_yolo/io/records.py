@@ -229,7 +229,7 @@ def _setting(value: object) -> str:
 
 
 def settings_differences(one: str | None, other: str | None) -> list[str]:
-    """Returns the settings in which two columns ``evaluation`` differ; none where either is of an older table.
+    """Returns the settings in which two columns ``evaluation`` differ; none if either is of an older table.
 
     >>> settings_differences("imgsz=256 conf=0.001", "imgsz=128 conf=0.001")
     ['imgsz=256 and imgsz=128']

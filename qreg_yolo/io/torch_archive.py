@@ -30,7 +30,7 @@ class TorchArchive:
     names: frozenset[str]
     """Full names of the classes and functions that the file refers to."""
     called: frozenset[str]
-    """Those that `torch.load` would call; it would only revive the other classes."""
+    """Classes that `torch.load` would call; it would only revive the others."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")

@@ -95,7 +95,7 @@ def average_precision(
 
 
 def _detections_above(image: NDArray[np.intp], positive: NDArray[np.intp], n_images: int) -> NDArray[np.int64]:
-    """Returns how many detections of each image rank at or above each true positive: `(positives, images)`.
+    """Counts the detections of each image that rank at or above each true positive: `(positives, images)`.
 
     Args:
         image: `(detections,)`: image of each detection of one class, the most confident first.

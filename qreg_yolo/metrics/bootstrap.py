@@ -1,4 +1,4 @@
-"""Paired bootstrap over images: how far a difference between models could be due to the choice of the images.
+"""Paired bootstrap over images: the part of a difference between models that may be due to the choice of images.
 
 Every model is measured on the same resampled images, so an image that is hard for both cancels out. The same
 resamples serve all conditions, since each corruption is shown on the same photographs: means over conditions get
@@ -28,7 +28,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval, in the unit of what it was computed from."""
+    """A confidence interval, in the unit of its metric."""
 
     lo: float
     hi: float
@@ -40,7 +40,7 @@ class Interval:
 
 
 def resample_weights(n_images: int, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[np.int64]:
-    """Returns how often each image is drawn, `(images, resamples)`: each column sums to ``n_images``.
+    """Returns the number of draws of each image, `(images, resamples)`: each column sums to ``n_images``.
 
     Args:
         n_images: Images to draw from, with replacement.

@@ -31,11 +31,11 @@ class PerImage(Protocol):
 
     @property
     def targets(self) -> NDArray[np.int32]:
-        """`(images, ...)`: what the labels say of each image."""
+        """`(images, ...)`: the labels of each image."""
 
     @property
     def names(self) -> NDArray[np.str_]:
-        """`(images,)`: what tells the images apart."""
+        """`(images,)`: the name of each image."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class ImageStatistics:
     hits: NDArray[np.uint16]
     """`(detections,)`: bit t is set where it is a true positive at the t-th of the 10 IoU thresholds."""
     targets: NDArray[np.int32]
-    """`(images, classes)`: how many objects of each class an image shows."""
+    """`(images, classes)`: number of objects of each class in each image."""
     names: NDArray[np.str_]
     """`(images,)`: paths relative to the split's image folder. They and their order are the same under every corruption
     and for every model: what is compared pairwise, or averaged over conditions, must have the same."""

@@ -1,4 +1,4 @@
-"""The robustness metrics, one function each. Points are 0..100; a missing condition makes what needs it nan, not 0."""
+"""The robustness metrics, one function each. Points are 0..100; a metric that lacks a condition is nan, not 0."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def map_delta(quantized: Values, fp32: Values, condition: str, severities: Seque
 
 
 def error_improvement(fp: float | Number, q: float | Number) -> Number:
-    """Returns by how much the error shrank, in percent points of a decade; positive where quantization helps.
+    """Returns the reduction of the error, in percent of a decade; positive if quantization helps.
 
     QReg (arXiv 2206.12372), Eq. 5: ``100 log10((100 - fp) / (100 - q))``. The base is not stated there; 10 is the one
     that gives the entries of its Table 1.

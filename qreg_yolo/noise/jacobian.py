@@ -161,7 +161,7 @@ def along(outputs: Outputs, weights: Weights, x: Tensor, direction: Weights) -> 
 
 
 def second_derivative(function: Callable[[Tensor], Tensor], y: Tensor, direction: Tensor) -> Tensor:
-    """Returns ``d^T H d`` of a function's Hessian H at ``y``, in the shape of what the function returns."""
+    """Returns ``d^T H d`` of a function's Hessian H at ``y``, in the shape of the function's value."""
     zero, one = y.new_zeros(()), y.new_ones(())
 
     def slope(t: Tensor) -> Tensor:
@@ -173,6 +173,6 @@ def second_derivative(function: Callable[[Tensor], Tensor], y: Tensor, direction
 
 
 def first_derivative(function: Callable[[Tensor], Tensor], y: Tensor, direction: Tensor) -> Tensor:
-    """Returns ``g^T d`` of a function's gradient g at ``y``, in the shape of what the function returns."""
+    """Returns ``g^T d`` of a function's gradient g at ``y``, in the shape of the function's value."""
     slope: Tensor = jvp(function, (y,), (direction,))[1]
     return slope.detach()

@@ -28,34 +28,34 @@ from qreg_yolo.noise.jacobian import Outputs, Weights, along, first_derivative, 
 Loss = Callable[[Tensor, Any], Tensor]
 """Takes outputs `(b, n)` and their target, returns the losses of the batch's units `(u,)`: samples, or the batch."""
 Advance = Callable[[int], object]
-"""Told how many batches more are done."""
+"""Callback; its argument is the number of further finished batches."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A network as a function of its weights, what it is measured on, and by what."""
+    """A network as a function of its weights, with its batches and losses."""
 
     outputs: Outputs
     batches: Sequence[tuple[Tensor, Any]]
     """Inputs `(b, ...)` and target; the whole sample."""
     losses: Mapping[str, Loss]
-    """By name."""
+    """Name -> loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossIncrease:
-    """By how much noise of each layer's variance raises a loss; intervals are over the draws, but for the last."""
+    """The rise of a loss by noise of each layer's variance; all intervals but the last are over the draws."""
 
     predicted: Interval
     """The spread under Gaussian noise: the theorem's penalty."""
     hessian: Interval
     """The term that the theorem drops, by the second derivative of the network: 0 on average for ReLU and no more."""
     shift: Interval
-    """The same term as it is for noise of this size: what the outputs move on average, kinks included."""
+    """The same term as it is for noise of this size: the average shift of the outputs, kinks included."""
     gaussian: Interval
     """Measured under Gaussian noise."""
     remainder: Interval
-    """Of that, what `predicted` and `shift` leave: higher orders."""
+    """The rest of it after `predicted` and `shift`: higher orders."""
     uniform: Interval
     """Measured under uniform noise."""
     quantization: Interval
@@ -80,7 +80,7 @@ def loss_increases(
     generator: torch.Generator,
     advance: Advance = lambda count: None,
 ) -> dict[str, LossIncrease]:
-    """Returns what noise does to every loss of a task.
+    """Measures the effect of noise on every loss of a task.
 
     Each draw is used with both signs, which takes the odd orders out: ``(L(w + d) + L(w - d)) / 2 - L(w)``. The terms
     of second order are taken along the same Gaussian draws.
@@ -124,7 +124,7 @@ def loss_increases(
 
 
 def passes(task: Task, draws: int) -> int:
-    """Returns how many batches `loss_increases` works through."""
+    """Returns the number of batches of `loss_increases`."""
     return len(task.batches) * (2 + 3 * draws)
 
 

@@ -1,4 +1,4 @@
-"""The weight noise of one network under many quantizations, and what it does to the network's loss."""
+"""The weight noise of one network under many quantizations, and its effect on the loss."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from qreg_yolo.errors import InvalidValueError
+from qreg_yolo.io import records
+from qreg_yolo.io.files import writable_project
 from qreg_yolo.noise.intervals import Interval, finite, mean_interval
 from qreg_yolo.noise.jacobian import Weights, squared_norms, weights_exposed
 from qreg_yolo.noise.perturbation import Advance, LossIncrease, Task, loss_increases, passes
@@ -18,24 +20,24 @@ from qreg_yolo.noise.sweep import Sweep, Variant
 from qreg_yolo.quant.convert import distinct_layers
 from qreg_yolo.quant.spec import FLOAT_BITS, LayerPlan, QuantSpec
 from qreg_yolo.quant.weight_noise import (
-    Rounding,
+    QuantizedWeight,
     WeightNoise,
     float_weight,
     no_noise,
     noise_of,
-    own_rounding,
     pooled,
-    rounding_after_training,
+    ptq_weights,
+    quantized_weights,
 )
 from qreg_yolo.terminal import Progress, no_progress
 
 Plan = Callable[[QuantSpec], Mapping[str, LayerPlan]]
-"""Says how a spec quantizes the network's layers."""
+"""Plans the layers of a network for a spec."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseRequest:
-    """What a track's ``measure`` is asked for; None: as the checkpoint was trained, or the default."""
+    """The request of a track's ``measure``; None: as the checkpoint was trained, or the default."""
 
     weights: Path
     sweep: Sweep = field(default_factory=Sweep)
@@ -45,20 +47,20 @@ class NoiseRequest:
     split: str | None = None
     """None: ``train``, because the theorem is about the training loss."""
     limit: int | None = None
-    """A fixed random subset of so many images; None: the track's ``LIMIT``."""
+    """Size of a fixed random subset; None: the track's ``LIMIT``."""
     device: str | None = None
     threads: int | None = None
     folder: Path | None = None
-    """Where the report is to be written: whether it can be is seen before the work."""
+    """Folder of the report, checked before the work."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One quantization of the weights, and what was measured of it."""
+    """One quantization of the weights and its measurements."""
 
     variant: Variant
     trained: bool
-    """Whether these are the quantizers that the network was trained with."""
+    """Whether the network was trained with these quantizers."""
     layers: Mapping[str, WeightNoise]
     """The layers whose weights are quantized, by full name."""
     total: WeightNoise
@@ -70,12 +72,12 @@ class Row:
     penalty: Interval | None = None
     """``sum_l sigma_l^2 ||dy/dw_l||_F^2`` at w_q, mean over the sample: the theorem's, for the squared error."""
     relative_norm: Interval | None = None
-    """``sum_l Var(w_l) ||dy/dw_l||_F^2`` at w_q, mean over the sample: unlike the norm itself it stays what it is where
-    BatchNorm follows a layer and the layer's weights are multiplied by a number."""
+    """``sum_l Var(w_l) ||dy/dw_l||_F^2`` at w_q, mean over the sample: unlike the norm itself, it does not change if
+    BatchNorm follows a layer and the layer's weights are rescaled."""
     of_images: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """``gradient_norm`` and ``relative_norm`` of each sample, to compare networks image by image."""
     losses: Mapping[str, LossIncrease] = field(default_factory=dict)
-    """By name; none where there is no noise."""
+    """Name -> rise; empty without noise."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
@@ -143,16 +145,16 @@ def study(
 
 def _cases(
     model: nn.Module, layers: Sequence[str], plan: Plan, sweep: Sweep, own: QuantSpec | None
-) -> Iterator[tuple[Variant, dict[str, Rounding]]]:
+) -> Iterator[tuple[Variant, dict[str, QuantizedWeight]]]:
     if own is not None:
-        yield Variant(own.method, (), own.weight_bits, own), own_rounding(model)
+        yield Variant(own.method, (), own.weight_bits, own), quantized_weights(model)
     for variant in sweep.variants():
         plans = {name: layer for name, layer in plan(variant.spec).items() if name in layers}
-        yield variant, rounding_after_training(model, plans)
+        yield variant, ptq_weights(model, plans)
 
 
 def _measured(
-    plain: Weights, rounding: Mapping[str, Rounding], sweep: Sweep, task: Task, advance: Advance
+    plain: Weights, rounding: Mapping[str, QuantizedWeight], sweep: Sweep, task: Task, advance: Advance
 ) -> dict[str, Any]:
     """Returns a row's gradients, penalty and losses; the draws are the same for every row."""
     ideal, quantized = _both(plain, rounding)
@@ -188,7 +190,7 @@ def _variances(tensors: Weights) -> Tensor:
 
 
 @torch.no_grad()
-def _both(plain: Weights, rounding: Mapping[str, Rounding]) -> tuple[Weights, Weights]:
+def _both(plain: Weights, rounding: Mapping[str, QuantizedWeight]) -> tuple[Weights, Weights]:
     """Returns the weights before and after rounding, as the network uses them; the others as they are in both."""
     ideal = {name: quantizer.ideal(weight).to(weight.dtype) for name, (quantizer, weight) in rounding.items()}
     quantized = {name: quantizer(weight) for name, (quantizer, weight) in rounding.items()}
@@ -201,8 +203,39 @@ def gradient_layers(model: nn.Module, plan: Plan) -> list[str]:
     return [name for name in distinct_layers(model) if name in possible]
 
 
+def study_report(
+    model: nn.Module,
+    plan: Plan,
+    request: NoiseRequest,
+    *,
+    spec: QuantSpec,
+    about: Mapping[str, Any],
+    data: Mapping[str, Any] | None,
+    task: Task | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Returns the `report` of a checkpoint's `study`.
+
+    Args:
+        model: The network.
+        plan: How a spec quantizes it.
+        request: The request of a track's ``measure``.
+        spec: The quantization of its training.
+        about: The track and the name of the model.
+        data: Dataset, split and number of images of ``task``.
+        task: As in `study`.
+        progress: As in `study`.
+    """
+    if request.folder is not None:
+        writable_project(request.folder, "--out")
+    own = spec if quantized_weights(model) else None
+    rows = study(model, gradient_layers(model, plan), plan, request.sweep, own=own, task=task, progress=progress)
+    described = {"weights": str(request.weights), **about, "label": spec.label, **records.provenance(), **(data or {})}
+    return report(described, request.sweep, rows)
+
+
 def report(about: Mapping[str, Any], sweep: Sweep, rows: Sequence[Row]) -> dict[str, Any]:
-    """Returns a study as plain values for JSON: what was measured, how, and a row per quantization.
+    """Returns a study as plain values for JSON: data, settings, and a row per quantization.
 
     Args:
         about: The checkpoint and the data.

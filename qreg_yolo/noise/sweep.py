@@ -29,7 +29,7 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Methods by widths, and how the loss is sampled.
+    """Methods, widths, and the sampling of the loss.
 
     Raises:
         ValueError: An unknown method (the nearest is named), a width other than 1..8 and 32, one that is given twice,
@@ -47,7 +47,7 @@ class Sweep:
     draws: int = 16
     """Random perturbations of each distribution, 4 or more; each is used with both signs."""
     seed: int = 0
-    """Of the perturbations."""
+    """Seed of the perturbations."""
 
     def __post_init__(self) -> None:
         for name, values in (("methods", self.methods), ("bits", self.bits)):
@@ -63,7 +63,7 @@ class Sweep:
                 self._spec(method, bits)
 
     def variants(self) -> Iterator[Variant]:
-        """Yields what is to be measured, method by method; what several methods share comes once."""
+        """Yields the variants to measure, method by method; one that several methods share comes once."""
         shown = set()
         for method in self.methods:
             for bits in self.bits:

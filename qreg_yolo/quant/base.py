@@ -1,4 +1,4 @@
-"""The quantizer interface: a small module that turns floats into floats on a grid, and into integer codes."""
+"""The interface of all quantizers: floats to floats on a grid, and to integer codes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qreg_yolo.errors import CalibrationError
+from qreg_yolo.quant.functional import grid_bounds
 from qreg_yolo.quant.spec import QuantizerSpec
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -18,8 +19,8 @@ _HALF = (torch.float16, torch.bfloat16)
 def keep_float32(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """Returns ``fn`` without its casts to half precision (for `torch.nn.Module._apply`).
 
-    Hosts halve whole checkpoints; a step size loses three digits then, or underflows to 0, and weights that are
-    rounded change their codes. Moves to another device and casts to float32 or float64 still happen.
+    Training frameworks halve whole checkpoints. A step size would lose three digits or underflow to 0, and rounded
+    weights would change their codes. Moves to another device and casts to float32 or float64 still happen.
     """
 
     def wrapped(tensor: Tensor) -> Tensor:
@@ -35,11 +36,11 @@ class Quantizer(nn.Module, ABC):
     """A fake-quantizer of one tensor: float in, float on the grid out.
 
     Subclasses are final: one per method and kind of tensor. A quantizer that learns its range must be calibrated
-    before its first forward; the flag is a buffer, so that it travels with ``state_dict``.
+    before its first forward; the flag is a buffer, so that ``state_dict`` holds it.
 
     Args:
-        spec: What to do.
-        channels: Number of output channels where the range is per channel, else None.
+        spec: Method, width and options.
+        channels: Number of output channels of the layer; used if the range is per channel.
     """
 
     initialized: Tensor
@@ -58,7 +59,7 @@ class Quantizer(nn.Module, ABC):
 
     @property
     def is_initialized(self) -> bool:
-        """Whether `forward` can run (mirrors the buffer, so that forward never reads a tensor to decide)."""
+        """Whether `forward` can run (a copy of the buffer, so that forward reads no tensor to decide)."""
         return self._is_initialized
 
     @property
@@ -66,47 +67,48 @@ class Quantizer(nn.Module, ABC):
         """Width in bits."""
         return self.spec.bits
 
+    @property
+    def quant_min(self) -> int:
+        """Smallest code."""
+        return grid_bounds(self.bits, signed=bool(self.spec.signed))[0]
+
+    @property
+    def quant_max(self) -> int:
+        """Largest code."""
+        return grid_bounds(self.bits, signed=bool(self.spec.signed))[1]
+
+    @property
+    def binary(self) -> bool:
+        """Whether the only codes are -1 and +1."""
+        return self.bits == 1 and self.quant_min < 0
+
     def calibrate(self, x: Tensor) -> None:
-        """Takes ``x`` as one calibration batch; several calls average. Nothing to do where no range is learned."""
+        """Observes one calibration batch; quantizers that learn no range ignore it."""
         del x
 
     def finish_calibration(self) -> None:
-        """Ends a calibration: what it decided goes into `spec`, its running sums are dropped."""
+        """Sets the range from the observed batches, and `spec` from what was decided."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Returns ``x`` on the quantization grid, same shape and dtype."""
 
-    @abstractmethod
+    @torch.no_grad()
     def to_int(self, x: Tensor) -> Tensor:
         """Returns the integer codes of ``x`` (int32, same shape)."""
+        self.require_initialized()
+        return self._codes(x).to(torch.int32)
 
     @abstractmethod
-    def grid(self) -> tuple[int, int]:
-        """Returns the smallest and the largest code."""
+    def _codes(self, x: Tensor) -> Tensor:
+        """Returns the codes of ``x`` as floats."""
 
     @abstractmethod
     def clipped(self, x: Tensor) -> Tensor:
         """Returns a boolean mask of the values outside the clipping range."""
 
-    def ideal(self, x: Tensor) -> Tensor:
-        """Returns what `forward` would give with infinitely fine levels and no clipping, in the same unit."""
-        return x.detach()
-
-    def on_grid(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns `ideal` and `forward` in the unit of the grid, where a method rescales what it returns."""
-        return self.ideal(x), self(x).detach()
-
-    @abstractmethod
-    def spacing(self, x: Tensor) -> Tensor:
-        """Returns the distance of neighbouring levels in the unit of the grid, broadcasting against ``x``."""
-
     def require_initialized(self) -> None:
-        """Raises unless the range is known.
-
-        Raises:
-            RuntimeError: The quantizer was never calibrated.
-        """
+        """Raises `CalibrationError` if the quantizer was never calibrated."""
         if not self._is_initialized:
             raise CalibrationError(
                 f"{type(self).__name__} ({self.extra_repr()}) has no range yet. Run "
@@ -114,11 +116,7 @@ class Quantizer(nn.Module, ABC):
             )
 
     def require_data(self, *, seen: bool, finite: bool) -> None:
-        """Raises unless calibration has seen batches, and finite values only.
-
-        Raises:
-            RuntimeError: It has not.
-        """
+        """Raises `CalibrationError` unless calibration saw batches, and finite values only."""
         if not seen:
             raise CalibrationError(
                 f"No calibration batch reached {type(self).__name__} ({self.extra_repr()}). Exclude the layer, or "

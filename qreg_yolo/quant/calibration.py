@@ -1,4 +1,4 @@
-"""Initialises every quantizer of a model from its weights and a few batches."""
+"""Calibration: the initial ranges of all quantizers, from the weights and a few batches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qreg_yolo.errors import CalibrationError, InvalidValueError
 from qreg_yolo.quant.base import Quantizer
 from qreg_yolo.quant.convert import dequantize_model, quantized_layers
-from qreg_yolo.quant.layers import QuantConv2d, QuantLinear
+from qreg_yolo.quant.layers import QuantLayer
 
 
 def uninitialized_quantizers(model: nn.Module) -> list[str]:
@@ -22,22 +22,22 @@ def uninitialized_quantizers(model: nn.Module) -> list[str]:
 
 
 UNREACHED: tuple[str, ...] = ("float", "error")
-"""Choices for a layer that no calibration batch reaches."""
+"""Choices for the layers that no calibration batch reaches."""
 _UNCALLED = "no calibration batch called it: its weight is read directly, or it runs in training alone"
 _EMPTY = "calibration batches gave it empty inputs only"
 
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """What `calibrate` did."""
+    """Result of `calibrate`."""
 
     initialized: int = 0
-    """Quantizers that got their range."""
+    """Number of quantizers that got their range."""
     unreached: dict[str, str] = field(default_factory=dict)
-    """Layers that were converted back to full precision, by full name, with the reason."""
+    """Full name -> reason, for each layer that was converted back to full precision."""
 
     def __str__(self) -> str:
-        """Returns a line, and one per layer that was converted back."""
+        """Returns a summary line and one line per layer that was converted back."""
         lines = [f"{self.initialized} quantizers calibrated"]
         return "\n".join(lines + [f"  {name}: left in full precision, {why}" for name, why in self.unreached.items()])
 
@@ -50,30 +50,29 @@ def calibrate(
     unreached: Literal["float", "error"] = "float",
     frozen: Collection[str] = (),
 ) -> CalibrationReport:
-    """Initialises the quantizers that are not initialised yet, in place; returns what it did.
+    """Initialises all quantizers without a range, in place; returns a report.
 
-    Weight quantizers take their range from the weights. Input quantizers watch the float network on ``batches``
-    (nothing is quantized meanwhile), with BatchNorm on batch statistics, so that an untrained network gets sensible
-    ranges too; BatchNorm's buffers and every module's mode are restored.
+    Weight quantizers take their range from the weights, input quantizers from the inputs in the float network on
+    ``batches``. BatchNorm uses batch statistics meanwhile, so that an untrained network gets sensible ranges too;
+    its buffers and every module's mode are restored.
 
-    A layer that none of the batches reaches is converted back to full precision, with the same Parameter objects: its
-    quantizers would never run, as in torchvision's Swin Transformer, whose attention reads ``qkv.weight``. Layers whose
-    ranges were learned before stay as they are. So call this before an optimizer is built, and give in one call batches
-    that use all layers. Without batches nothing is known about which layers run, and nothing is converted.
+    A layer that no batch reaches is converted back to full precision, with the same Parameter objects: its quantizers
+    would never run. An example is the attention of torchvision's Swin Transformer, which reads ``qkv.weight`` directly.
+    Layers that already have ranges stay unchanged, and without batches no layer is converted. So call this once, before
+    an optimizer is built, with batches that use all layers.
 
     Args:
-        model: A model that `quantize_model` has been through.
-        batches: What ``forward`` takes, by default one input tensor each. Not touched where every layer has learned
-            its ranges.
+        model: A model that was passed to `quantize_model`.
+        batches: Arguments of ``forward``; by default one input tensor each. Not read if every layer has ranges.
         forward: Runs the model on one batch; default ``model(batch)``.
-        unreached: ``float`` converts the layers that no batch reaches back, ``error`` raises.
-        frozen: Full names of BatchNorm layers that training will leave in eval mode: they use their running statistics
-            here too, or the ranges would be those of inputs that training never sees.
+        unreached: What to do with layers that no batch reaches: ``float`` converts them back, ``error`` raises.
+        frozen: Full names of BatchNorm layers that training will keep in eval mode. They use their running statistics
+            here too; otherwise the ranges would fit inputs that training never sees.
 
     Raises:
-        RuntimeError: A quantizer is left without a range: no batches, or values that are not finite; or a layer that no
-            batch reached, where that is an error.
-        ValueError: ``unreached`` is something else.
+        RuntimeError: A quantizer without a range: no batches, values that are not finite, or an unreached layer with
+            ``unreached="error"``.
+        ValueError: Another value of ``unreached``.
     """
     if unreached not in UNREACHED:
         raise InvalidValueError(f"unreached={unreached!r} is not one of: {', '.join(UNREACHED)}.")
@@ -99,7 +98,7 @@ def calibrate(
     return CalibrationReport(sum(quantizer.is_initialized for quantizer in missing), left)
 
 
-def _has_learned(layer: QuantConv2d | QuantLinear) -> bool:
+def _has_learned(layer: QuantLayer) -> bool:
     """Returns whether a layer learns ranges and has all of them."""
     quantizers = (layer.weight_fake_quant, layer.input_fake_quant)
     learning = [quantizer for quantizer in quantizers if quantizer is not None and quantizer.learns_range]
@@ -110,7 +109,7 @@ def _needs_data(quantizer: Quantizer | None) -> bool:
     return quantizer is not None and not quantizer.is_initialized
 
 
-def _initialize(name: str, layer: QuantConv2d | QuantLinear) -> None:
+def _initialize(name: str, layer: QuantLayer) -> None:
     weight, act = layer.weight_fake_quant, layer.input_fake_quant
     if weight is not None and not weight.is_initialized:
         weight.calibrate(layer.weight.detach())
@@ -122,7 +121,7 @@ def _initialize(name: str, layer: QuantConv2d | QuantLinear) -> None:
 
 
 class _Watcher(nn.Module):
-    """Takes an input quantizer's place in calibration: notes that its layer runs, and passes the input on.
+    """Stand-in for an input quantizer during calibration: records that its layer runs, and returns the input.
 
     A forward hook would miss a layer whose ``forward`` is called by name, and inputs given by keyword.
     """
@@ -143,19 +142,15 @@ class _Watcher(nn.Module):
 
 def _watch_inputs(
     model: nn.Module,
-    waiting: Mapping[str, QuantConv2d | QuantLinear],
+    waiting: Mapping[str, QuantLayer],
     batches: Iterable[Any],
     forward: Callable[[nn.Module, Any], object],
     frozen: Collection[str],
 ) -> dict[str, str]:
-    """Shows the inputs of the waiting layers to their quantizers; returns the layers that were not reached, and why.
-
-    Raises:
-        RuntimeError: There is no batch, and an input quantizer that needs one.
-    """
+    """Shows their inputs to the quantizers of the waiting layers; returns the layers not reached, with the reason."""
     hungry = {layer.input_fake_quant for layer in waiting.values() if _needs_data(layer.input_fake_quant)}
-    watchers: dict[QuantConv2d | QuantLinear, _Watcher] = {}
-    for layer in waiting.values():  # a layer under several names comes once for each
+    watchers: dict[QuantLayer, _Watcher] = {}
+    for layer in waiting.values():  # a layer with several names occurs once per name
         quantizer = layer.input_fake_quant
         observe = quantizer.calibrate if quantizer is not None and quantizer in hungry else None
         watchers.setdefault(layer, _Watcher(observe))
@@ -178,27 +173,22 @@ def _watch_inputs(
 
 @contextmanager
 def quantizers_off(model: nn.Module) -> Iterator[None]:
-    """Runs the model in full precision inside the block: the quantized layers hold no quantizer meanwhile."""
-    held = [(layer, layer.weight_fake_quant, layer.input_fake_quant) for layer in quantized_layers(model).values()]
+    """Removes all quantizers inside the block: the model runs in full precision."""
+    removed = [(layer, layer.weight_fake_quant, layer.input_fake_quant) for layer in quantized_layers(model).values()]
     try:
-        for layer, _, _ in held:
+        for layer, _, _ in removed:
             layer.weight_fake_quant = None
             layer.input_fake_quant = None
         yield
     finally:
-        for layer, weight, act in held:
+        for layer, weight, act in removed:
             layer.weight_fake_quant = weight
             layer.input_fake_quant = act
 
 
 @contextmanager
 def batch_statistics(model: nn.Module, frozen: Collection[str] = ()) -> Iterator[None]:
-    """Runs BatchNorm on batch statistics inside the block (all else in eval mode); restores modes and buffers.
-
-    Args:
-        model: The network.
-        frozen: Full names of BatchNorm layers that stay in eval mode.
-    """
+    """Runs BatchNorm on batch statistics inside the block, except ``frozen``; then restores modes and buffers."""
     norms = [
         module
         for name, module in model.named_modules()

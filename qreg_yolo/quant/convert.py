@@ -1,4 +1,4 @@
-"""The replacement pass: float layers out, quantized layers in, and back."""
+"""Replacement of float layers by quantized ones, and back."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ from qreg_yolo.errors import InvalidValueError, did_you_mean
 from qreg_yolo.quant.layers import QuantConv2d, QuantLayer, QuantLinear
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
 
-_SWAPS: dict[type[nn.Module], type[QuantConv2d] | type[QuantLinear]] = {
-    nn.Conv2d: QuantConv2d,
-    nn.Linear: QuantLinear,
-}
+_SWAPS: dict[type[nn.Module], type[QuantLayer]] = {nn.Conv2d: QuantConv2d, nn.Linear: QuantLinear}
 
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What `quantize_model` did: plans by full layer name, and why the other layers were left."""
+    """Result of `quantize_model`: the plans by full layer name, and the reasons for the other layers."""
 
     swapped: dict[str, LayerPlan] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -40,9 +37,9 @@ def _sides(plan: LayerPlan) -> str:
 
 
 def candidate_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
-    """Yields ``(fqn, parent, attribute, layer)`` of every convolution and linear layer, quantized ones included.
+    """Yields ``(fqn, parent, attribute, layer)`` of every convolution and linear layer, quantized or not.
 
-    In the order of registration. A layer that is held in several places comes once for each.
+    The order is that of registration. A layer registered in several places is yielded once for each.
     """
     seen = set()
     for fqn, layer in list(model.named_modules(remove_duplicate=False)):
@@ -55,7 +52,7 @@ def candidate_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn
 
 
 def distinct_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Returns every convolution and linear layer once, by the first of its names."""
+    """Returns every convolution and linear layer once, under the first of its names."""
     names: dict[nn.Module, str] = {}
     for name, _, _, layer in candidate_layers(model):
         names.setdefault(layer, name)
@@ -80,7 +77,7 @@ def plan_quantization(
     keep_float: Mapping[str, str] | None = None,
     pretrained: bool = False,
 ) -> ConversionReport:
-    """Returns what `quantize_model` would do, changing nothing. Arguments and errors as there."""
+    """Returns the result of `quantize_model` without changing the model; same arguments and errors."""
     layers = {fqn: (parent, attribute, layer) for fqn, parent, attribute, layer in candidate_layers(model)}
     keep_float = keep_float or {}
     _check_names(spec, first_last_layers, keep_float, list(layers))
@@ -100,11 +97,10 @@ def plan_quantization(
 
 
 def apply_plan(model: nn.Module, plans: Mapping[str, LayerPlan]) -> None:
-    """Puts quantized layers in by their plans, in place; layers that have their plan already stay untouched.
+    """Replaces layers by quantized ones according to their plans, in place; those that already agree stay.
 
     Raises:
-        ValueError: A name that is no layer of the model, a layer that cannot be quantized, or one that is quantized
-            otherwise.
+        ValueError: An unknown layer, one that cannot be quantized, or one that is quantized differently.
     """
     layers = {fqn: (parent, attribute, layer) for fqn, parent, attribute, layer in candidate_layers(model)}
     swaps = []
@@ -121,11 +117,11 @@ def apply_plan(model: nn.Module, plans: Mapping[str, LayerPlan]) -> None:
             raise InvalidValueError(
                 f"Layer '{fqn}' is quantized already, as {layer.plan}. Call dequantize_model first to change it."
             )
-    done: dict[tuple[int, LayerPlan], nn.Module] = {}  # a layer under several names stays one layer
+    done: dict[tuple[int, LayerPlan], nn.Module] = {}  # a layer with several names stays one layer
     for parent, attribute, layer, plan in swaps:
         key = (id(layer), plan)
         if key not in done:
-            done[key] = _SWAPS[type(layer)].from_float(layer, plan)  # type: ignore[arg-type]
+            done[key] = _SWAPS[type(layer)].from_float(layer, plan)
         setattr(parent, attribute, done[key])
 
 
@@ -137,21 +133,21 @@ def quantize_model(
     keep_float: Mapping[str, str] | None = None,
     pretrained: bool = False,
 ) -> ConversionReport:
-    """Replaces every `Conv2d` and `Linear` by its quantized form, in place; returns what it did and why not.
+    """Replaces every `Conv2d` and `Linear` by its quantized form, in place; returns the plans and skipped layers.
 
-    Parameters keep their objects and names. Called again with the same spec it changes nothing. Layers of another
-    type (subclasses too: they may read the weight themselves) are skipped with the reason.
+    Parameters keep their objects and names. A second call with the same spec changes nothing. Layers of other types,
+    subclasses included (they may read the weight themselves), are skipped with the reason.
 
     Args:
         model: Any module.
-        spec: What is asked for; its patterns are matched against full layer names.
+        spec: The request; its patterns are matched against full layer names.
         first_last_layers: Full names of the first and last layers, which get ``spec.first_last_bits``.
-        keep_float: Full names that stay in full precision, with the reason for the report.
+        keep_float: Full name -> reason, for layers that stay in full precision.
         pretrained: Whether trained float weights are (or will be) loaded: DoReFa then keeps their scale.
 
     Raises:
-        ValueError: A pattern or name that matches no layer (the nearest is given), or a layer that is quantized
-            otherwise already; the model is as it was then.
+        ValueError: A pattern or name that matches no layer (the nearest is given), or a layer that is already quantized
+            differently. The model is unchanged then.
     """
     report = plan_quantization(
         model, spec, first_last_layers=first_last_layers, keep_float=keep_float, pretrained=pretrained
@@ -161,20 +157,20 @@ def quantize_model(
 
 
 def dequantize_model(model: nn.Module, names: Collection[str] | None = None) -> list[str]:
-    """Undoes `quantize_model` in place, keeping the Parameter objects; returns the names of the layers undone.
+    """Undoes `quantize_model` in place, keeping the Parameter objects; returns the names of the float layers.
 
     Args:
         model: Any module.
-        names: Full names of the layers to undo, all names of a layer that has several; None: every quantized layer.
+        names: Full names of the layers (all names of a layer with several); None: every quantized layer.
 
     Raises:
-        ValueError: A name that is no quantized layer (the nearest is given); the model is as it was then.
+        ValueError: A name of no quantized layer (the nearest is given). The model is unchanged then.
     """
     quantized = quantized_layers(model)
     for name in names or ():
         if name not in quantized:
             raise InvalidValueError(f"The model has no quantized layer '{name}'.{did_you_mean(name, quantized)}")
-    done: dict[QuantConv2d | QuantLinear, nn.Module] = {}  # a layer under several names stays one layer
+    done: dict[nn.Module, nn.Module] = {}  # a layer with several names stays one layer
     undone = []
     for fqn, parent, attribute, layer in candidate_layers(model):
         if isinstance(layer, QuantLayer) and (names is None or fqn in names):
@@ -185,7 +181,7 @@ def dequantize_model(model: nn.Module, names: Collection[str] | None = None) -> 
     return undone
 
 
-def quantized_layers(model: nn.Module) -> dict[str, QuantConv2d | QuantLinear]:
+def quantized_layers(model: nn.Module) -> dict[str, QuantLayer]:
     """Returns the quantized layers by full name."""
     return {fqn: layer for fqn, _, _, layer in candidate_layers(model) if isinstance(layer, QuantLayer)}
 
@@ -227,7 +223,7 @@ def _check_names(
 
 
 def plans_agree(present: LayerPlan, wanted: LayerPlan) -> bool:
-    """Returns whether the plans agree, a calibrated signedness counting as an answer to an open one."""
+    """Returns whether the plans agree; a calibrated signedness agrees with an open one."""
     if present.weight != wanted.weight or (present.input is None) != (wanted.input is None):
         return False
     if present.input is None or wanted.input is None or wanted.input.signed is not None:

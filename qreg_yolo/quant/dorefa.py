@@ -14,13 +14,22 @@ from qreg_yolo.quant.functional import (
     dorefa_quantize_activation,
     dorefa_quantize_weight,
     dorefa_weight_codes,
-    dorefa_weight_spacing,
+    dorefa_weight_step,
+    grid_bounds,
 )
 
 
 @final
 class DoReFaWeightQuantizer(Quantizer):
     """DoReFa of a weight: tanh, division by the largest magnitude, 2^k uniform levels on [-1, 1]; nothing learned."""
+
+    @property
+    def quant_min(self) -> int:
+        return 0
+
+    @property
+    def quant_max(self) -> int:
+        return grid_bounds(self.bits, signed=False)[1]
 
     def forward(self, x: Tensor) -> Tensor:
         if self.spec.rescale is None:
@@ -36,27 +45,25 @@ class DoReFaWeightQuantizer(Quantizer):
             rescale=self.spec.rescale,
         )
 
-    def to_int(self, x: Tensor) -> Tensor:
-        return dorefa_weight_codes(x, bits=self.bits, per_channel=self.channels is not None).to(torch.int32)
-
-    def grid(self) -> tuple[int, int]:
-        return 0, 2**self.bits - 1
+    def _codes(self, x: Tensor) -> Tensor:
+        return dorefa_weight_codes(x, bits=self.bits, per_channel=self.channels is not None)
 
     def clipped(self, x: Tensor) -> Tensor:
         return torch.zeros_like(x, dtype=torch.bool)
 
     def ideal(self, x: Tensor) -> Tensor:
-        return self._ideal(x, rescale=bool(self.spec.rescale))
+        """Returns the output with infinitely fine levels."""
+        per_channel, rescale = self.channels is not None, bool(self.spec.rescale)
+        return dorefa_ideal_weight(x, bits=self.bits, per_channel=per_channel, rescale=rescale)
 
-    def on_grid(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        quantized = dorefa_quantize_weight(x.detach(), bits=self.bits, per_channel=self.channels is not None)
-        return self._ideal(x, rescale=False), quantized
-
-    def spacing(self, x: Tensor) -> Tensor:
-        return dorefa_weight_spacing(x, bits=self.bits, per_channel=self.channels is not None)
-
-    def _ideal(self, x: Tensor, rescale: bool) -> Tensor:
-        return dorefa_ideal_weight(x, bits=self.bits, per_channel=self.channels is not None, rescale=rescale)
+    def on_grid(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns `ideal`, the output and the step between neighbouring levels, all before rescaling."""
+        x, bits, per_channel = x.detach(), self.bits, self.channels is not None
+        return (
+            dorefa_ideal_weight(x, bits=bits, per_channel=per_channel),
+            dorefa_quantize_weight(x, bits=bits, per_channel=per_channel),
+            dorefa_weight_step(x, bits=bits, per_channel=per_channel),
+        )
 
 
 @final
@@ -66,14 +73,8 @@ class DoReFaInputQuantizer(Quantizer):
     def forward(self, x: Tensor) -> Tensor:
         return dorefa_quantize_activation(x, bits=self.bits)
 
-    def to_int(self, x: Tensor) -> Tensor:
-        return dorefa_activation_codes(x.detach(), bits=self.bits).to(torch.int32)
-
-    def grid(self) -> tuple[int, int]:
-        return 0, 2**self.bits - 1
-
-    def spacing(self, x: Tensor) -> Tensor:
-        return torch.full((), 1.0 / (2**self.bits - 1), device=x.device)
+    def _codes(self, x: Tensor) -> Tensor:
+        return dorefa_activation_codes(x, bits=self.bits)
 
     def clipped(self, x: Tensor) -> Tensor:
         return (x.detach() < 0) | (x.detach() > 1)

@@ -25,17 +25,17 @@ class Inspection:
     weights: str
     """The checkpoint's path, as given."""
     label: str
-    """For example `lsq-w4a4`, or `fp32`."""
+    """Such as `lsq-w4a4`, or `fp32`."""
     imgsz: int
     """Image side the MACs are counted at, pixels."""
     layers: list[LayerReport]
     """One report per convolution and linear layer."""
     size: ModelSize
     """MB at the bit widths, and in fp32."""
-    spare_layers: list[str] = field(default_factory=list)
-    """Layers of an end-to-end head that inference goes without; they run and count like all others."""
+    unused_branch: list[str] = field(default_factory=list)
+    """Layers of an end-to-end head that inference skips; they are counted like all others."""
     warning: str | None = None
-    """What is odd about the checkpoint."""
+    """A fault of the checkpoint."""
 
     @property
     def bit_operations(self) -> int:
@@ -48,7 +48,7 @@ class Inspection:
         return sum((layer.macs or 0) * FLOAT_BITS * FLOAT_BITS for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns everything as plain values, for JSON (which has no infinity: a lossless layer's SQNR is None)."""
+        """Returns plain values for JSON, which has no infinity: the SQNR of a lossless layer is None."""
         return {
             "weights": self.weights,
             "label": self.label,
@@ -57,12 +57,12 @@ class Inspection:
             "bit_operations": self.bit_operations,
             "float_bit_operations": self.float_bit_operations,
             "warning": self.warning,
-            "spare_layers": self.spare_layers,
+            "spare_layers": self.unused_branch,
             "layers": [{key: _finite(value) for key, value in layer.to_dict().items()} for layer in self.layers],
         }
 
     def to_text(self) -> str:
-        """Returns a table for a terminal; offsets have a column where there are any."""
+        """Returns a table for a terminal, with a column of offsets if there are any."""
         shifted = any(layer.input_offset is not None for layer in self.layers)
         header = [*_WEIGHT_COLUMNS, *_INPUT_COLUMNS, *(["offset"] if shifted else []), "MMACs"]
         lines = table([header, *(_row(layer, shifted) for layer in self.layers)])
@@ -71,16 +71,16 @@ class Inspection:
             f"{self.label}: {self.size.quantized_mb:.2f} MB at its bit widths, {self.size.float_mb:.2f} MB in fp32",
             f"Bit-operations at {self.imgsz} px: {self.bit_operations / 1e9:.2f} G, 1/{ratio:.1f} of fp32",
         ]
-        if self.spare_layers:
-            lines.append(self._spare_line())
+        if self.unused_branch:
+            lines.append(self._unused_line())
         return "\n".join([*lines, *([f"Warning: {self.warning}"] if self.warning else [])])
 
-    def _spare_line(self) -> str:
-        spare = [layer for layer in self.layers if layer.name in self.spare_layers]
-        weights = sum(layer.weights * layer.weight_bits for layer in spare) / 8e6
-        operations = sum(layer.bit_operations or 0 for layer in spare) / 1e9
+    def _unused_line(self) -> str:
+        unused = [layer for layer in self.layers if layer.name in self.unused_branch]
+        weights = sum(layer.weights * layer.weight_bits for layer in unused) / 8e6
+        operations = sum(layer.bit_operations or 0 for layer in unused) / 1e9
         return (
-            f"Both branches of the head are counted; inference goes without {len(spare)} layers of them: "
+            f"Both branches of the head are counted; inference skips {len(unused)} of their layers: "
             f"{weights:.2f} MB of weights, {operations:.2f} G bit-operations"
         )
 
@@ -103,10 +103,7 @@ def _row(layer: LayerReport, shifted: bool) -> list[str]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Runs what is inside on one thread.
-
-    Many small tensors: on a busy machine a second thread makes them 20 times slower, and never faster.
-    """
+    """Runs the block on one thread: on a busy machine, a second one slows many small tensors down 20 times."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

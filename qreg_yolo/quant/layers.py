@@ -1,8 +1,8 @@
-"""Convolution and linear layers that hold a weight and an input fake-quantizer, either of them optional."""
+"""Convolution and linear layers with a weight and an input fake-quantizer, both optional."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,9 +13,13 @@ from qreg_yolo.quant.lsq import LSQInputQuantizer, LSQWeightQuantizer
 from qreg_yolo.quant.lsq_plus import LSQPlusInputQuantizer
 from qreg_yolo.quant.pact import PACTInputQuantizer
 from qreg_yolo.quant.range_gradient import convolve
-from qreg_yolo.quant.spec import LayerPlan, QuantizerSpec
+from qreg_yolo.quant.spec import LayerPlan
 
-WEIGHT_QUANTIZERS: dict[str, type[Quantizer]] = {
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+WeightQuantizer: TypeAlias = LSQWeightQuantizer | DoReFaWeightQuantizer
+WEIGHT_QUANTIZERS: dict[str, type[WeightQuantizer]] = {
     "lsq": LSQWeightQuantizer,
     "lsq+": LSQWeightQuantizer,
     "dorefa": DoReFaWeightQuantizer,
@@ -39,90 +43,63 @@ def _rebuild(module: nn.Module, cls: type[_Layer]) -> _Layer:
     return new
 
 
-def _make(table: dict[str, type[Quantizer]], spec: QuantizerSpec | None, layer: nn.Module) -> Quantizer | None:
-    if spec is None:
-        return None
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    return table[spec.method](spec, channels=weight.shape[0]).to(weight.device).train(layer.training)
+class QuantLayer(nn.Module):
+    """Base class of the layers that replace float layers."""
 
-
-def _attach(layer: QuantConv2d | QuantLinear, plan: LayerPlan) -> None:
-    # register_module: a plain assignment of None would make an attribute that is no submodule.
-    layer.register_module("weight_fake_quant", _make(WEIGHT_QUANTIZERS, plan.weight, layer))
-    layer.register_module("input_fake_quant", _make(INPUT_QUANTIZERS, plan.input, layer))
-
-
-def _plan_of(layer: QuantConv2d | QuantLinear) -> LayerPlan:
-    weight, act = layer.weight_fake_quant, layer.input_fake_quant
-    return LayerPlan(weight=weight.spec if weight else None, input=act.spec if act else None)
-
-
-class QuantConv2d(nn.Conv2d):
-    """A `torch.nn.Conv2d` on fake-quantized weights and inputs.
-
-    Shapes as `torch.nn.Conv2d`: input `(n, c_in, h, w)`, weight `(c_out, c_in / groups, k_h, k_w)`.
-    """
-
-    weight_fake_quant: Quantizer | None
+    float_type: ClassVar[type[nn.Module]]
+    """The type of layer that it replaces."""
+    weight: Tensor
+    weight_fake_quant: WeightQuantizer | None
     input_fake_quant: Quantizer | None
 
     @classmethod
-    def from_float(cls, conv: nn.Conv2d, plan: LayerPlan) -> QuantConv2d:
-        """Returns ``conv`` with quantizers; weight and bias stay the same Parameter objects."""
-        layer = _rebuild(conv, cls)
-        _attach(layer, plan)
-        return layer
+    def from_float(cls, layer: nn.Module, plan: LayerPlan) -> Self:
+        """Returns a float layer with quantizers; weight and bias stay the same Parameter objects."""
+        new = _rebuild(layer, cls)
+        weight = act = None
+        if plan.weight is not None:
+            weight = WEIGHT_QUANTIZERS[plan.weight.method](plan.weight, channels=len(new.weight))
+        if plan.input is not None:
+            act = INPUT_QUANTIZERS[plan.input.method](plan.input)
+        for name, quantizer in (("weight_fake_quant", weight), ("input_fake_quant", act)):
+            # Assigning None would make an attribute that is no submodule.
+            new.register_module(name, quantizer and quantizer.to(new.weight.device).train(layer.training))
+        return new
 
-    def to_float(self) -> nn.Conv2d:
-        """Returns the plain layer with the same Parameter objects."""
-        conv = _rebuild(self, nn.Conv2d)
-        del conv._modules["weight_fake_quant"], conv._modules["input_fake_quant"]
-        return conv
+    def to_float(self) -> nn.Module:
+        """Returns the float layer with the same Parameter objects."""
+        layer = _rebuild(self, self.float_type)
+        del layer._modules["weight_fake_quant"], layer._modules["input_fake_quant"]
+        return layer
 
     @property
     def plan(self) -> LayerPlan:
-        """What the layer's quantizers do now (resolved where calibration has decided)."""
-        return _plan_of(self)
+        """The quantizers' specs, with what calibration decided."""
+        weight, act = self.weight_fake_quant, self.input_fake_quant
+        return LayerPlan(weight=weight.spec if weight else None, input=act.spec if act else None)
+
+    def _quantized_weight(self) -> Tensor:
+        return self.weight if self.weight_fake_quant is None else self.weight_fake_quant(self.weight)
+
+
+class QuantConv2d(QuantLayer, nn.Conv2d):
+    """A `torch.nn.Conv2d` with fake-quantized weight and input.
+
+    Input `(n, c_in, h, w)`, weight `(c_out, c_in / groups, k_h, k_w)`.
+    """
+
+    float_type = nn.Conv2d
 
     def forward(self, input: Tensor) -> Tensor:
-        weight = self.weight if self.weight_fake_quant is None else self.weight_fake_quant(self.weight)
-        return convolve(self, self.input_fake_quant, input, weight)
+        return convolve(self, self.input_fake_quant, input, self._quantized_weight())
 
 
-class QuantLinear(nn.Linear):
-    """A `torch.nn.Linear` on fake-quantized weights and inputs.
+class QuantLinear(QuantLayer, nn.Linear):
+    """A `torch.nn.Linear` with fake-quantized weight and input: input `(..., c_in)`, weight `(c_out, c_in)`."""
 
-    Shapes as `torch.nn.Linear`: input `(..., c_in)`, weight `(c_out, c_in)`.
-    """
-
-    weight_fake_quant: Quantizer | None
-    input_fake_quant: Quantizer | None
-
-    @classmethod
-    def from_float(cls, linear: nn.Linear, plan: LayerPlan) -> QuantLinear:
-        """Returns ``linear`` with quantizers; weight and bias stay the same Parameter objects."""
-        layer = _rebuild(linear, cls)
-        _attach(layer, plan)
-        return layer
-
-    def to_float(self) -> nn.Linear:
-        """Returns the plain layer with the same Parameter objects."""
-        linear = _rebuild(self, nn.Linear)
-        del linear._modules["weight_fake_quant"], linear._modules["input_fake_quant"]
-        return linear
-
-    @property
-    def plan(self) -> LayerPlan:
-        """What the layer's quantizers do now (resolved where calibration has decided)."""
-        return _plan_of(self)
+    float_type = nn.Linear
 
     def forward(self, input: Tensor) -> Tensor:
         if self.input_fake_quant is not None:
             input = self.input_fake_quant(input)
-        weight = self.weight if self.weight_fake_quant is None else self.weight_fake_quant(self.weight)
-        return F.linear(input, weight, self.bias)
-
-
-QuantLayer = (QuantConv2d, QuantLinear)
-"""For ``isinstance``: every layer the pass puts in."""
+        return F.linear(input, self._quantized_weight(), self.bias)

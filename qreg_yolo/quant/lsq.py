@@ -35,7 +35,6 @@ class LSQWeightQuantizer(Quantizer):
 
     def __init__(self, spec: QuantizerSpec, *, channels: int | None = None) -> None:
         super().__init__(spec, channels=channels)
-        self.quant_min, self.quant_max = grid_bounds(spec.bits, signed=True)
         shape = () if self.channels is None else (self.channels,)
         self.step_size = nn.Parameter(torch.ones(shape))
 
@@ -49,7 +48,7 @@ class LSQWeightQuantizer(Quantizer):
         if self.spec.method == "lsq+" and self.bits > 1:
             step = lsq_plus_initial_step(x, self.bits, axes=axes)
         else:
-            step = lsq_initial_step(x, self.quant_max, axes=axes, binary=self.bits == 1)
+            step = lsq_initial_step(x, self.quant_max, axes=axes, binary=self.binary)
         with torch.no_grad():
             self.step_size.copy_(step)
         self.mark_initialized()
@@ -63,26 +62,21 @@ class LSQWeightQuantizer(Quantizer):
             quant_min=self.quant_min,
             quant_max=self.quant_max,
             grad_scale=lsq_grad_scale(count, self.quant_max),
-            binary=self.bits == 1,
+            binary=self.binary,
         )
 
-    def to_int(self, x: Tensor) -> Tensor:
-        self.require_initialized()
-        codes = lsq_codes(
-            x.detach(),
-            self._broadcast(x.ndim),
-            quant_min=self.quant_min,
-            quant_max=self.quant_max,
-            binary=self.bits == 1,
-        )
-        return codes.detach().to(torch.int32)
+    def _codes(self, x: Tensor) -> Tensor:
+        step = self._broadcast(x.ndim)
+        return lsq_codes(x, step, quant_min=self.quant_min, quant_max=self.quant_max, binary=self.binary)
 
-    def grid(self) -> tuple[int, int]:
-        return self.quant_min, self.quant_max
+    def ideal(self, x: Tensor) -> Tensor:
+        """Returns the output with infinitely fine levels and no clipping."""
+        return x.detach()
 
-    def spacing(self, x: Tensor) -> Tensor:
+    def on_grid(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns `ideal`, the output, and the step between neighbouring levels, which broadcasts against ``x``."""
         step = positive(self._broadcast(x.ndim).detach(), x)
-        return 2.0 * step if self.bits == 1 else step  # one bit: the codes -1 and +1
+        return x.detach(), self(x).detach(), 2.0 * step if self.binary else step
 
     def clipped(self, x: Tensor) -> Tensor:
         step = self._broadcast(x.ndim).detach()
@@ -112,6 +106,12 @@ class _RangeTrial:
         self.squared_error += (float(error) - self.squared_error) / self.batches
 
 
+def input_grad_scale(quantizer: Quantizer, x: Tensor) -> float:
+    """Returns ``g``, the factor of the gradients to the range of an input quantizer."""
+    per_sample = quantizer.spec.grad_scale == "sample" and x.ndim > 1
+    return lsq_grad_scale(x.shape[1:].numel() if per_sample else x.numel(), quantizer.quant_max)
+
+
 @final
 class LSQInputQuantizer(Quantizer):
     """LSQ of a layer's input with one learned step; signed or unsigned, by request or by calibration error.
@@ -122,47 +122,36 @@ class LSQInputQuantizer(Quantizer):
 
     is_signed: Tensor
 
-    def __init__(self, spec: QuantizerSpec, *, channels: int | None = None) -> None:
-        super().__init__(spec, channels=None)
-        del channels
+    def __init__(self, spec: QuantizerSpec) -> None:
+        super().__init__(spec)
         self.step_size = nn.Parameter(torch.ones(()))
         self.register_buffer("is_signed", torch.tensor(bool(spec.signed)))
         self._trials: dict[bool, _RangeTrial] = {}
-        self._set_range(spec)
-
-    def _set_range(self, spec: QuantizerSpec) -> None:
-        self.spec = spec
-        self.quant_min, self.quant_max = grid_bounds(spec.bits, signed=bool(spec.signed))
-        self._binary = spec.bits == 1 and bool(spec.signed)
-        self.is_signed.fill_(bool(spec.signed))
 
     @property
     def learns_range(self) -> bool:
         return True
 
     def calibrate(self, x: Tensor) -> None:
-        """Averages ``2 <|x|> / sqrt(Q_P)`` over the batches given (section 2.1 has one batch)."""
+        """Averages ``2 <|x|> / sqrt(Q_P)`` over the batches (section 2.1 has one batch)."""
         x = x.detach().to(compute_dtype(x))
         candidates = (False, True) if self.spec.signed is None else (self.spec.signed,)
         for signed in candidates:
             self._trials.setdefault(signed, _RangeTrial()).add(x, self.bits, signed)
 
     def finish_calibration(self) -> None:
-        """Takes the range with the lower mean squared error, and its step.
-
-        Raises:
-            RuntimeError: No batch has been seen, or values that are not finite.
-        """
+        """Sets the range with the lower mean squared error, and its step."""
         self.require_data(seen=bool(self._trials), finite=all(math.isfinite(t.step) for t in self._trials.values()))
         signed = min(self._trials, key=lambda s: self._trials[s].squared_error)
-        self._set_range(replace(self.spec, signed=signed))
+        self.spec = replace(self.spec, signed=signed)
         with torch.no_grad():
+            self.is_signed.fill_(signed)
             self.step_size.fill_(max(self._trials[signed].step, MIN_STEP))
         self._trials = {}
         self.mark_initialized()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Takes the calibrated range with the step: a step means nothing on the other grid."""
+        """Loads the signedness with the step, which means nothing on the other grid."""
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if not self.is_initialized:
             return
@@ -175,7 +164,7 @@ class LSQInputQuantizer(Quantizer):
                 f"{names[self.spec.signed]}; build it with signed='{names[signed]}' or 'auto'."
             )
             return
-        self._set_range(replace(self.spec, signed=signed))
+        self.spec = replace(self.spec, signed=signed)
 
     def forward(self, x: Tensor) -> Tensor:
         self.require_initialized()
@@ -184,28 +173,12 @@ class LSQInputQuantizer(Quantizer):
             self.step_size,
             quant_min=self.quant_min,
             quant_max=self.quant_max,
-            grad_scale=self.grad_scale(x),
-            binary=self._binary,
+            grad_scale=input_grad_scale(self, x),
+            binary=self.binary,
         )
 
-    def grad_scale(self, x: Tensor) -> float:
-        """Returns ``g``, the factor of the gradients to the range."""
-        per_sample = self.spec.grad_scale == "sample" and x.ndim > 1
-        return lsq_grad_scale(x.shape[1:].numel() if per_sample else x.numel(), self.quant_max)
-
-    def to_int(self, x: Tensor) -> Tensor:
-        self.require_initialized()
-        codes = lsq_codes(
-            x.detach(), self.step_size, quant_min=self.quant_min, quant_max=self.quant_max, binary=self._binary
-        )
-        return codes.detach().to(torch.int32)
-
-    def grid(self) -> tuple[int, int]:
-        return self.quant_min, self.quant_max
-
-    def spacing(self, x: Tensor) -> Tensor:
-        step = positive(self.step_size.detach(), x)
-        return 2.0 * step if self._binary else step
+    def _codes(self, x: Tensor) -> Tensor:
+        return lsq_codes(x, self.step_size, quant_min=self.quant_min, quant_max=self.quant_max, binary=self.binary)
 
     def clipped(self, x: Tensor) -> Tensor:
         return lsq_clipped(x.detach(), self.step_size.detach(), quant_min=self.quant_min, quant_max=self.quant_max)

@@ -12,18 +12,16 @@ from qreg_yolo.quant.base import Quantizer
 from qreg_yolo.quant.functional import (
     MIN_STEP,
     compute_dtype,
-    grid_bounds,
-    lsq_grad_scale,
     lsq_plus_clipped,
     lsq_plus_codes,
     lsq_plus_fake_quantize,
     lsq_plus_initial_range,
-    positive,
 )
+from qreg_yolo.quant.lsq import input_grad_scale
 from qreg_yolo.quant.spec import QuantizerSpec
 
 SAMPLE_SIZE = 2**16
-"""Values of the calibration batches, all together, that the initial range is fitted to."""
+"""Values of all calibration batches together that the initial range is fitted to."""
 
 
 @final
@@ -33,10 +31,8 @@ class LSQPlusInputQuantizer(Quantizer):
     ``g = 1 / sqrt(N * Q_P)`` for both, with N the features of one sample (``grad_scale="batch"`` counts the batch too).
     """
 
-    def __init__(self, spec: QuantizerSpec, *, channels: int | None = None) -> None:
-        super().__init__(spec, channels=None)
-        del channels
-        self.quant_min, self.quant_max = grid_bounds(spec.bits, signed=False)
+    def __init__(self, spec: QuantizerSpec) -> None:
+        super().__init__(spec)
         self.step_size = nn.Parameter(torch.ones(()))
         self.offset = nn.Parameter(torch.zeros(()))
         self._forget()
@@ -51,7 +47,7 @@ class LSQPlusInputQuantizer(Quantizer):
         return True
 
     def calibrate(self, x: Tensor) -> None:
-        """Keeps a sample of ``x``; every batch has the same share in what is kept."""
+        """Keeps a sample of ``x``, of the same size for every batch."""
         x = x.detach().to(compute_dtype(x))
         self._finite = self._finite and bool(torch.isfinite(x).all())
         if x.numel():
@@ -61,11 +57,7 @@ class LSQPlusInputQuantizer(Quantizer):
             self._sample = [part[: self._share].clone() for part in self._sample]
 
     def finish_calibration(self) -> None:
-        """Takes the step and the offset that keep the squared error on the sample low.
-
-        Raises:
-            RuntimeError: No batch has been seen, or values that are not finite.
-        """
+        """Sets the step and the offset to those with a low squared error on the sample."""
         self.require_data(seen=bool(self._sample), finite=self._finite)
         step, offset = lsq_plus_initial_range(
             torch.cat(self._sample), quant_min=self.quant_min, quant_max=self.quant_max
@@ -84,46 +76,26 @@ class LSQPlusInputQuantizer(Quantizer):
             self.offset,
             quant_min=self.quant_min,
             quant_max=self.quant_max,
-            grad_scale=self.grad_scale(x),
+            grad_scale=input_grad_scale(self, x),
         )
 
-    def grad_scale(self, x: Tensor) -> float:
-        """Returns ``g``, the factor of the gradients to the range."""
-        per_sample = self.spec.grad_scale == "sample" and x.ndim > 1
-        return lsq_grad_scale(x.shape[1:].numel() if per_sample else x.numel(), self.quant_max)
+    def _codes(self, x: Tensor) -> Tensor:
+        return lsq_plus_codes(x, self.step_size, self.offset, quant_min=self.quant_min, quant_max=self.quant_max)
 
-    def to_int(self, x: Tensor) -> Tensor:
-        self.require_initialized()
-        codes = lsq_plus_codes(
-            x.detach(), self.step_size, self.offset, quant_min=self.quant_min, quant_max=self.quant_max
-        )
-        return codes.detach().to(torch.int32)
-
-    def grid(self) -> tuple[int, int]:
-        return self.quant_min, self.quant_max
-
-    def spacing(self, x: Tensor) -> Tensor:
-        return positive(self.step_size.detach(), x)
-
+    @torch.no_grad()
     def clipped(self, x: Tensor) -> Tensor:
-        return lsq_plus_clipped(
-            x.detach(),
-            self.step_size.detach(),
-            self.offset.detach(),
-            quant_min=self.quant_min,
-            quant_max=self.quant_max,
-        )
+        return lsq_plus_clipped(x, self.step_size, self.offset, quant_min=self.quant_min, quant_max=self.quant_max)
 
     def extra_repr(self) -> str:
         return f"{self.spec.method}, {self.bits} bits, offset"
 
 
 def _spread(x: Tensor, count: int) -> Tensor:
-    """Returns ``count`` values of ``x`` (all, where it has fewer), the same places every time.
+    """Returns ``count`` values of ``x`` (all if it has fewer), from the same places every time.
 
-    They stand at multiples of the golden section of its size, modulo the size. That spreads them, and any number of
-    the first of them, evenly over the tensor and along each of its axes; a plain stride would meet one column only
-    where it is a multiple of the width.
+    The places are multiples of the golden section of the size, modulo the size. They, and any number of the first of
+    them, spread evenly over the tensor and along each axis. A plain stride that is a multiple of the width would read
+    a single column.
     """
     size = x.numel()
     stride = round(size * (math.sqrt(5.0) - 1.0) / 2.0)

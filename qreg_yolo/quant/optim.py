@@ -1,4 +1,4 @@
-"""Optimizer groups and learning rates of the quantizers' own parameters."""
+"""Optimizer groups and learning rates of quantizer parameters."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ OFFSET_GROUP = "quant_offset"
 def quantizer_parameter_groups(
     model: nn.Module, *, weight_decay: float, clip_decay: float | None = None, **common: Any
 ) -> list[dict[str, Any]]:
-    """Returns optimizer groups of the quantizers' parameters; every one is in exactly one group.
+    """Returns optimizer groups that hold each quantizer parameter exactly once; empty groups are left out.
 
     LSQ's step sizes and LSQ+'s offsets are not decayed. PACT's clipping values are, by L2 (arXiv 1805.06085,
-    section 3): it is what shrinks them from their large start. Groups without parameters are left out.
+    section 3), which shrinks them from their large start.
 
     Args:
         model: A model with quantizers.
@@ -47,7 +47,7 @@ def quantizer_parameter_groups(
 
 
 def split_quantizer_parameters(model: nn.Module, params: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Returns ``params`` without those that belong to quantizers."""
+    """Returns ``params`` without those of quantizers."""
     own = {id(p) for quantizer in _quantizers(model) for p in quantizer.parameters(recurse=False)}
     return [p for p in params if id(p) not in own]
 
@@ -55,18 +55,17 @@ def split_quantizer_parameters(model: nn.Module, params: Iterable[nn.Parameter])
 class StepSizeRule:
     """Hooks on an optimizer's step, for step sizes, clipping values and offsets.
 
-    Step sizes and clipping values stay at `MIN_STEP` or more. The forward already uses ``max(|s|, MIN_STEP)``; this
-    keeps what is stored positive too, so that averaging it and reading it from a checkpoint need no rule. Offsets may
-    have any sign.
+    Step sizes and clipping values stay at `MIN_STEP` or more. The forward uses ``max(|s|, MIN_STEP)`` anyway; positive
+    stored values can also be averaged and read from checkpoints without a rule. Offsets may have any sign.
 
-    Under an adaptive optimizer (Adam's kind) the learning rate is relative: an update ``d`` becomes ``d * s``. Such an
-    optimizer divides LSQ's gradient scale out and moves every parameter by about the learning rate, which is several
-    times the step of an 8-bit weight; relative to the step it is a change of that many percent, whatever the width.
-    An offset moves by ``d * s`` too, with ``s`` the step of the same quantizer: a shift by that share of a level.
+    With an adaptive optimizer (Adam's kind) the learning rate is relative: an update ``d`` becomes ``d * s``. Such an
+    optimizer cancels LSQ's gradient scale and moves every parameter by about the learning rate, which is several times
+    the step of an 8-bit weight. A relative update changes the step by the same percentage at any width. An offset also
+    moves by ``d * s``, with the step ``s`` of its quantizer.
 
     Args:
         model: A model with quantizers.
-        relative: `auto`: where the optimizer is adaptive; or always, or never.
+        relative: True or False; `auto`: only with an adaptive optimizer.
     """
 
     def __init__(self, model: nn.Module, *, relative: str | bool = "auto") -> None:
@@ -80,7 +79,7 @@ class StepSizeRule:
         self._units_before: list[Tensor] = []
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Runs around every ``optimizer.step()`` from now on."""
+        """Registers the hooks."""
         if not self._params:
             return
         if self._relative is True or (self._relative == "auto" and is_adaptive(optimizer)):
@@ -102,7 +101,7 @@ class StepSizeRule:
 
 
 def is_adaptive(optimizer: torch.optim.Optimizer) -> bool:
-    """Returns whether the optimizer divides gradients by their running size (Adam's kind, RMSprop)."""
+    """Returns whether the optimizer divides gradients by their running magnitude (Adam's kind, RMSprop)."""
     return any("betas" in group or "alpha" in group for group in optimizer.param_groups)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qreg_yolo.quant.base import Quantizer
-from qreg_yolo.quant.functional import compute_dtype, pact_codes, pact_fake_quantize, positive
+from qreg_yolo.quant.functional import compute_dtype, pact_codes, pact_fake_quantize
 from qreg_yolo.quant.spec import QuantizerSpec
 
 
@@ -19,23 +19,15 @@ class PACTInputQuantizer(Quantizer):
     One-sided by definition: negative inputs become 0.
     """
 
-    def __init__(self, spec: QuantizerSpec, *, channels: int | None = None) -> None:
-        super().__init__(spec, channels=None)
-        del channels
+    def __init__(self, spec: QuantizerSpec) -> None:
+        super().__init__(spec)
         self.clip_value = nn.Parameter(torch.tensor(float(spec.clip_init)))
 
     def forward(self, x: Tensor) -> Tensor:
         return pact_fake_quantize(x, self.clip_value, bits=self.bits)
 
-    def to_int(self, x: Tensor) -> Tensor:
-        return pact_codes(x.detach(), self.clip_value.detach(), bits=self.bits).to(torch.int32)
-
-    def grid(self) -> tuple[int, int]:
-        return 0, 2**self.bits - 1
-
-    def spacing(self, x: Tensor) -> Tensor:
-        levels = 2**self.bits - 1
-        return torch.div(positive(self.clip_value.detach(), x), levels)
+    def _codes(self, x: Tensor) -> Tensor:
+        return pact_codes(x, self.clip_value, bits=self.bits)
 
     def clipped(self, x: Tensor) -> Tensor:
         x = x.detach().to(compute_dtype(x))

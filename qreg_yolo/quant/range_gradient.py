@@ -1,8 +1,8 @@
-"""The gradient to an input's learned range where the input itself needs none, as of the first layer.
+"""Fast gradient to the learned range of an input that needs no gradient itself, such as the image.
 
-Autograd would compute the gradient to the quantized image for the sake of the range alone. That gradient to the range
-is ``sum(d * conv_transpose(g, w))`` with the quantizer's local gradient d, which equals ``sum(conv(d, w) * g)``: a
-forward convolution, at a fraction of the cost of the transposed one (a sixth for YOLOv5's first layer on a CPU).
+Autograd would compute the gradient to the quantized image only to reduce it to the range's,
+``sum(d * conv_transpose(g, w))`` with the quantizer's local gradient d. That equals ``sum(conv(d, w) * g)``: a forward
+convolution, at a fraction of the cost of the transposed one (a sixth for YOLOv5's first layer on a CPU).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from qreg_yolo.quant.functional import lsq_local_gradient, lsq_plus_local_gradients
 from qreg_yolo.quant.functional.common import with_signature
-from qreg_yolo.quant.lsq import LSQInputQuantizer
+from qreg_yolo.quant.lsq import LSQInputQuantizer, input_grad_scale
 from qreg_yolo.quant.lsq_plus import LSQPlusInputQuantizer
 
 
@@ -24,7 +24,7 @@ def convolve(layer: nn.Conv2d, quantizer: nn.Module | None, x: Tensor, weight: T
 
     Args:
         layer: The convolution.
-        quantizer: Of its input, or None.
+        quantizer: The quantizer of its input, or None.
         x: The input, `(n, c_in, h, w)`.
         weight: As the layer uses it, quantized or not.
     """
@@ -35,7 +35,7 @@ def convolve(layer: nn.Conv2d, quantizer: nn.Module | None, x: Tensor, weight: T
         return plain
     output = layer._conv_forward(quantized.detach(), weight, layer.bias)
     ranges = quantizer.parameters(recurse=False)
-    scale = quantizer.grad_scale(x)
+    scale = input_grad_scale(quantizer, x)
     result: Tensor = _RangeGradient.apply(output, x, weight, quantizer, layer._conv_forward, scale, *ranges)
     return result
 
@@ -46,7 +46,7 @@ def local_gradients(
     """Returns the derivative of a quantizer's output to each of its range parameters, value by value.
 
     Args:
-        quantizer: Its grid counts, its parameters do not.
+        quantizer: Only its grid is used, not its parameters.
         x: The input.
         ranges: The parameters: LSQ's step size; LSQ+'s step size and offset.
     """
@@ -55,12 +55,12 @@ def local_gradients(
         step, offset = ranges
         return lsq_plus_local_gradients(x, step, offset, quant_min=low, quant_max=high)
     (step,) = ranges
-    return (lsq_local_gradient(x, step, quant_min=low, quant_max=high, binary=quantizer._binary),)
+    return (lsq_local_gradient(x, step, quant_min=low, quant_max=high, binary=quantizer.binary),)
 
 
 @with_signature
 class _RangeGradient(torch.autograd.Function):
-    """Identity on a convolution's output that gives the range of the convolution's input its gradient."""
+    """Identity on a convolution's output; its backward computes the gradient to the range of the input."""
 
     generate_vmap_rule = True
 

@@ -1,4 +1,4 @@
-"""Report of each layer: widths, codes in use, clipping, signal to noise, size and operations."""
+"""Reports of layers: widths, codes in use, clipping, signal to noise, size and operations."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from torch.nn.modules.conv import _ConvNd
 
 from qreg_yolo.quant.base import Quantizer
 from qreg_yolo.quant.calibration import quantizers_off
-from qreg_yolo.quant.convert import candidate_layers, distinct_layers
+from qreg_yolo.quant.convert import distinct_layers, quantized_layers
 from qreg_yolo.quant.layers import QuantLayer
+from qreg_yolo.quant.lsq_plus import LSQPlusInputQuantizer
 from qreg_yolo.quant.spec import FLOAT_BITS, LayerPlan
 from qreg_yolo.quant.weight_noise import weight_noise
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerReport:
-    """One convolution or linear layer; what does not apply is None."""
+    """One convolution or linear layer; fields that do not apply are None."""
 
     name: str
     """Full name."""
@@ -47,7 +48,7 @@ class LayerReport:
     input_signed: bool | None
     """Whether the input's grid has negative codes."""
     input_step: float | None
-    """Distance of neighbouring levels, in the input's unit."""
+    """Step between neighbouring levels, in the input's unit."""
     input_offset: float | None
     """Value of code 0, where it is learned (`lsq+`), in the input's unit."""
 
@@ -74,7 +75,7 @@ class ModelSize:
 def layer_reports(model: nn.Module, macs: dict[str, int] | None = None) -> list[LayerReport]:
     """Returns a report of every convolution and linear layer, in the order of registration.
 
-    A layer that is held in several places has one report, under the first of its names.
+    A layer with several names has one report, under the first of them.
 
     Args:
         model: A calibrated model.
@@ -98,42 +99,36 @@ def _report(name: str, layer: nn.Module, macs: int | None) -> LayerReport:
         macs=macs,
         weight_method=quantizer.spec.method if quantizer else None,
         weight_bits=quantizer.bits if quantizer else FLOAT_BITS,
-        weight_step=level_distance(quantizer) if quantizer else None,
+        weight_step=step_size(quantizer) if quantizer else None,
         weight_codes_used=noise.codes_used if noise else None,
         weight_clipped=noise.clipped if noise else None,
         weight_sqnr_db=noise.sqnr_db if noise else None,
         input_method=act.spec.method if act else None,
         input_bits=act.bits if act else FLOAT_BITS,
         input_signed=act.spec.signed if act else None,
-        input_step=level_distance(act) if act else None,
-        input_offset=_offset(act) if act else None,
+        input_step=step_size(act) if act else None,
+        input_offset=float(act.offset.detach()) if isinstance(act, LSQPlusInputQuantizer) else None,
     )
 
 
-def _offset(quantizer: Quantizer) -> float | None:
-    parameters = dict(quantizer.named_parameters(recurse=False))
-    return float(parameters["offset"].detach()) if "offset" in parameters else None
-
-
-def level_distance(quantizer: Quantizer) -> float | None:
-    """Returns the distance of neighbouring levels (mean over channels), or None where it follows the tensor."""
+def step_size(quantizer: Quantizer) -> float | None:
+    """Returns the learned step size (mean over channels); None if the method has none."""
     parameters = dict(quantizer.named_parameters(recurse=False))
     if "step_size" in parameters:
         return float(parameters["step_size"].detach().mean())
-    low, high = quantizer.grid()
     if "clip_value" in parameters:
-        return float(parameters["clip_value"].detach()) / (high - low)
+        return float(parameters["clip_value"].detach()) / quantizer.quant_max
     return None
 
 
 def count_macs(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
     """Returns the multiply-accumulates of every convolution and linear layer during ``run()``.
 
-    A layer that is held in several places has one entry, under the first of its names, for all of its calls.
+    A layer with several names has one entry, under the first of them, for all of its calls.
 
     Args:
-        model: Any module; its quantizers are switched off meanwhile.
-        run: Runs the model once, for example ``lambda: model(image)``.
+        model: Any module; its quantizers are off meanwhile.
+        run: Runs the model once, such as ``lambda: model(image)``.
     """
     macs: dict[str, int] = {}
 
@@ -141,7 +136,7 @@ def count_macs(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
         def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             weight = layer.weight
             assert isinstance(weight, Tensor)
-            # A transposed convolution multiplies each input by one filter, the others make each output with one.
+            # A transposed convolution multiplies each input by a filter; other layers compute each output with one.
             transposed = isinstance(layer, _ConvNd) and layer.transposed
             filters = inputs[0].numel() if transposed else output.numel()
             macs[name] = macs.get(name, 0) + filters * weight[0].numel()
@@ -159,15 +154,15 @@ def count_macs(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
 
 
 def model_size(model: nn.Module) -> ModelSize:
-    """Returns the storage of ``model`` at its widths and of its float twin.
+    """Returns the storage of ``model`` at its bit widths, and of the same network in fp32.
 
     Quantizers' own parameters count at 32 bits; flags and counters do not count.
     """
     quantizers = {id(p) for m in model.modules() if isinstance(m, Quantizer) for p in m.parameters(recurse=False)}
     widths = {
         id(layer.weight): layer.weight_fake_quant.bits
-        for _, _, _, layer in candidate_layers(model)
-        if isinstance(layer, QuantLayer) and layer.weight_fake_quant is not None
+        for layer in quantized_layers(model).values()
+        if layer.weight_fake_quant is not None
     }
     tensors = [*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())]
     bits = sum(t.numel() * widths.get(id(t), FLOAT_BITS) for t in tensors)
@@ -176,12 +171,12 @@ def model_size(model: nn.Module) -> ModelSize:
 
 
 def plan_summary(layers: Mapping[str, LayerPlan], skipped: Mapping[str, str], *, noun: str = "layers") -> str:
-    """Returns a few lines on what is quantized and what is not, with the reasons.
+    """Returns a few lines on the quantized layers, and on the others with the reasons.
 
     Args:
-        layers: The plans by full name, with the signedness that calibration chose.
-        skipped: The other layers, with the reason.
-        noun: What a quantized layer is called.
+        layers: Full name -> plan, with the signedness that calibration chose.
+        skipped: Full name of each other layer -> reason.
+        noun: Plural of a quantized layer.
     """
     if not layers:
         return "Quantized: nothing (full precision)"

@@ -2,8 +2,8 @@
 
 Three levels, each a plain dictionary on disk (``to_dict`` / ``from_dict``):
 
-* `QuantSpec`: what a user asks for, once per network.
-* `LayerPlan`: what that means for one layer: a weight and an input quantizer, either of them absent.
+* `QuantSpec`: a user's request for a network.
+* `LayerPlan`: the quantizers of one layer, for the weight and the input, both optional.
 * `QuantizerSpec`: one quantizer: method, width, signedness, granularity and options.
 """
 
@@ -23,7 +23,7 @@ GRAD_SCALE_CHOICES: tuple[str, ...] = ("sample", "batch")
 AUTO_CHOICES: tuple[str | bool, ...] = ("auto", True, False)
 FIRST_LAST_CHOICES: tuple[int | str | None, ...] = (None, 8, 32, "same")
 FLOAT_BITS = 32
-"""The width that means: no quantizer."""
+"""Width without a quantizer."""
 WIDTHS: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)
 
 _WEIGHT_METHOD: dict[str, Method] = {"lsq": "lsq", "lsq+": "lsq+", "pact": "dorefa", "dorefa": "dorefa"}
@@ -46,11 +46,11 @@ class QuantizerSpec:
     grad_scale: str = "sample"
     """`lsq` and `lsq+` inputs: whether N in 1/sqrt(N Q_P) counts one sample's features or the whole batch's."""
     max_grad: bool = False
-    """`dorefa` weights: let the gradient flow through max|tanh(w)|, as the authors' code does."""
+    """`dorefa` weights: gradient through max|tanh(w)|, as in the authors' code."""
     rescale: bool | None = None
     """`dorefa` weights: keep the tensor's standard deviation; None: not resolved yet."""
     clip_init: float = 10.0
-    """`pact` inputs: where the clipping value starts."""
+    """`pact` inputs: initial clipping value."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as a plain dictionary."""
@@ -66,7 +66,7 @@ class LayerPlan:
 
     @property
     def is_float(self) -> bool:
-        """True where neither side is quantized."""
+        """Whether neither side is quantized."""
         return self.weight is None and self.input is None
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class LayerPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantSpec:
-    """What a user asks for; validated on construction.
+    """A user's request, validated on construction.
 
     Raises:
         ValueError: A value outside its range or choices, or a combination that contradicts itself.
@@ -160,11 +160,11 @@ class QuantSpec:
     def from_options(cls, options: Mapping[str, Any]) -> QuantSpec:
         """Returns the spec of a dictionary as users write it.
 
-        Besides the fields it takes ``bits`` (both widths; ``weight_bits`` and ``act_bits`` win over it),
+        Besides the fields it takes ``bits`` (both widths; ``weight_bits`` and ``act_bits`` override it),
         ``weight_only`` (full-precision activations), and ``edge_bits``, the older name of ``first_last_bits``.
 
         Raises:
-            ValueError: An unknown key (the nearest is named), or ``weight_only`` beside quantized ``act_bits``.
+            ValueError: An unknown key (the nearest is named), or ``weight_only`` with quantized ``act_bits``.
         """
         options = dict(options)
         known = [f.name for f in fields(cls)]
@@ -182,14 +182,14 @@ class QuantSpec:
 
     @property
     def is_float(self) -> bool:
-        """True for the fp32 twin: nothing is quantized, by default or by override."""
+        """Whether nothing is quantized, by default or by override (the fp32 baseline)."""
         widths = [self.weight_bits, self.act_bits]
         widths += [o[k] for o in self.overrides.values() for k in ("bits", "weight_bits", "act_bits") if k in o]
         return all(w == FLOAT_BITS for w in widths)
 
     @property
     def label(self) -> str:
-        """A short name for files such as `lsq-w4a4` (`lsqplus-w4a4`), or `fp32`."""
+        """Short name for files, such as `lsq-w4a4`, `lsqplus-w4a4` or `fp32`."""
         return "fp32" if self.is_float else f"{self.method.replace('+', 'plus')}-w{self.weight_bits}a{self.act_bits}"
 
     def first_last(self) -> QuantSpec:
@@ -209,10 +209,7 @@ class QuantSpec:
         )
 
     def for_layer(self, fqn: str, *, first_or_last: bool = False) -> QuantSpec:
-        """Returns the spec of the layer called ``fqn``.
-
-        The widths of the first and last layers come first, then every override whose pattern matches.
-        """
+        """Returns the spec of the layer ``fqn``: first or last layer's widths, then all matching overrides."""
         local = self.first_last() if first_or_last else self
         for pattern, override in self.overrides.items():
             if fnmatchcase(fqn, pattern):
@@ -232,7 +229,7 @@ class QuantSpec:
         """Returns the quantizers of a layer under this spec.
 
         Args:
-            rescale: What `rescale='auto'` means for this layer; None: to be resolved later.
+            rescale: Value of `rescale='auto'` for this layer; None: resolved later.
         """
         weight = act = None
         if self.weight_bits != FLOAT_BITS:
@@ -258,10 +255,10 @@ class QuantSpec:
 
 
 def spelled_out(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns options with ``bits`` and ``weight_only`` as widths, and ``edge_bits`` under its name of today.
+    """Returns options with ``bits`` and ``weight_only`` as widths, and ``edge_bits`` under its current name.
 
     Raises:
-        ValueError: ``bits`` is not a width, or ``weight_only`` comes with quantized ``act_bits``.
+        ValueError: ``bits`` is not a width, or ``weight_only`` with quantized ``act_bits``.
         TypeError: ``weight_only`` is not true or false.
     """
     options = {"first_last_bits" if name == "edge_bits" else name: value for name, value in options.items()}
@@ -281,11 +278,7 @@ def spelled_out(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_bits(name: str, value: object) -> None:
-    """Raises unless ``value`` is a width that can be asked for.
-
-    Raises:
-        ValueError: Not 1..8 or 32.
-    """
+    """Raises `InvalidValueError` unless ``value`` is a width: 1 to 8, or 32."""
     if isinstance(value, bool) or not isinstance(value, int) or value not in WIDTHS:
         raise InvalidValueError(f"{name}={value!r} is not a width. Use 1 to 8, or 32 for full precision.")
 

@@ -1,8 +1,8 @@
-"""The noise that quantization adds to the weights, measured layer by layer: its size, its law, and the uniform model.
+"""Noise that quantization adds to the weights of each layer: its size, its distribution, and the uniform model.
 
-QReg (arXiv 2206.12372, section 3) writes a quantized weight as ``w_q = w + delta``. Here ``w`` is what is rounded: the
-weight itself for LSQ and LSQ+, ``tanh(w) / max|tanh(w)|`` for DoReFa at two bits and more, whose levels span [-1, 1]
-whatever the weight is. All variances are in the square of that unit.
+QReg (arXiv 2206.12372, section 3) writes a quantized weight as ``w_q = w + delta``. Here ``w`` is the rounded quantity:
+the weight itself for LSQ and LSQ+, ``tanh(w) / max|tanh(w)|`` for DoReFa at two bits and more, whose levels span
+[-1, 1] for any weight. All variances are in the square of that unit.
 """
 
 from __future__ import annotations
@@ -10,22 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from qreg_yolo.errors import InvalidValueError
-from qreg_yolo.quant.base import Quantizer
 from qreg_yolo.quant.convert import distinct_layers
-from qreg_yolo.quant.layers import WEIGHT_QUANTIZERS, QuantLayer
+from qreg_yolo.quant.layers import WEIGHT_QUANTIZERS, QuantLayer, WeightQuantizer
 from qreg_yolo.quant.spec import FLOAT_BITS, LayerPlan
 
-Rounding = tuple[Quantizer, Tensor]
-"""A calibrated weight quantizer, and the weight that it is given."""
-_COLUMNS = {"noise": "sigma2", "noise_ratio": "ratio"}
-"""Kind of a column of ``results.csv`` -> the number in it."""
-_MORE_COLUMNS = {
+QuantizedWeight: TypeAlias = tuple[WeightQuantizer, Tensor]
+"""A calibrated weight quantizer and its input."""
+_COLUMNS = {
+    "noise": "sigma2",
+    "noise_ratio": "ratio",
     "noise_uniform": "sigma2_uniform",
     "noise_clipped": "sigma2_clipped",
     "clipped": "clipped",
@@ -33,43 +32,43 @@ _MORE_COLUMNS = {
     "noise_sqnr_db": "sqnr_db",
     "noise_entropy": "entropy",
 }
-"""Likewise, those that have to be asked for."""
+"""Kind of a column of ``results.csv`` -> field of `WeightNoise`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightNoise:
-    """What quantization adds to the weights of one layer, or of several together (`pooled`)."""
+    """Noise of the weights of one layer, or of several layers together (`pooled`)."""
 
     weights: int
     """Number of weights."""
     bits: int | None
-    """1..8, or 32; None: of several widths."""
+    """1..8, or 32; None: several widths."""
     step: float | None
-    """Mean distance of neighbouring levels; None: in full precision, or of several layers."""
+    """Mean step between neighbouring levels; None: full precision, or several layers."""
     sigma2: float
     """Variance of ``delta``."""
     sigma2_uniform: float
-    """What the uniform model says: ``s^2 / 12`` of every weight that is not clipped, 0 of the others, averaged."""
+    """Prediction of the uniform model: mean of ``s^2 / 12`` for each unclipped weight and 0 for each clipped one."""
     sigma2_clipped: float
-    """The part of `sigma2` that comes from clipped weights; the rest is to be compared with `sigma2_uniform`."""
+    """Part of `sigma2` from clipped weights; compare the rest with `sigma2_uniform`."""
     clipped: float
     """Share of the weights beyond the range, 0..1."""
     variance: float
-    """Variance of what is rounded."""
+    """Variance of ``w``."""
     signal: float
-    """Mean square of what is rounded."""
+    """Mean square of ``w``."""
     error: float
-    """Mean square of ``delta``: its variance, and its mean squared."""
+    """Mean square of ``delta``."""
     kurtosis: float | None
-    """Fourth moment of ``delta`` over its variance squared: normal 3, uniform 1.8; None: there is no noise."""
+    """Fourth moment of ``delta`` over its variance squared: normal 3, uniform 1.8; None: no noise."""
     entropy: float | None
-    """Entropy of the codes in use, bits per weight, at most `bits`; None: in full precision."""
+    """Entropy of the codes, bits per weight, at most `bits`; None: full precision."""
     codes_used: int | None
-    """Distinct codes in use, at most 2^bits; None: in full precision, or of several layers."""
+    """Distinct codes in use, at most 2^bits; None: full precision, or several layers."""
 
     @property
     def ratio(self) -> float | None:
-        """``sigma2 / variance``; None for weights that are all equal."""
+        """``sigma2 / variance``; None if all weights are equal."""
         return self.sigma2 / self.variance if self.variance > 0 else None
 
     @property
@@ -78,17 +77,13 @@ class WeightNoise:
         return 10 * math.log10(max(self.signal, 1e-300) / self.error) if self.error > 0 else math.inf
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns fields and derived numbers as plain values for JSON (no noise: an SQNR of None)."""
+        """Returns fields and derived numbers as plain values for JSON (without noise the SQNR is None)."""
         return {**asdict(self), "ratio": self.ratio, "sqnr_db": self.sqnr_db if math.isfinite(self.sqnr_db) else None}
 
 
 @torch.no_grad()
-def weight_noise(quantizer: Quantizer, weight: Tensor) -> WeightNoise:
-    """Returns the noise that a weight quantizer adds to a weight.
-
-    Args:
-        quantizer: Calibrated.
-        weight: `(c_out, ...)`.
+def weight_noise(quantizer: WeightQuantizer, weight: Tensor) -> WeightNoise:
+    """Returns the noise that a calibrated quantizer adds to a weight `(c_out, ...)`.
 
     Raises:
         ValueError: The weight has no elements.
@@ -97,17 +92,17 @@ def weight_noise(quantizer: Quantizer, weight: Tensor) -> WeightNoise:
         raise InvalidValueError(
             f"A weight of shape {list(weight.shape)} has no elements, so it has no noise. Leave it out."
         )
-    ideal, quantized = quantizer.on_grid(weight)
+    ideal, quantized, step = quantizer.on_grid(weight)
     delta = quantized.to(ideal.dtype) - ideal
     squares = (delta - delta.mean()).square()
-    sigma2, clipped, spacing = squares.mean(), quantizer.clipped(weight), quantizer.spacing(weight)
-    low, high = quantizer.grid()
-    counts = torch.bincount(quantizer.to_int(weight).flatten().long() - low, minlength=high - low + 1)
+    sigma2, clipped = squares.mean(), quantizer.clipped(weight)
+    codes = quantizer.to_int(weight).flatten().long() - quantizer.quant_min
+    counts = torch.bincount(codes, minlength=quantizer.quant_max - quantizer.quant_min + 1)
     shares = counts / weight.numel()
     measured = (
-        spacing.mean(),
+        step.mean(),
         sigma2,
-        torch.where(clipped, 0.0, spacing.square() / 12).mean(),
+        torch.where(clipped, 0.0, step.square() / 12).mean(),
         torch.where(clipped, squares, 0.0).mean(),
         clipped.float().mean(),
         ideal.var(correction=0),
@@ -117,18 +112,18 @@ def weight_noise(quantizer: Quantizer, weight: Tensor) -> WeightNoise:
         torch.special.entr(shares).sum() / math.log(2),
         (counts > 0).sum(),
     )
-    step, var, uniform, beyond, share, variance, signal, error, kurtosis, entropy, used = torch.stack(
+    mean_step, var, uniform, beyond, share, variance, signal, error, kurtosis, entropy, used = torch.stack(
         [value.double() for value in measured]
-    ).tolist()  # one look at the device
+    ).tolist()  # one transfer from the device
     return WeightNoise(
-        weights=weight.numel(), bits=quantizer.bits, step=step, sigma2=var, sigma2_uniform=uniform,
+        weights=weight.numel(), bits=quantizer.bits, step=mean_step, sigma2=var, sigma2_uniform=uniform,
         sigma2_clipped=beyond, clipped=share, variance=variance, signal=signal, error=error,
         kurtosis=kurtosis if var > 0 else None, entropy=entropy, codes_used=int(used),
     )  # fmt: skip
 
 
 def no_noise(weight: Tensor) -> WeightNoise:
-    """Returns the noise of a weight in full precision: none."""
+    """Returns the zero noise of a weight in full precision."""
     plain = weight.detach()
     return WeightNoise(
         weights=plain.numel(), bits=FLOAT_BITS, step=None, sigma2=0.0, sigma2_uniform=0.0, sigma2_clipped=0.0,
@@ -138,33 +133,27 @@ def no_noise(weight: Tensor) -> WeightNoise:
 
 
 def layer_noise(model: nn.Module) -> dict[str, WeightNoise]:
-    """Returns the weight noise of every layer of a calibrated model whose weights are quantized, by full name.
-
-    A layer that is held in several places comes once, under the first of its names.
-    """
-    return noise_of(own_rounding(model))
+    """Returns the weight noise of every layer with quantized weights, under the first of its full names."""
+    return noise_of(quantized_weights(model))
 
 
-def noise_of(rounding: Mapping[str, Rounding]) -> dict[str, WeightNoise]:
-    """Returns the noise of several layers.
-
-    Args:
-        rounding: By the full name of the layer.
+def noise_of(weights: Mapping[str, QuantizedWeight]) -> dict[str, WeightNoise]:
+    """Returns the noise of each layer, by full name.
 
     Raises:
         ValueError: A layer whose weight has no elements; it is named.
     """
-    found = {}
-    for name, (quantizer, weight) in rounding.items():
+    noises = {}
+    for name, (quantizer, weight) in weights.items():
         try:
-            found[name] = weight_noise(quantizer, weight)
+            noises[name] = weight_noise(quantizer, weight)
         except ValueError as error:
             raise InvalidValueError(f"Layer '{name}': {error}") from error
-    return found
+    return noises
 
 
-def own_rounding(model: nn.Module) -> dict[str, Rounding]:
-    """Returns what a quantized model does to its weights, by the full name of the layer."""
+def quantized_weights(model: nn.Module) -> dict[str, QuantizedWeight]:
+    """Returns the weight quantizers of a model and their inputs, by the full name of the layer."""
     return {
         name: (layer.weight_fake_quant, layer.weight.detach())
         for name, layer in distinct_layers(model).items()
@@ -172,33 +161,33 @@ def own_rounding(model: nn.Module) -> dict[str, Rounding]:
     }
 
 
-def rounding_after_training(model: nn.Module, plans: Mapping[str, LayerPlan]) -> dict[str, Rounding]:
-    """Returns what quantization after training would do to a model's weights; the model is not touched.
+def ptq_weights(model: nn.Module, plans: Mapping[str, LayerPlan]) -> dict[str, QuantizedWeight]:
+    """Returns new, calibrated weight quantizers for post-training quantization; the model stays unchanged.
 
-    Of a quantized model the latent float weights are rounded, as its network uses them (`float_weight`). DoReFa on
-    DoReFa takes the weight that was trained, and keeps the standard deviation where the training did.
+    A quantized model's latent float weights are quantized as its network uses them (`float_weight`). DoReFa on DoReFa
+    takes the trained weight, and keeps the standard deviation if the training did.
 
     Args:
         model: Float or quantized.
-        plans: By the full name of the layer; those that leave the weight in full precision are passed over.
+        plans: Full name -> plan; plans with a float weight are skipped.
     """
-    found = {}
-    own = own_rounding(model)
+    weights = {}
+    trained = quantized_weights(model)
     for name, plan in plans.items():
         if plan.weight is not None:
             spec, weight = plan.weight, float_weight(model, name)
-            if name in own and own[name][0].spec.method == spec.method == "dorefa":
-                spec, weight = replace(spec, rescale=own[name][0].spec.rescale), own[name][1]
+            if name in trained and trained[name][0].spec.method == spec.method == "dorefa":
+                spec, weight = replace(spec, rescale=trained[name][0].spec.rescale), trained[name][1]
             quantizer = WEIGHT_QUANTIZERS[spec.method](spec, channels=weight.shape[0]).to(weight.device)
             if weight.numel():
                 quantizer.calibrate(weight)
-            found[name] = quantizer, weight
-    return found
+            weights[name] = quantizer, weight
+    return weights
 
 
 @torch.no_grad()
 def float_weight(model: nn.Module, name: str) -> Tensor:
-    """Returns the weight that a layer would use with infinitely many levels: of a float layer its own."""
+    """Returns the weight that a layer would use with infinitely many levels; a float layer's own weight."""
     layer = model.get_submodule(name)
     weight = layer.weight
     assert isinstance(weight, Tensor)
@@ -208,9 +197,9 @@ def float_weight(model: nn.Module, name: str) -> Tensor:
 
 
 def pooled(parts: Collection[WeightNoise]) -> WeightNoise:
-    """Returns the noise of several layers together: every weight counts the same, about its own layer's mean.
+    """Returns the noise of several layers together: means over all weights, variances about each layer's mean.
 
-    Kurtosis and entropy are means too, so that layers of different scale do not look like heavy tails.
+    Kurtosis and entropy are averaged too, so that layers of different scale do not look like heavy tails.
     """
     total = sum(part.weights for part in parts)
 
@@ -228,20 +217,20 @@ def pooled(parts: Collection[WeightNoise]) -> WeightNoise:
 
 
 def noise_columns(model: nn.Module, *, everything: bool) -> dict[str, float]:
-    """Returns the weight noise of a model as columns of ``results.csv``, such as ``noise/<layer>``.
+    """Returns the weight noise of a calibrated model as columns of ``results.csv``, such as ``noise/<layer>``.
 
     Args:
-        model: Calibrated; one without quantized weights has no columns.
-        everything: Beside the variance and its ratio to the weight's own also the uniform prediction, the clipped part
-            and share, kurtosis, SQNR and entropy; and all of it for the layers together, as ``noise/total``.
+        model: A model without quantized weights has no columns.
+        everything: Whether to add to the variance and its ratio to the weight's also the uniform prediction, clipped
+            part and share, kurtosis, SQNR and entropy, and the same for all layers together as ``noise/total``.
     """
     layers = layer_noise(model)
     if not layers:
         return {}
     rows = {**layers, "total": pooled(layers.values())} if everything else layers
-    kinds = {**_COLUMNS, **_MORE_COLUMNS} if everything else _COLUMNS
+    kinds = _COLUMNS if everything else ("noise", "noise_ratio")
     return {
-        f"{kind}/{name}": math.nan if (value := getattr(noise, number)) is None else float(value)
+        f"{kind}/{name}": math.nan if (value := getattr(noise, _COLUMNS[kind])) is None else float(value)
         for name, noise in rows.items()
-        for kind, number in kinds.items()
+        for kind in kinds
     }

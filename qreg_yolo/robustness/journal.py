@@ -1,4 +1,4 @@
-"""The journal of an unfinished measurement: what was predicted so far, in files that are whole or absent."""
+"""The journal of an unfinished measurement: its predictions, in files that are written atomically."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ Model = TypeVar("Model", bound=MeasuredModel)
 
 @dataclass(kw_only=True)
 class Track(ABC, Generic[Model]):
-    """The protocol of a track: its models and images, and what a model predicts on a batch of them."""
+    """The protocol of a track: its models, its images, and the predictions of a model on a batch."""
 
     request: RobustnessRequest
     models: Sequence[Model]
@@ -95,7 +95,7 @@ class Track(ABC, Generic[Model]):
 
     @abstractmethod
     def contents(self, out: Path) -> Mapping[str, str | None]:
-        """Returns the SHA-256s of what is measured, by name; None: this call does not use it.
+        """Returns name -> SHA-256 of the measured data; None: this call does not use it.
 
         Raises:
             UserError: The contents are not those that the folder was begun with.
@@ -250,7 +250,7 @@ def _conclude(track: Track[Model], out: Path, journal: Journal, unfinished: set[
 
 @contextmanager
 def _kept(journal: Journal, out: Path) -> Iterator[None]:
-    """Writes the journal however the block ends, and says how to resume.
+    """Writes the journal at the end of the block, even after an error, and says how to resume.
 
     Raises:
         OSError: Something cannot be written.

@@ -87,7 +87,7 @@ def digest(found: Fingerprint) -> str:
 
 
 def check_unchanged(folder: Path, images: Iterable[SourceImage]) -> Fingerprint:
-    """Returns the fingerprint of the images, which has the contents of the one in the folder; the first call writes it.
+    """Returns the fingerprint of the images after comparing it with the one in the folder; the first call writes it.
 
     Raises:
         DataError: An image or label file appeared, disappeared or has another content; it is named. Or ``data.json`` is

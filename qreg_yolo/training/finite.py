@@ -1,4 +1,4 @@
-"""The stop of a run whose numbers have become infinite or NaN, before they reach a checkpoint; it names the layer."""
+"""Checks for infinite or NaN losses and gradients, and the search for their origin."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 
 
 def norm_is_finite(model: nn.Module, losses: Iterable[Tensor] = ()) -> bool:
-    """Returns whether the gradients' common norm and the losses are finite, and with them all numbers: one look.
+    """Returns whether the losses and the norm of all gradients are finite, with a single transfer from the device.
 
-    False says less: the norm is computed in float32, where it can overflow although every gradient is finite.
+    True means that every number is finite. False does not mean the opposite: the norm can overflow float32 although
+    every gradient is finite.
     """
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
@@ -33,30 +34,24 @@ def norm_is_finite(model: nn.Module, losses: Iterable[Tensor] = ()) -> bool:
 def diagnosis(
     model: nn.Module, losses: Iterable[Tensor], images: Tensor, forward: Callable[[Tensor], object] | None = None
 ) -> str | None:
-    """Returns what is not finite and where that begins; None where every loss and every gradient is finite.
+    """Returns a text on the first loss or gradient that is not finite and its origin; None if all are finite.
 
     Args:
-        model: As it was when loss and gradients were computed; it is run once more, without gradients.
+        model: The model as of the computation of the loss; it runs once more, without gradients.
         losses: The parts of the loss.
         images: The preprocessed batch.
-        forward: How it is run, for example ``model.forward`` where the model is compiled; None: ``model(images)``.
+        forward: Runs the model, such as ``model.forward`` of a compiled model; None: ``model(images)``.
     """
     if not all_finite(losses):
-        return f"the loss is not finite. It begins at {where_it_begins(model, images, forward)}"
+        return f"the loss is not finite. It begins at {first_nonfinite(model, images, forward)}"
     for name, parameter in reversed(list(model.named_parameters())):  # gradients come from the end of the network
         if parameter.grad is not None and not all_finite([parameter.grad]):
             return f"the loss is finite, but not the gradient of '{name}'"
     return None
 
 
-def where_it_begins(model: nn.Module, images: Tensor, forward: Callable[[Tensor], object] | None = None) -> str:
-    """Returns what is not finite first on the way to a loss that is not: a parameter, a layer's output, or the loss.
-
-    Args:
-        model: As `diagnosis`, and so the others.
-        images: The preprocessed batch.
-        forward: How the model is run.
-    """
+def first_nonfinite(model: nn.Module, images: Tensor, forward: Callable[[Tensor], object] | None = None) -> str:
+    """Returns the first value that is not finite: the images, a parameter, a layer's output, or the loss."""
     if not all_finite([images]):
         return "the images of the batch"
     for name, parameter in model.named_parameters():
@@ -70,7 +65,7 @@ def where_it_begins(model: nn.Module, images: Tensor, forward: Callable[[Tensor]
 
 @contextlib.contextmanager
 def _watch(model: nn.Module, found: list[str]) -> Iterator[None]:
-    """Notes the leaf layers whose output is not finite, in the order in which they run."""
+    """Collects the leaf layers whose output is not finite, in the order of execution."""
 
     def hook(name: str, module: nn.Module, output: object) -> None:
         if isinstance(output, Tensor) and not all_finite([output]):

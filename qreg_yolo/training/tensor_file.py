@@ -1,4 +1,4 @@
-"""Tensors with a JSON description in one ``.safetensors`` file: what the artefacts of both tracks have in common."""
+"""Files of tensors with a JSON description: the common part of both tracks' safetensors checkpoints."""
 
 from __future__ import annotations
 
@@ -16,17 +16,12 @@ SUFFIX = ".safetensors"
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Returns copies of a model's state on the CPU, as safetensors wants them: contiguous, none sharing memory."""
+    """Returns copies of a model's state on the CPU, contiguous and without shared memory, as safetensors requires."""
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
 
 
 def keys(path: Path) -> set[str]:
-    """Returns the keys of a file's metadata, by which its kind is known.
-
-    Raises:
-        OSError: It cannot be read.
-        WeightsError: A damaged file.
-    """
+    """Returns the keys of a file's metadata, which tell its kind; errors as `read`."""
     try:
         with safe_open(path, framework="pt") as file:
             return set(file.metadata() or {})
@@ -40,11 +35,11 @@ def read(path: Path, header: str, version: int, lacking: str) -> tuple[dict[str,
     Args:
         path: The file.
         header: Key of the description in its metadata.
-        version: Of the description, the one that is read.
-        lacking: What to say of a file without one, after its name.
+        version: Supported version of the description.
+        lacking: Error text about a file without a description, after its name.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
         WeightsError: A damaged file, or one without such a description.
     """
     try:
@@ -66,15 +61,10 @@ def read(path: Path, header: str, version: int, lacking: str) -> tuple[dict[str,
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Puts tensors into a model; every name, shape and type has to fit.
-
-    Args:
-        model: The model.
-        tensors: Its state, by name.
-        path: Where they come from, for the error text.
+    """Loads tensors from the file ``path`` into a model; every name, shape and dtype must match.
 
     Raises:
-        WeightsError: One does not fit; the model is as it was.
+        WeightsError: A mismatch; the model is unchanged.
     """
     state = model.state_dict()
     for fault, names in (("lacks", state.keys() - tensors.keys()), ("has too much:", tensors.keys() - state.keys())):

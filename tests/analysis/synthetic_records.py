@@ -34,7 +34,7 @@ def record(
     return Record(**{**fields, **SOURCE, **given})
 
 
-def square(
+def run_records(
     value: float = 0.5, *, severities: Iterable[int] = (3,), conditions: Iterable[str] = CONDITIONS, **given: Any
 ) -> list[Record]:
     """Returns the rows of one run: ``value`` when clean, 0.1 less per severity."""

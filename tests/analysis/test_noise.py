@@ -66,7 +66,7 @@ def test_names_of_rows() -> None:
 
 def test_tables_have_every_row_and_a_dash_where_there_is_nothing() -> None:
     of_noise, of_gradients, of_loss = tables(REPORT_OF_FOUR)
-    assert [cells[:4] for cells in of_noise.rows][:2] == [
+    assert [row[:4] for row in of_noise.rows][:2] == [
         ("lsq, as trained", "2", "0.002", "0.0018"), ("lsq", "2", "0.0025", "0.00225"),
     ]  # fmt: skip
     assert of_noise.rows[3][-4:] == ("0", "-", "-", "-")

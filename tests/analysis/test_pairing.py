@@ -17,11 +17,11 @@ from qreg_yolo.analysis.measurements import (
 from qreg_yolo.errors import AnalysisError
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.metrics.conditions import read_layout
-from tests.analysis.synthetic_records import record, square, write
+from tests.analysis.synthetic_records import record, run_records, write
 
 
 def test_a_square_in_points_and_its_baseline(tmp_path: Path) -> None:
-    rows = square(0.6) + square(0.5, bits=4) + square(0.4, bits=4, seed=1) + square(0.7, seed=1)
+    rows = run_records(0.6) + run_records(0.5, bits=4) + run_records(0.4, bits=4, seed=1) + run_records(0.7, seed=1)
     pairs = pair_with_baselines(read_measurements(write(tmp_path / "r.csv", rows)))
     assert [(p.quantized.run_id, p.fp32.run_id) for p in pairs] == [
         ("yolov5n-lsq-w4-s0", "yolov5n-fp32-w32-s0"),
@@ -36,16 +36,16 @@ def test_a_square_in_points_and_its_baseline(tmp_path: Path) -> None:
 def test_no_baseline_names_the_run_and_what_was_looked_for(tmp_path: Path) -> None:
     for change in ({"seed": 1}, {"data": "coco"}, {"split": "val"}, {"n_images": 41}, {"model": "yolov5s.yaml"}):
         path = tmp_path / f"{next(iter(change))}.csv"
-        found = read_measurements(write(path, square(0.6, bits=4) + square(0.5, **change)))
+        found = read_measurements(write(path, run_records(0.6, bits=4) + run_records(0.5, **change)))
         with pytest.raises(AnalysisError, match=r"yolov5n-lsq-w4-s0 has no fp32 baseline.*seed=0.*n_images=40"):
             pair_with_baselines(found)
-    other_preset = [*square(0.6, bits=4), record("fog", 3, preset="cifar32")]
+    other_preset = [*run_records(0.6, bits=4), record("fog", 3, preset="cifar32")]
     with pytest.raises(AnalysisError, match="preset=imagenet224"):
         pair_with_baselines(read_measurements(write(tmp_path / "preset.csv", other_preset)))
 
 
 def test_two_baselines_are_both_named_and_one_can_be_chosen(tmp_path: Path) -> None:
-    rows = square(0.6, bits=4) + square(0.5, run_id="fp-best") + square(0.4, run_id="fp-last")
+    rows = run_records(0.6, bits=4) + run_records(0.5, run_id="fp-best") + run_records(0.4, run_id="fp-last")
     path = write(tmp_path / "r.csv", rows)
     found = read_measurements(path)
     with pytest.raises(AnalysisError, match=r"has 2 fp32 baselines: fp-best and fp-last. Choose one with --baseline"):
@@ -62,7 +62,7 @@ def test_two_baselines_are_both_named_and_one_can_be_chosen(tmp_path: Path) -> N
 
 def test_different_arithmetic_is_never_silent(tmp_path: Path) -> None:
     pairs = pair_with_baselines(
-        read_measurements(write(tmp_path / "r.csv", square(bits=8, precision="bf16") + square()))
+        read_measurements(write(tmp_path / "r.csv", run_records(bits=8, precision="bf16") + run_records()))
     )
     assert len(precision_warnings(pairs)) == 1
     assert (
@@ -73,7 +73,7 @@ def test_different_arithmetic_is_never_silent(tmp_path: Path) -> None:
 
 def test_what_was_evaluated_differently_is_not_compared_unasked(tmp_path: Path) -> None:
     small, large = "imgsz=128 conf=0.001 class_map=none", "imgsz=256 conf=0.001 class_map=none"
-    path = write(tmp_path / "r.csv", square(bits=4, evaluation=large) + square(evaluation=small))
+    path = write(tmp_path / "r.csv", run_records(bits=4, evaluation=large) + run_records(evaluation=small))
     found = read_measurements(path)
     words = r"imgsz=256 and imgsz=128\. Measure both alike.*--baseline yolov5n-fp32-w32"
     with pytest.raises(AnalysisError, match=words):
@@ -85,8 +85,8 @@ def test_what_was_evaluated_differently_is_not_compared_unasked(tmp_path: Path) 
 
 
 def test_the_baseline_that_was_evaluated_alike_is_taken(tmp_path: Path) -> None:
-    rows = square(bits=4, evaluation="imgsz=256") + [
-        row for size in (128, 256) for row in square(evaluation=f"imgsz={size}", run_id=f"fp-{size}")
+    rows = run_records(bits=4, evaluation="imgsz=256") + [
+        row for size in (128, 256) for row in run_records(evaluation=f"imgsz={size}", run_id=f"fp-{size}")
     ]
     (pair,) = pair_with_baselines(read_measurements(write(tmp_path / "r.csv", rows)))
     assert pair.fp32.run_id == "fp-256"
@@ -94,7 +94,7 @@ def test_the_baseline_that_was_evaluated_alike_is_taken(tmp_path: Path) -> None:
 
 def test_an_older_table_says_nothing_about_the_evaluation(tmp_path: Path) -> None:
     pairs = pair_with_baselines(
-        read_measurements(write(tmp_path / "r.csv", square(bits=4, evaluation="imgsz=256") + square()))
+        read_measurements(write(tmp_path / "r.csv", run_records(bits=4, evaluation="imgsz=256") + run_records()))
     )
     assert warnings_of(pairs) == []
 
@@ -114,9 +114,9 @@ def test_what_cannot_be_a_cell_is_refused(tmp_path: Path, row: object, words: st
 
 
 def test_a_selection_that_holds_nothing_says_what_there_is(tmp_path: Path) -> None:
-    path = write(tmp_path / "r.csv", square())
+    path = write(tmp_path / "r.csv", run_records())
     with pytest.raises(
-        ConfigError, match=r"metric='map50_59' is in none.*Did you mean 'map50_95'\? There are: map50_95"
+        ConfigError, match=r"metric='map50_59' is in no row.*Did you mean 'map50_95'\? There are: map50_95"
     ):
         read_measurements(path, Selection(metric="map50_59"))
     with pytest.raises(ConfigError, match="preset='cifar32'"):

@@ -30,34 +30,34 @@ from qreg_yolo.analysis.plots.curves import aligned
 from qreg_yolo.analysis.table import Estimate
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.metrics.conditions import CONDITIONS
-from tests.analysis.synthetic_records import square, write
+from tests.analysis.synthetic_records import run_records, write
 
-SQUARE = {name: Estimate(number - 9.5, lo=number - 11.5, hi=number - 7.5) for number, name in enumerate(CONDITIONS)}
+HEATMAP = {name: Estimate(number - 9.5, lo=number - 11.5, hi=number - 7.5) for number, name in enumerate(CONDITIONS)}
 
 
 def texts(ax: Axes) -> list[str]:
     return [text.get_text() for text in ax.texts]
 
 
-def cells(ax: Axes) -> list[Rectangle]:
+def rectangles(ax: Axes) -> list[Rectangle]:
     return [patch for patch in ax.patches if isinstance(patch, Rectangle)]
 
 
 def test_a_square_shows_every_value_name_and_open_sign() -> None:
-    figure, ax = draw_heatmap(SQUARE)
+    figure, ax = draw_heatmap(HEATMAP)
     assert texts(ax)[:4] == ["−9.5", "clean", "−8.5", "gaussian\nnoise"]
     assert len(texts(ax)) == 40
     assert len(ax.lines) == 4, "0 lies within 2 of -1.5, -0.5, 0.5 and 1.5"
     assert ax.get_xlabel() == "○ 95 % interval contains 0"
-    assert len(figure.axes) == 2, "the square and its scale"
+    assert len(figure.axes) == 2, "the heatmap and its scale"
 
 
 def test_missing_conditions_are_hatched_without_a_number_and_said() -> None:
-    square = {**SQUARE, "fog": Estimate(math.nan)}
-    del square["snow"]
-    _, ax = draw_heatmap(square)
+    heatmap = {**HEATMAP, "fog": Estimate(math.nan)}
+    del heatmap["snow"]
+    _, ax = draw_heatmap(heatmap)
     assert len(texts(ax)) == 38
-    hatched = [patch for patch in cells(ax) if patch.get_hatch()]
+    hatched = [patch for patch in rectangles(ax) if patch.get_hatch()]
     assert len(hatched) == 2
     assert all(patch.get_facecolor() == to_rgba("white") for patch in hatched)
     assert "hatched: not measured" in ax.get_xlabel()
@@ -65,7 +65,7 @@ def test_missing_conditions_are_hatched_without_a_number_and_said() -> None:
 
 def test_the_scale_of_a_single_low_row_says_all_it_has_to() -> None:
     figure, _ = draw_grid(
-        {("lsq", f"{bits}-bit"): SQUARE for bits in (8, 4, 2)}, label="map50_95\nquantized − fp32 [points]"
+        {("lsq", f"{bits}-bit"): HEATMAP for bits in (8, 4, 2)}, label="map50_95\nquantized − fp32 [points]"
     )
     figure.draw_without_rendering()
     words = figure.axes[-1].yaxis.label.get_window_extent()
@@ -74,14 +74,14 @@ def test_the_scale_of_a_single_low_row_says_all_it_has_to() -> None:
 
 def test_a_grid_has_one_symmetric_scale() -> None:
     small = {"clean": Estimate(-1.0), "fog": Estimate(2.0)}
-    figure, axes = draw_grid({("lsq", "8-bit"): small, ("lsq", "4-bit"): SQUARE, ("pact", "8-bit"): {}})
+    figure, axes = draw_grid({("lsq", "8-bit"): small, ("lsq", "4-bit"): HEATMAP, ("pact", "8-bit"): {}})
     assert axes.shape == (2, 2)
     assert [ax.get_title() for ax in axes[0]] == ["8-bit", "4-bit"]
     assert [row[0].get_ylabel() for row in axes] == ["lsq", "pact"]
     assert len(figure.axes) == 5, "four squares, one scale"
     assert figure.axes[-1].get_ylim() == (-9.5, 9.5)
     expected = PALETTES["red-green"]((2.0 + 9.5) / 19)
-    assert cells(axes[0, 0])[CONDITIONS.index("fog")].get_facecolor() == pytest.approx(expected)
+    assert rectangles(axes[0, 0])[CONDITIONS.index("fog")].get_facecolor() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("palette", PALETTES)
@@ -163,7 +163,7 @@ def test_severity_curves_leave_out_what_was_not_measured() -> None:
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf", "PNG"])
 def test_files_by_suffix_the_same_each_time(tmp_path: Path, suffix: str) -> None:
     start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix.lower()]
-    save(draw_heatmap(SQUARE)[0], tmp_path / f"a.{suffix}")
+    save(draw_heatmap(HEATMAP)[0], tmp_path / f"a.{suffix}")
     assert (tmp_path / f"a.{suffix}").read_bytes().startswith(start)
     assert [file.name for file in tmp_path.iterdir()] == [f"a.{suffix}"]
 
@@ -174,13 +174,13 @@ def test_other_suffixes_and_folders_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         save(Figure(), tmp_path / "nowhere" / "a.png")
     with pytest.raises(ConfigError, match="Did you mean 'red-green'"):
-        draw_heatmap(SQUARE, palette="red-gren")
+        draw_heatmap(HEATMAP, palette="red-gren")
 
 
 def test_given_axes_are_drawn_into_and_pyplot_knows_nothing() -> None:
     figure = Figure()
     left, right = figure.subplots(1, 2)
-    assert draw_heatmap(SQUARE, left) == (figure, left)
+    assert draw_heatmap(HEATMAP, left) == (figure, left)
     assert draw_loss_curves({"a": [Curve(np.ones(1), np.ones(1))]}, right) == (figure, right)
     if "matplotlib.pyplot" in sys.modules:
         assert sys.modules["matplotlib.pyplot"].get_fignums() == []
@@ -198,8 +198,8 @@ def test_results_of_runs_that_differ_in_their_seed_go_together(tmp_path: Path) -
 
 
 def test_wide_grids_keep_values_within_their_cells() -> None:
-    square = {"clean": Estimate(-9.94), "fog": Estimate(-9.96), "snow": Estimate(23.4)}
-    figure, axes = draw_grid({("lsq", f"{bits}-bit"): square for bits in (8, 6, 5, 4, 3, 2)})
+    heatmap = {"clean": Estimate(-9.94), "fog": Estimate(-9.96), "snow": Estimate(23.4)}
+    figure, axes = draw_grid({("lsq", f"{bits}-bit"): heatmap for bits in (8, 6, 5, 4, 3, 2)})
     assert sorted(texts(axes[0, 0])) == ["+23", "−10", "−9.9"]
     figure.draw_without_rendering()
     cell = axes[0, 0].get_window_extent().width / 5
@@ -220,7 +220,7 @@ def test_a_long_legend_stands_beside_the_curves() -> None:
 
 
 def test_a_grid_can_have_a_title() -> None:
-    squares = {("lsq", "8-bit"): SQUARE, ("lsq", "4-bit"): SQUARE}
+    squares = {("lsq", "8-bit"): HEATMAP, ("lsq", "4-bit"): HEATMAP}
     plain, titled = draw_grid(squares)[0], draw_grid(squares, title="yolov5n")[0]
     assert titled.get_suptitle() == "yolov5n"
     assert titled.get_size_inches()[1] > plain.get_size_inches()[1]
@@ -236,8 +236,8 @@ def test_weights_alone_have_a_row_of_their_own_and_a_single_model_is_the_title(
         return draw_grid(squares, **options)
 
     monkeypatch.setattr(report, "draw_grid", spy)
-    rows = [*square(), *square(0.4, bits=8), *square(0.4, bits=4, act_bits=8, run_id="w4a8")]
-    rows += square(0.4, bits=8, method="dorefa", act_bits=32, run_id="alone")
+    rows = [*run_records(), *run_records(0.4, bits=8), *run_records(0.4, bits=4, act_bits=8, run_id="w4a8")]
+    rows += run_records(0.4, bits=8, method="dorefa", act_bits=32, run_id="alone")
     path = write(tmp_path / "records.csv", rows)
     request = report.Request(records=path, intervals=False)
     report.heatmap(request, tmp_path / "a.png")
@@ -245,7 +245,7 @@ def test_weights_alone_have_a_row_of_their_own_and_a_single_model_is_the_title(
         {("lsq", "8-bit"), ("lsq", "w4a8"), ("dorefa\nweights only", "8-bit")}, "yolov5n",
     )  # fmt: skip
     other = {"model": "yolov5s.yaml"}
-    write(path, [*square(run_id="s-fp32", **other), *square(0.4, bits=8, run_id="s-8", **other)])
+    write(path, [*run_records(run_id="s-fp32", **other), *run_records(0.4, bits=8, run_id="s-8", **other)])
     report.heatmap(request, tmp_path / "b.png")
     keys, title = drawn.pop()
     assert ("yolov5s\nlsq", "8-bit") in keys

@@ -21,7 +21,7 @@ from qreg_yolo.analysis.tables import TABLES, by_condition, by_severity, robustn
 from qreg_yolo.errors import AnalysisError
 from qreg_yolo.metrics import image_statistics
 from qreg_yolo.metrics.robustness import error_improvement, map_delta
-from tests.analysis.synthetic_records import square, write, write_study
+from tests.analysis.synthetic_records import run_records, write, write_study
 
 
 def compared(path: Path, per_image: Path | None = None):  # type: ignore[no-untyped-def]
@@ -29,7 +29,7 @@ def compared(path: Path, per_image: Path | None = None):  # type: ignore[no-unty
 
 
 def test_table_1_by_hand(tmp_path: Path) -> None:
-    table = table1(compared(write(tmp_path / "r.csv", square(0.6) + square(0.5, bits=4))), (3,))
+    table = table1(compared(write(tmp_path / "r.csv", run_records(0.6) + run_records(0.5, bits=4))), (3,))
     values = dict(zip(table.header, table.rows[0], strict=True))
     assert [values[name] for name in ("model", "data", "method", "seeds")] == ["yolov5n", "voc", "lsq 4", "1"]
     assert values["fp32 (19)"].value == pytest.approx(45)
@@ -41,7 +41,7 @@ def test_table_1_by_hand(tmp_path: Path) -> None:
 
 
 def test_robustness_and_severities_by_hand(tmp_path: Path) -> None:
-    rows = square(0.6, severities=(1, 3)) + square(0.5, bits=4, severities=(1, 3))
+    rows = run_records(0.6, severities=(1, 3)) + run_records(0.5, bits=4, severities=(1, 3))
     both = compared(write(tmp_path / "r.csv", rows))
     fp32, lsq = (dict(zip(robustness(both, (1, 3)).header, row, strict=True)) for row in robustness(both, (1, 3)).rows)
     assert (fp32["P"].value, lsq["P"].value) == pytest.approx((60, 50))
@@ -54,8 +54,8 @@ def test_robustness_and_severities_by_hand(tmp_path: Path) -> None:
 
 
 def test_seeds_give_mean_sd_and_n(tmp_path: Path) -> None:
-    rows = [row for seed, value in enumerate((0.5, 0.4, 0.6)) for row in square(value, bits=4, seed=seed)]
-    rows += [row for seed in range(3) for row in square(0.6, seed=seed)]
+    rows = [row for seed, value in enumerate((0.5, 0.4, 0.6)) for row in run_records(value, bits=4, seed=seed)]
+    rows += [row for seed in range(3) for row in run_records(0.6, seed=seed)]
     (group,) = by_seed(compared(write(tmp_path / "r.csv", rows)))
     found = estimate(group, lambda q, fp: map_delta(q, fp, "fog", (3,)))
     assert (found.value, found.sd, found.n) == pytest.approx((-10, 10, 3))
@@ -63,7 +63,7 @@ def test_seeds_give_mean_sd_and_n(tmp_path: Path) -> None:
 
 
 def test_one_seed_twice_is_refused(tmp_path: Path) -> None:
-    rows = square(0.6) + square(0.5, bits=4, run_id="a") + square(0.5, bits=4, run_id="b")
+    rows = run_records(0.6) + run_records(0.5, bits=4, run_id="a") + run_records(0.5, bits=4, run_id="b")
     with pytest.raises(AnalysisError, match="a and b are the same but for their weights"):
         table1(compared(write(tmp_path / "r.csv", rows)), (3,))
 
@@ -118,7 +118,7 @@ def test_files_of_other_images_or_labels_are_refused_across_conditions_too(tmp_p
 
 def test_no_error_left_has_no_interval_and_no_warning(tmp_path: Path) -> None:
     best = Comparison(
-        compared(write(tmp_path / "r.csv", square(0.6) + square(0.5, bits=4)))[0].pair,
+        compared(write(tmp_path / "r.csv", run_records(0.6) + run_records(0.5, bits=4)))[0].pair,
         {("clean", 0): np.array([100.0, 100.0, 50.0])},
         {("clean", 0): np.array([50.0, 100.0, 50.0])},
     )
@@ -168,7 +168,7 @@ def test_formats() -> None:
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("format_", FORMATS)
 def test_every_table_in_every_format(tmp_path: Path, name: str, format_: str) -> None:
-    both = compared(write(tmp_path / "r.csv", square(0.6) + square(0.5, bits=4, precision="fp16")))
+    both = compared(write(tmp_path / "r.csv", run_records(0.6) + run_records(0.5, bits=4, precision="fp16")))
     table = TABLES[name](both, (3,))
     assert any("Different arithmetic" in note for note in table.notes)
     assert "lsq 4" in FORMATS[format_](table)

@@ -1,4 +1,4 @@
-"""The classes of a checkpoint and of a data set go by name."""
+"""The classes of a checkpoint and of a dataset go by name."""
 
 from __future__ import annotations
 

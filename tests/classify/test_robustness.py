@@ -113,9 +113,9 @@ def test_tables_and_figures_take_the_records(trained: list[Path], tmp_path: Path
     assert "accuracy_top1" in text
     assert "lsq 4" in text
     assert "[" in text.splitlines()[3], "no interval"
-    report.heatmap(asked, tmp_path / "square.png")
+    report.heatmap(asked, tmp_path / "heatmap.png")
     report.severity_curves(asked, tmp_path / "curves.png", corruption="brightness")
-    assert (tmp_path / "square.png").stat().st_size > 1000
+    assert (tmp_path / "heatmap.png").stat().st_size > 1000
 
 
 def test_workers_and_additions_change_no_number(

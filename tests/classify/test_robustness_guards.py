@@ -46,8 +46,8 @@ def test_other_settings_are_refused(more: dict[str, Any], words: str, trained: l
         ({"batch": 0}, "batch=0"),
         ({"workers": -1}, "workers=-1: give 0 or more"),
         ({"data": "cifar11"}, "'cifar11' is not one of.*Did you mean 'cifar10"),
-        ({"published": Path("C"), "seed": 0}, "--seed does not go with --published"),
-        ({"published": Path("C"), "frost_dir": Path("f")}, "--frost-dir does not go with --published"),
+        ({"published": Path("C"), "seed": 0}, "--seed cannot be combined with --published"),
+        ({"published": Path("C"), "frost_dir": Path("f")}, "--frost-dir cannot be combined with --published"),
     ],
 )
 def test_what_does_not_exist_is_refused_before_work(
@@ -65,7 +65,7 @@ def test_models_that_cannot_be_measured_are_named(
     other = train(cifar100, tmp_path / "other", data="cifar100", epochs=1) / "weights" / "last.safetensors"
     with pytest.raises(ConfigError, match=rf"{other}' tells the 100 classes of cifar100 apart, cifar10 has 10"):
         measure(request([*trained, other], out, data="cifar10", data_dir=str(cifar10), verify=False))
-    with pytest.raises(ConfigError, match=r"trained on several data sets: .*Give one with --data"):
+    with pytest.raises(ConfigError, match=r"trained on several datasets: .*Give one with --data"):
         measure(request([*trained, other], out))
     copy = tmp_path / "copy.safetensors"
     shutil.copy(trained[0], copy)
@@ -128,7 +128,7 @@ def _cut(folder: Path) -> None:
         (lambda folder: (folder / "contrast.npy").write_bytes(b""), "not an array of numbers, or cut short"),
         (_cut, "contrast.npy' is not an array of numbers, or cut short"),
         (_pickled, "contrast.npy' is not an array of numbers"),
-        (_other_labels, "label .* in row 30, the data set .*other images, or in another order"),
+        (_other_labels, "label .* in row 30, the dataset .*other images, or in another order"),
         (lambda folder: np.save(folder / "labels.npy", np.zeros(50, int)), "labels of 5 x 10 images.* has 24 images"),
         (lambda folder: np.save(folder / "labels.npy", np.zeros(120)), "float64.*not five times the labels"),
         (lambda folder: np.savez(folder / "labels.npz", a=[1]) or (folder / "labels.npz").rename(folder / "labels.npy"),

@@ -12,7 +12,7 @@ from qreg_yolo.cli import comparing
 from qreg_yolo.cli.process import bar
 from qreg_yolo.terminal import no_progress
 from tests import ROOT
-from tests.analysis.synthetic_records import record, square, write, write_study
+from tests.analysis.synthetic_records import record, run_records, write, write_study
 from tests.cli.conftest import assert_refused, qreg_yolo
 
 
@@ -73,7 +73,9 @@ def test_the_overfitting_gap_in_another_format(tmp_path: Path) -> None:
 
 
 def test_warnings_and_missing_conditions_are_printed(tmp_path: Path) -> None:
-    path = write(tmp_path / "r.csv", [*square(), *square(bits=4, precision="bf16", conditions=("clean", "fog"))])
+    path = write(
+        tmp_path / "r.csv", [*run_records(), *run_records(bits=4, precision="bf16", conditions=("clean", "fog"))]
+    )
     for command in (["table", path], ["plot", "heatmap", path, "--out", tmp_path / "a.png"]):
         outcome = qreg_yolo(*command)
         assert outcome.code == 0, outcome.err
@@ -123,7 +125,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     assert_refused(qreg_yolo("plot", "curves", text, "--out", "a.png"), 1, "holds no epoch yet")
     text.write_text("epoch,val/box_loss\nx,y\n1,2\n")
     assert_refused(qreg_yolo("plot", "curves", text, "--out", "a.png"), 1, "line 2 is not a row of numbers")
-    alone = write(tmp_path / "alone.csv", square(bits=4))
+    alone = write(tmp_path / "alone.csv", run_records(bits=4))
     assert_refused(qreg_yolo("table", alone), 1, "yolov5n-lsq-w4-s0 has no fp32 baseline", "seed=0")
     wrong = write(tmp_path / "wrong.csv", [record("fog", 6)])
     assert_refused(qreg_yolo("table", wrong), 1, "severity=6 does not exist")

@@ -40,7 +40,7 @@ def anchored(hyp: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_a_run_has_the_losses_of_the_head_everywhere(anchored: Run) -> None:
     log = anchored.printed.log
-    assert "Transferred 343 of 349 tensors from 'classic.pt' (classic YOLOv5); untrained: model.24 (6)" in log
+    assert "Transferred 343 of 349 tensors from 'classic.pt' (YOLOv5 weights); untrained: model.24 (6)" in log
     assert "Anchor head of 6 classes: box and objectness rows taken, class rows of 5 of 5 classes by name" in log
     assert "Quantized: 60 convolutions (4 x W8 lsq A8 lsq, 56 x W4 lsq A4 lsq)" in log
     assert log.count("Anchors: best possible recall ") == 1

@@ -71,7 +71,7 @@ def test_a_sheet_has_a_tile_per_cell(yaml: Path, tmp_path: Path) -> None:
         (["--severities", "6"], ["severities='6'", "1 to 5"]),
         (["--severities", "0-3"], ["severities='0-3'"]),
         (["--format", "pgn"], ["Did you mean 'png'"]),
-        (["--quality", "90"], ["quality=90 is for jpg"]),
+        (["--quality", "90"], ["quality=90 applies to jpg"]),
         (["--format", "jpg", "--quality", "101"], ["quality=101"]),
         (["--preset", "imagnet224"], ["Did you mean 'imagenet224'"]),
         (["--seed", "-1"], ["seed=-1"]),

@@ -1,4 +1,4 @@
-"""The command line executes nothing that a file brings along: checkpoints, model YAMLs, caches beside a data set."""
+"""The command line executes nothing that a file brings along: checkpoints, model YAMLs, caches beside a dataset."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_a_run_starts_from_classic_yolov5_weights(hyp: Path, data: Path, tmp_pat
     write_classic(path, nc=5, names=list(check_data(data, "val").names.values()))
     run = train_run(tmp_path, hyp, data, "--model", "yolov5n.yaml", "--weights", path, "--bits", 4)
     said = [line for line in run.printed.log.splitlines() if "Transferred" in line]
-    assert said == ["Transferred 342 of 427 tensors from 'classic.pt' (classic YOLOv5); untrained: model.24 (85)"]
+    assert said == ["Transferred 342 of 427 tensors from 'classic.pt' (YOLOv5 weights); untrained: model.24 (85)"]
     for command in (
         ["val", path, "--data", data, "imgsz=32", "project=out"],
         ["inspect", path],

@@ -110,7 +110,7 @@ def test_inspection_counts_the_head(anchored: Trained) -> None:
     layers = {layer.name: layer for layer in inspection.layers}
     assert len(layers) == 15
     assert all(layer.macs for layer in layers.values())
-    assert inspection.spare_layers == []
+    assert inspection.unused_branch == []
 
 
 def test_the_numbers_under_corruptions_are_those_of_val(

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from qreg_yolo.datasets.voc.convert import convert_voc
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
-from qreg_yolo.detect.checkpoint import classic_detector, load_start, load_weights
+from qreg_yolo.detect.checkpoint import load_start, load_weights, yolov5_detector
 from qreg_yolo.detect.evaluate import validate
 from qreg_yolo.detect.head_transfer import HeadRows
 from qreg_yolo.detect.quantization_config import QuantizationConfig
-from qreg_yolo.detect.yolov5_weights import ClassicWeights
+from qreg_yolo.detect.yolov5_weights import YOLOv5Weights
 from qreg_yolo.errors import WeightsError
 from qreg_yolo.io import records
 from qreg_yolo.quant import quantized_layers
@@ -84,11 +84,11 @@ def test_every_tensor_is_taken_strictly(classic: tuple[Path, dict[str, Tensor]])
         if name != "model.24.anchors":
             assert torch.equal(state[name], tensor.to(state[name])), name
     start = load_start(path)
-    assert isinstance(start, ClassicWeights)
+    assert isinstance(start, YOLOv5Weights)
     for change in ({"model.3.conv.weight": None}, {"model.3.conv.weight": torch.ones(1)}, {"more": torch.ones(1)}):
         tensors = {name: tensor for name, tensor in {**start.tensors, **change}.items() if tensor is not None}
         with pytest.raises(WeightsError, match="does not fit"):
-            classic_detector(ClassicWeights(path, tensors, start.names))
+            yolov5_detector(YOLOv5Weights(path, tensors, start.names))
 
 
 def test_the_activation_of_the_file_is_built_and_executed_only_if_it_is_one(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_classic_files_of_other_networks_can_only_be_started_from(tmp_path: Path
     write_classic(tmp_path / "other.pt", model="yolov8n.yaml")
     with pytest.raises(WeightsError, match=r"other\.pt.*not YOLOv5 n, s, m, l or x.*--weights"):
         load_weights(tmp_path / "other.pt")
-    assert isinstance(load_start(tmp_path / "other.pt"), ClassicWeights)
+    assert isinstance(load_start(tmp_path / "other.pt"), YOLOv5Weights)
 
 
 # ------------------------------------------------------------------------------------------------ other classes
@@ -116,7 +116,7 @@ def test_a_training_with_as_many_classes_takes_everything(bits: int, classic: tu
     model = build(nc=4, bits=bits, head="anchor", pretrained=True)
     with host_warnings() as said:
         model.load(load_start(classic[0]))
-    assert said == ["Transferred 349 of 349 tensors from 'v6.pt' (classic YOLOv5); untrained: none"]
+    assert said == ["Transferred 349 of 349 tensors from 'v6.pt' (YOLOv5 weights); untrained: none"]
     expected = load_weights(classic[0])[0].state_dict()
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in expected.items())
     assert len(quantized_layers(model)) == (60 if bits == 4 else 0)
@@ -149,7 +149,7 @@ def test_other_classes_of_a_classic_file_go_by_name(classic: tuple[Path, dict[st
     with host_warnings() as said:
         model.load(load_start(path))
     assert said == [
-        "Transferred 343 of 349 tensors from 'v6.pt' (classic YOLOv5); untrained: model.24 (6)",
+        "Transferred 343 of 349 tensors from 'v6.pt' (YOLOv5 weights); untrained: model.24 (6)",
         SAID,
     ]
     check_rows(model.state_dict(), fresh, saved)
@@ -217,7 +217,7 @@ def test_the_official_file_gives_what_its_tensors_give() -> None:
     import cv2
 
     start = load_start(OFFICIAL)
-    assert isinstance(start, ClassicWeights)
+    assert isinstance(start, YOLOv5Weights)
     assert len(start.tensors) == 349
     picture = cv2.imread(str(next(iter(sorted(PHOTOS.glob("*.jpg"))))))[..., ::-1]
     height, width = picture.shape[:2]

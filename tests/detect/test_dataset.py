@@ -1,4 +1,4 @@
-"""The data set: nothing beside the user's images is written or trusted, and nothing is left out in silence."""
+"""The dataset: nothing beside the user's images is written or trusted, and nothing is left out in silence."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_what_ultralytics_would_leave_out_is_named(own_data: Path) -> None:
         check_data(own_data, "train")
     args = get_cfg(overrides={"imgsz": 64, "task": "detect"})
     data = {"names": dict.fromkeys(range(9), ""), "channels": 3}
-    with pytest.raises(DataError, match="1 of 8"):  # a data set that nobody has checked
+    with pytest.raises(DataError, match="1 of 8"):  # a dataset that nobody has checked
         build_dataset(args, str(first_image(own_data).parent), 4, data, mode="val", rect=True, stride=32)
 
 

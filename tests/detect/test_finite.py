@@ -10,7 +10,7 @@ import torch
 
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
 from qreg_yolo.io.files import sha256
-from qreg_yolo.training.finite import NonFiniteError, diagnosis, norm_is_finite, where_it_begins
+from qreg_yolo.training.finite import NonFiniteError, diagnosis, first_nonfinite, norm_is_finite
 from tests import TINY
 from tests.detect.conftest import SETTINGS, host_warnings
 
@@ -26,13 +26,13 @@ def model() -> QuantDetectionModel:
 def test_a_parameter_is_named(model: QuantDetectionModel) -> None:
     with torch.no_grad():
         model.model[4].cv1.conv.weight[3] = torch.nan
-    assert where_it_begins(model, IMAGES) == "the parameter 'model.4.cv1.conv.weight'"
+    assert first_nonfinite(model, IMAGES) == "the parameter 'model.4.cv1.conv.weight'"
 
 
 def test_the_first_layer_with_a_bad_output_is_named(model: QuantDetectionModel) -> None:
     with torch.no_grad():
         model.model[5].conv.weight.fill_(torch.finfo(torch.float32).max)
-    assert where_it_begins(model, IMAGES) == "the output of layer 'model.5.conv' (Conv2d)"
+    assert first_nonfinite(model, IMAGES) == "the output of layer 'model.5.conv' (Conv2d)"
 
 
 def test_the_loss_a_gradient_and_their_norm_are_told_apart(model: QuantDetectionModel) -> None:

@@ -86,8 +86,8 @@ def test_tables_and_figures_take_the_records(trained: Trained, fp32: Path, data:
     assert "imgsz=64 and imgsz=96. The difference is not quantization's alone" in text
     assert "lsq 4" in text
     assert "[" in text.splitlines()[3], "no interval"
-    report.heatmap(asked, tmp_path / "square.png")
-    assert (tmp_path / "square.png").stat().st_size > 1000
+    report.heatmap(asked, tmp_path / "heatmap.png")
+    assert (tmp_path / "heatmap.png").stat().st_size > 1000
 
 
 def test_workers_sizes_and_additions_change_no_number(

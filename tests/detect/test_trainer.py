@@ -15,7 +15,7 @@ from ultralytics.nn.modules.conv import Conv
 from ultralytics.utils import DEFAULT_CFG
 
 from qreg_yolo.detect import QuantDetectionModel, QuantDetectionTrainer, QuantYOLO
-from qreg_yolo.detect.compat import check_host
+from qreg_yolo.detect.compat import check_ultralytics
 from qreg_yolo.detect.policy import frozen_norms
 from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.detect.resume import preserved_random_state
@@ -274,6 +274,7 @@ def test_a_checkpoint_is_replaced_at_once_or_not_at_all(
     class Trainer(QuantDetectionTrainer):
         def __init__(self) -> None:
             self.wdir, self.last, self.best = tmp_path, last, tmp_path / "best.pt"
+            self._batches_since_step = 0
 
     def torn(self: Any) -> bool:
         self.last.write_bytes(b"half of the new")
@@ -287,13 +288,13 @@ def test_a_checkpoint_is_replaced_at_once_or_not_at_all(
 
 
 def test_the_host_is_as_expected() -> None:
-    check_host()
+    check_ultralytics()
 
 
 def test_a_host_that_lacks_a_method_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qreg_yolo.detect.compat.host_version", "8.3.0")
+    monkeypatch.setattr("qreg_yolo.detect.compat.ultralytics_version", "8.3.0")
     with pytest.raises(RuntimeError, match=r"8\.3\.0"):
-        check_host()
+        check_ultralytics()
 
 
 @pytest.mark.parametrize("choice", [None, False])

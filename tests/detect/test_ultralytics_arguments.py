@@ -299,8 +299,8 @@ def test_what_may_change_when_a_run_is_resumed(shapes: Path, tmp_path: Path, mon
     begun = train(shapes, tmp_path, ("epochs=3",))
     assert begun.code == 130, begun.err
     monkeypatch.setattr(QuantDetectionTrainer, "run_callbacks", original)
-    hint = next(line for line in begun.log.splitlines() if "Go on with: " in line)
-    words = shlex.split(hint.partition("Go on with: ")[2])
+    hint = next(line for line in begun.log.splitlines() if "Resume with: " in line)
+    words = shlex.split(hint.partition("Resume with: ")[2])
     assert Path(words[-1]) == tmp_path / NAME / "weights" / "last.pt"
     done = qreg_yolo(*words[1:], *CHANGED)
     assert done.code == 0, done.err + done.log[-2000:]

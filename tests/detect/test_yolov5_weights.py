@@ -13,7 +13,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
 from qreg_yolo.detect.checkpoint import load_start
-from qreg_yolo.detect.yolov5_weights import ClassicWeights
+from qreg_yolo.detect.yolov5_weights import YOLOv5Weights
 from qreg_yolo.errors import WeightsError
 from qreg_yolo.quant import quantized_layers, uninitialized_quantizers
 from tests.detect.conftest import SETTINGS, Trained, host_warnings
@@ -35,7 +35,7 @@ def test_classic_weights_are_all_read(classic: tuple[Path, dict[str, torch.Tenso
     path, saved = classic
     assert "models" not in sys.modules
     start = load_start(path)
-    assert isinstance(start, ClassicWeights)
+    assert isinstance(start, YOLOv5Weights)
     expected = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in saved.items()}
     assert start.tensors.keys() == expected.keys()
     assert all(start.tensors[name].dtype == tensor.dtype for name, tensor in expected.items())
@@ -51,7 +51,7 @@ def test_classic_weights_go_where_name_and_shape_fit(bits: int, classic: tuple[P
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with host_warnings() as said:
         model.load(load_start(path))
-    assert said == ["Transferred 342 of 427 tensors from 'mine.pt' (classic YOLOv5); untrained: model.24 (85)"]
+    assert said == ["Transferred 342 of 427 tensors from 'mine.pt' (YOLOv5 weights); untrained: model.24 (85)"]
     same = 0
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, saved[name].to(tensor) if name in saved else fresh[name]), name
@@ -74,14 +74,14 @@ def test_classic_weights_of_another_size_are_an_error(
     with pytest.raises(WeightsError, match=r"\[16, 3, 6, 6\] there and \[32, 3, 6, 6\] here.*--model"):
         build(model="yolov5s.yaml", bits=4).load(load_start(classic[0]))
     with pytest.raises(WeightsError, match=r"has 0 tensors"):
-        ClassicWeights(Path("empty.pt"), {}).fitting(plain.state_dict())
+        YOLOv5Weights(Path("empty.pt"), {}).fitting(plain.state_dict())
 
 
 def test_hostile_classic_files_give_their_tensors_and_nothing_else(tmp_path: Path) -> None:
     marker, path = tmp_path / "marker", tmp_path / "evil.pt"
     saved = write_classic(path, extra=Evil(marker), opt=HOSTILE["eval"](marker))
     start = load_start(path)
-    assert isinstance(start, ClassicWeights)
+    assert isinstance(start, YOLOv5Weights)
     assert torch.equal(start.tensors["model.0.conv.weight"], saved["model.0.conv.weight"].float())
     assert not marker.exists()
 

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
 from qreg_yolo.detect.anchor_head import AnchorDetect
 from qreg_yolo.detect.evaluate import inspect_weights
-from qreg_yolo.detect.policy import clipped_layers, clipping_warning, spare_layers
+from qreg_yolo.detect.policy import clipped_layers, clipping_warning, unused_branch
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.quant import QuantSpec, calibrate, quantized_layers
 from tests.detect.conftest import Trained, train_tiny
@@ -250,7 +250,7 @@ def test_training_an_end_to_end_head_with_muon_and_its_one_to_one_branch(
     assert validations[0].end_to_end
     _check_step_groups(run.optimizer_groups)
     assert all(bool(value > 0) for key, value in run.ema_state.items() if key.endswith("step_size"))
-    assert all(".cv" in name for name in inspect_weights(run.best).spare_layers)
+    assert all(".cv" in name for name in inspect_weights(run.best).unused_branch)
 
 
 @pytest.mark.parametrize(("trained", "expected"), [(False, [True, False]), (None, [False, False])])
@@ -287,9 +287,9 @@ def _check_step_groups(groups: list[dict[str, Any]]) -> None:
 def test_one_branch_of_an_end_to_end_head_is_spare() -> None:
     """Both run and count, because nothing is fused; the report says which one inference goes without."""
     model = build_network("yolo26n")
-    one_to_one = spare_layers(model)
+    one_to_one = unused_branch(model)
     assert len(one_to_one) == 24
     assert all("one2one" in name for name in one_to_one)
     model.end2end = True
-    assert spare_layers(model) == [name.replace("one2one_", "") for name in one_to_one]
-    assert spare_layers(build_network("yolo11n")) == []
+    assert unused_branch(model) == [name.replace("one2one_", "") for name in one_to_one]
+    assert unused_branch(build_network("yolo11n")) == []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from tests.documented.documents import documented_commands, help_commands, subcommands
-from tests.documented.substitutions import FOR_EACH, NOT_RUN, REPRESENTATIVES
+from tests.documented.documents import documented_commands
+from tests.documented.substitutions import FOR_EACH, NOT_RUN
 
 _RUN = ("qreg-yolo ", "python tools/", "torchrun ")
 """Beginnings of what is run; anything else (pip, make, git) may change more than the working folder."""
@@ -15,11 +15,6 @@ _DETECTORS = re.compile(r"^(?!.*(yolov5nu?\.pt|anchor|--resume)).*(qreg-yolo tra
 def runnable() -> list[str]:
     """Returns the documented command lines that are run one by one."""
     return [line for line in documented_commands() if line.startswith(_RUN) and line not in {*NOT_RUN, *FOR_EACH}]
-
-
-def representatives() -> dict[str, str]:
-    """Returns one command line per subcommand: its first example, or the cheaper one of ``REPRESENTATIVES``."""
-    return {name: help_commands(command.epilog)[0] for name, command in subcommands().items()} | REPRESENTATIVES
 
 
 def of_detectors(lines: list[str], wanted: bool = True) -> list[str]:

@@ -64,23 +64,6 @@ NOT_RUN = {
 FOR_EACH = {"qreg-yolo COMMAND --help": "COMMAND stands for each subcommand"}
 """Command lines that stand for several."""
 
-REPRESENTATIVES = {
-    "inspect": "qreg-yolo inspect runs/resnet20-cifar10-lsq-w4a4-s0/weights/last.safetensors",
-    "train": "qreg-yolo train --data voc",
-    "noise": "qreg-yolo noise runs/yolov5n-fp32-s0/weights/best.pt --bits 32 --out runs/noise-fp32",
-    "robustness": (
-        "qreg-yolo robustness fp32.pt w4a4.pt --data voc --corruptions fog,snow --severities 3 --limit 100 name=quick"
-    ),
-    "classify train": (
-        "qreg-yolo classify train --model resnet20 --data cifar10 --data-dir DIR --bits 4 --method lsq --seeds 0,1,2"
-    ),
-    "classify val": "qreg-yolo classify val last.safetensors --data cifar10 --data-dir DIR",
-    "classify robustness": (
-        "qreg-yolo classify robustness *.safetensors --preset imagenet224 --severities 1 name=imagenet-constants"
-    ),
-}
-"""Command lines of the default suite, where the first example of a subcommand takes long."""
-
 
 def substituted(line: str) -> str:
     """Returns the command line to run for one on a page."""

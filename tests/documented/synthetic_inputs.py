@@ -1,4 +1,4 @@
-"""Small inputs under the names that the pages use: data sets, weights of others, records, curves, runs that stopped."""
+"""Small inputs under the names that the pages use: datasets, weights of others, records, curves, runs that stopped."""
 
 from __future__ import annotations
 

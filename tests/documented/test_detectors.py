@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.documented.selection import of_detectors, representatives, runnable
+from tests.documented.selection import of_detectors, runnable
 from tests.documented.workspace import Workspace, assert_as_documented
-
-
-@pytest.mark.parametrize("line", of_detectors(list(representatives().values())), ids=str)
-def test_one_per_subcommand(line: str, workspace: Workspace) -> None:
-    assert_as_documented(line, workspace.run(line))
 
 
 @pytest.mark.documented

@@ -6,7 +6,7 @@ import pytest
 
 from tests import ROOT
 from tests.documented.documents import subcommands
-from tests.documented.selection import of_detectors, representatives, runnable
+from tests.documented.selection import of_detectors, runnable
 from tests.documented.workspace import Workspace, assert_as_documented
 
 PROGRAMS = [
@@ -18,11 +18,6 @@ PROGRAMS = [
     ),
 ]
 """The subcommands, and the scripts that are the same under another name."""
-
-
-@pytest.mark.parametrize("line", of_detectors(list(representatives().values()), False), ids=str)
-def test_one_per_subcommand(line: str, workspace: Workspace) -> None:
-    assert_as_documented(line, workspace.run(line))
 
 
 @pytest.mark.documented

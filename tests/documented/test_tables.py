@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.documented.documents import documented_commands, help_commands, page_commands, subcommands
-from tests.documented.selection import of_detectors, representatives, runnable
-from tests.documented.substitutions import FOR_EACH, NOT_RUN, REPRESENTATIVES, SUBSTITUTIONS, substituted
+from tests.documented.documents import documented_commands, help_commands, page_commands
+from tests.documented.selection import of_detectors, runnable
+from tests.documented.substitutions import FOR_EACH, NOT_RUN, SUBSTITUTIONS, substituted
 from tests.documented.workspace import SCRIPT, SOURCES, Workspace, assert_as_documented, needed
 
 
@@ -20,14 +20,6 @@ def test_every_command_line_is_in_one_half() -> None:
     assert sorted([*detectors, *others]) == sorted(runnable())
     assert detectors
     assert others
-
-
-def test_the_default_suite_has_one_command_line_per_subcommand() -> None:
-    assert representatives().keys() == subcommands().keys()
-    for name, line in representatives().items():
-        assert line.startswith(f"qreg-yolo {name} ")
-        assert line in runnable()
-    assert all(line != help_commands(subcommands()[name].epilog)[0] for name, line in REPRESENTATIVES.items())
 
 
 def test_every_substitution_changes_a_command_line() -> None:

@@ -13,13 +13,15 @@ from pathlib import Path
 
 from tests import ROOT
 from tests.documented import synthetic_inputs as inputs
-from tests.documented.substitutions import REPRESENTATIVES, substituted
+from tests.documented.substitutions import substituted
 
 SCRIPT = Path(sys.executable).with_name("qreg-yolo")
 TIMEOUT = 300
 
 DETECTOR, CLASSIFIER = "runs/yolov5n-lsq-w4a4-s0", "runs/resnet20-cifar10-lsq-w4a4-s0"
-CLASSIFIER_TRAINING = REPRESENTATIVES["classify train"]
+CLASSIFIER_TRAINING = (
+    "qreg-yolo classify train --model resnet20 --data cifar10 --data-dir DIR --bits 4 --method lsq --seeds 0,1,2"
+)
 SOURCES: dict[str, str | Callable[[Path], object]] = {
     "VOCdevkit": inputs.write_devkit,
     "VOC": "qreg-yolo data voc --devkit VOCdevkit --out VOC",

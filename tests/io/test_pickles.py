@@ -83,7 +83,7 @@ PYTHON_2 = (
     b"(K\x01K\x02K\x03\x86cnumpy\ndtype\nq\x0bU\x02u1K\x00K\x01\x87Rq\x0c(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
     b"\x89U\x06\x00\x01\x02\xfd\xfe\xfftbu."
 )
-"""As Python 2 and its NumPy wrote data sets of images: texts and raw values are 8-bit strings."""
+"""As Python 2 and its NumPy wrote datasets of images: texts and raw values are 8-bit strings."""
 
 
 def test_pickles_of_python_2() -> None:

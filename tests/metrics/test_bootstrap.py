@@ -88,10 +88,6 @@ def test_other_images_or_labels_cannot_be_compared() -> None:
         check_same_images(one, ImageStatistics(**{**vars(other), "targets": targets}), "a", "b")
 
 
-def test_intervals_cover_about_as_often_as_they_say() -> None:
-    assert 0.85 <= coverage(60, 100, 200, (1.0, 0.8)) <= 1.0  # binomial: 95 % +- 3 standard deviations of 2.8 %
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("skills", [(1.0, 1.0), (1.0, 0.6)])
 def test_95_percent_intervals_cover_93_to_97_percent(skills: tuple[float, float]) -> None:

@@ -27,7 +27,7 @@ from qreg_yolo.metrics.bootstrap import (
 from qreg_yolo.metrics.conditions import CLEAN, CONDITIONS
 from qreg_yolo.metrics.predictions import ImagePredictions, accuracy
 from qreg_yolo.metrics.robustness import map_delta
-from tests.analysis.synthetic_records import record, square, write
+from tests.analysis.synthetic_records import record, run_records, write
 from tests.metrics.synthetic_detections import simulated
 
 TOP1 = "accuracy_top1"
@@ -153,7 +153,7 @@ def test_classifiers_are_compared_in_accuracy_with_intervals(tmp_path: Path) -> 
 
 def test_records_of_both_tracks_are_each_compared_in_their_own_metric(tmp_path: Path) -> None:
     path = study(tmp_path)
-    write(path, [*square(), *square(0.4, bits=4)])
+    write(path, [*run_records(), *run_records(0.4, bits=4)])
     metrics = {one.track: one.metric for one in read_measurements(path)}
     assert metrics == {"classify": TOP1, "detect": "map50_95"}
     assert "accuracy_top1, map50_95" in report.table(report.Request(records=path, intervals=False))

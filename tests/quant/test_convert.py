@@ -1,4 +1,4 @@
-"""The replacement pass: what is swapped, what is kept, and the way back."""
+"""The replacement pass: swapped layers, kept layers, and the way back."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def test_weights_start_at_three_sigma(bits, per_channel):
     rows = list(w) if per_channel else [w]
     expected = [(abs(r.mean().item()) + 3 * r.std(correction=0).item()) / 2 ** (bits - 1) for r in rows]
     assert quantizer.step_size.flatten().tolist() == pytest.approx(expected, rel=1e-5)
-    assert quantizer.grid() == (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    assert (quantizer.quant_min, quantizer.quant_max) == (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
 def test_one_bit_weights_start_as_lsqs():

@@ -1,4 +1,4 @@
-"""The report: a layer under several names is one layer, and what was counted adds up."""
+"""Reports of layers: a layer with several names counts once, and the sums agree."""
 
 from __future__ import annotations
 

@@ -38,13 +38,13 @@ CASES = [
 @pytest.mark.parametrize("copier", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 def test_copies_compute_the_same_and_share_nothing(options, copier):
     model = build(**options)
-    twin = copier(model)
-    assert torch.equal(twin(X), model(X))
-    assert [layer.plan for layer in quantized_layers(twin).values()] == [
+    copied = copier(model)
+    assert torch.equal(copied(X), model(X))
+    assert [layer.plan for layer in quantized_layers(copied).values()] == [
         layer.plan for layer in quantized_layers(model).values()
     ]
-    assert not {id(p) for p in model.parameters()} & {id(p) for p in twin.parameters()}
-    assert not uninitialized_quantizers(twin)
+    assert not {id(p) for p in model.parameters()} & {id(p) for p in copied.parameters()}
+    assert not uninitialized_quantizers(copied)
 
 
 @pytest.mark.parametrize("options", CASES, ids=str)
@@ -58,7 +58,7 @@ def test_state_dict_carries_ranges_flags_and_signs(options, tmp_path):
     assert torch.equal(fresh(X), trained(X))
     for mine, theirs in zip(quantized_layers(fresh).values(), quantized_layers(trained).values(), strict=True):
         assert mine.plan == theirs.plan
-        assert mine.input_fake_quant.grid() == theirs.input_fake_quant.grid()
+        assert mine.input_fake_quant.quant_min == theirs.input_fake_quant.quant_min
 
 
 def test_lsq_state_dict_keys():

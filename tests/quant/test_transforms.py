@@ -1,4 +1,4 @@
-"""torch.func, torch.compile, double backward and what is kept for backward."""
+"""torch.func, torch.compile, double backward, and tensors saved for backward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A layer that no calibration batch reaches is left in full precision and reported, or is an error where asked for."""
+"""Layers that no calibration batch reaches: converted back and reported, or an error."""
 
 from __future__ import annotations
 

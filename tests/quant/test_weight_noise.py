@@ -1,4 +1,4 @@
-"""The noise of quantized weights: its law, its parts, and what it is for each method."""
+"""Noise of quantized weights: its distribution, its parts, and its value for each method."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from qreg_yolo.quant.weight_noise import (
     noise_columns,
     noise_of,
     pooled,
-    rounding_after_training,
+    ptq_weights,
     weight_noise,
 )
 from tests.quant.synthetic_networks import mixed
@@ -39,7 +39,7 @@ def noise(method: str, bits: int, weight: torch.Tensor, *, per_channel: bool = F
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_unclipped_lsq_has_the_uniform_variance_of_its_step(bits: int) -> None:
-    """sigma^2 = s^2/12 within 3 %, and the law is the uniform one."""
+    """sigma^2 = s^2/12 within 3 %, and the distribution is uniform."""
     found = noise("lsq", bits, weights(64, 64, 3, 3))
     assert found.step is not None
     assert found.clipped < 1e-4
@@ -51,7 +51,7 @@ def test_unclipped_lsq_has_the_uniform_variance_of_its_step(bits: int) -> None:
 def test_at_two_bits_the_uniform_model_holds_for_what_is_not_clipped_alone() -> None:
     found = noise("lsq", 2, weights(64, 64, 3, 3))
     assert found.step is not None
-    assert 0.04 < found.clipped < 0.07, "LSQ's initial step leaves the normal law's tail beyond 1.59 sigma"
+    assert 0.04 < found.clipped < 0.07, "LSQ's initial step clips the normal distribution's tail beyond 1.59 sigma"
     assert found.sigma2 != pytest.approx(found.step**2 / 12, rel=0.03)
     assert found.sigma2 - found.sigma2_clipped == pytest.approx(found.sigma2_uniform, rel=0.1)
     assert found.sigma2_uniform == pytest.approx((1 - found.clipped) * found.step**2 / 12, rel=1e-4)
@@ -145,7 +145,7 @@ def test_a_layer_without_weights_is_named() -> None:
     plan = QuantSpec(weight_bits=4, act_bits=32).layer_plan(rescale=True)
     with pytest.warns(UserWarning, match="zero-element"):
         model = nn.Sequential(nn.Linear(0, 3))
-    rounding = rounding_after_training(model, {"0": plan})
+    rounding = ptq_weights(model, {"0": plan})
     with pytest.raises(ValueError, match=r"Layer '0': .*\[3, 0\] has no elements.*Leave it out"):
         noise_of(rounding)
 
@@ -160,9 +160,9 @@ def test_a_model_is_rounded_after_training_without_being_touched() -> None:
             quantizer.calibrate(layer.weight)
     own = layer_noise(quantized)
     assert list(own) == ["stem", "twice", "block.0", "head"], "a layer under several names comes once"
-    assert noise_of(rounding_after_training(model, {name: plans[name] for name in own})) == own
+    assert noise_of(ptq_weights(model, {name: plans[name] for name in own})) == own
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert noise_of(rounding_after_training(quantized, {name: plans[name] for name in own})) == own, "latent weights"
+    assert noise_of(ptq_weights(quantized, {name: plans[name] for name in own})) == own, "latent weights"
 
 
 def test_dorefa_without_rescaling_makes_a_network_of_another_scale() -> None:
@@ -174,12 +174,10 @@ def test_dorefa_without_rescaling_makes_a_network_of_another_scale() -> None:
     unit = torch.tanh(weight) / torch.tanh(weight).abs().max()
     assert torch.allclose(float_weight(model, "0"), unit)
     dorefa = QuantSpec(method="dorefa", weight_bits=2, act_bits=32).layer_plan(rescale=True)
-    quantizer, rounded = rounding_after_training(model, {"0": dorefa})["0"]
+    quantizer, rounded = ptq_weights(model, {"0": dorefa})["0"]
     assert quantizer.spec.rescale is False, "as it was trained"
     assert torch.equal(rounded, weight)
-    _, rounded = rounding_after_training(model, {"0": QuantSpec(weight_bits=2, act_bits=32).layer_plan(rescale=None)})[
-        "0"
-    ]
+    _, rounded = ptq_weights(model, {"0": QuantSpec(weight_bits=2, act_bits=32).layer_plan(rescale=None)})["0"]
     assert torch.allclose(rounded, unit), "another method rounds what the network uses"
 
 

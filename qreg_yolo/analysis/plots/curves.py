@@ -133,7 +133,7 @@ def aligned(seeds: Sequence[Curve]) -> tuple[Array, Array]:
 
 
 def _reach(one: Estimate) -> tuple[float, float]:
-    """Returns how far the bar of an estimate goes down and up."""
+    """Returns the lengths of an estimate's error bar down and up."""
     return (one.sd, one.sd) if one.n > 1 else (one.value - one.lo, one.hi - one.value)
 
 

@@ -199,7 +199,7 @@ def _value_text(value: float, size: float) -> str:
 
 
 def _ink(face: NDArray[np.float64]) -> str:
-    """Returns black or white, whichever can be read on a colour."""
+    """Returns the colour, black or white, that is legible on ``face``."""
     red, green, blue, _ = face
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
 

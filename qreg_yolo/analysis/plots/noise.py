@@ -21,7 +21,7 @@ _BARS = 4
 
 
 def row_name(row: Report) -> str:
-    """Returns how a row is called: its method and those that quantize weights alike, and whether it was trained so.
+    """Returns the name of a row: its method, those that quantize weights alike, and whether it was trained so.
 
     >>> row_name({"method": "pact", "shared_with": ["dorefa"], "bits": 4, "trained": False})
     'pact = dorefa'
@@ -48,7 +48,7 @@ def draw_noise(report: Report) -> tuple[Figure, list[Axes]]:
 
 
 def draw_noise_against_bits(report: Report, ax: Axes | None = None) -> tuple[Figure, Axes]:
-    """Returns the noise over the weights' own variance against the width, and what the uniform model says of it.
+    """Returns the noise over the weights' own variance against the width, with the prediction of the uniform model.
 
     Args:
         report: The report.
@@ -162,7 +162,7 @@ def _methods(report: Report, *, trained: bool = False) -> dict[str, list[Report]
 
 
 def _reach(interval: Mapping[str, float | None]) -> list[list[float]]:
-    """Returns how far the bar of an interval above 0 goes down and up; an end below 0 is drawn near 0."""
+    """Returns the lengths of an error bar down and up, above 0; an end below 0 is drawn near 0."""
     value, low, high = interval["value"], interval["lo"], interval["hi"]
     if value is None or low is None or high is None:
         return [[0.0], [0.0]]

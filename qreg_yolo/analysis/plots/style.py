@@ -38,7 +38,7 @@ _SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def literal(text: str) -> str:
-    """Returns what matplotlib shows as ``text``: no formula between ``$``, no entry hidden by a leading ``_``."""
+    """Escapes a text for matplotlib: no formula between ``$``, no entry hidden by a leading ``_``."""
     shown = text.replace("$", r"\$")
     return f"\u200b{shown}" if shown.startswith("_") else shown
 

@@ -120,7 +120,7 @@ def check_free(out: Path) -> None:
 
 
 def check_unchanged(out: Path, settings: Mapping[str, Any], known: Mapping[str, Entry]) -> None:
-    """Raises where the folder is not what it was when it was looked at, before this process had it to itself.
+    """Raises if another process changed the folder between the first look and the lock.
 
     Raises:
         DataError: Another process has written into it.

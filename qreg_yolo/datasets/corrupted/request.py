@@ -35,7 +35,7 @@ class Request:
     out: Path
     """Output folder."""
     corruptions: tuple[str, ...]
-    """Of the 19."""
+    """Names of corruptions."""
     severities: tuple[int, ...]
     """1..5."""
     preset: str = "imagenet224"
@@ -43,13 +43,13 @@ class Request:
     seed: int = 0
     """Seed of the corruptions, 0 or more."""
     format: str = "png"
-    """`png` and `webp` lose nothing; `jpg` compresses once more."""
+    """`png` and `webp` are lossless; `jpg` is lossy."""
     quality: int | None = None
     """Quality of jpg, 1..100; None: 95."""
     frost_dir: Path | None = None
     """Folder of frost overlays; None: as `load_overlays`."""
     limit: int | None = None
-    """A fixed random subset of so many images (`select_images`); None: all."""
+    """Size of a fixed random subset (`select_images`); None: all."""
     skip_bad: bool = False
     """Leave out images that cannot be used, instead of refusing them."""
     workers: int = 0
@@ -60,14 +60,14 @@ class Request:
             for severity in self.severities:
                 constants(name, severity, self.preset)
         if not self.corruptions or not self.severities:
-            raise InvalidValueError("No corruption or no severity is asked for. Give at least one of each.")
+            raise InvalidValueError("No corruption or no severity was given. Give at least one of each.")
         if self.format not in FORMATS:
             known = ", ".join(FORMATS)
             raise InvalidValueError(
                 f"Unknown format '{self.format}'.{did_you_mean(self.format, FORMATS)} Known: {known}."
             )
         if self.quality is not None and self.format != "jpg":
-            raise InvalidValueError(f"quality={self.quality} is for jpg; {self.format} loses nothing. Leave it out.")
+            raise InvalidValueError(f"quality={self.quality} applies to jpg; {self.format} is lossless. Remove it.")
         for key, value, low, high in (
             ("quality", self.quality, 1, 100),
             ("seed", self.seed, 0, None),

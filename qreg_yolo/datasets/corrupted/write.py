@@ -217,7 +217,7 @@ def _faults(entries: Iterable[Entry]) -> list[str]:
 
 
 def _estimate(tasks: list[Task], pixels: Mapping[str, int]) -> int:
-    """Returns about how many bytes the images will take: each condition is tried on one of a few images."""
+    """Estimates the bytes that the images will take, from a few images for each condition."""
     if not tasks:
         return 0
     sample = tasks[:: max(1, len(tasks) // _SAMPLE)][:_SAMPLE]
@@ -270,7 +270,7 @@ def _drop_torn_line(path: Path) -> None:
 
 
 def _finish(source: ImageSource, request: Request, entries: Mapping[str, Entry]) -> tuple[Path, ...]:
-    """Writes the manifest in the images' order, and last the data YAML of each copy, which is whole then."""
+    """Writes the manifest in the images' order, and then the data YAML of each finished copy."""
     ordered = {
         place: replace(entry, files=dict(sorted(entry.files.items(), key=lambda item: _order(item[0]))))
         for place, entry in entries.items()

@@ -72,7 +72,7 @@ def _coordinates(n: int, rng: np.random.Generator) -> tuple[Array, Array]:
 
 
 def _shape(x: Array, y: Array, kinds: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Returns where each image's shape is: boolean `(n, 32, 32)`."""
+    """Returns the mask of each image's shape: boolean `(n, 32, 32)`."""
     distance = np.hypot(x, y)
     square = np.maximum(np.abs(x), np.abs(y))
     triangle = np.maximum(np.abs(x) * np.sqrt(3) / 2 + y / 2, -y) * 2

@@ -1,4 +1,4 @@
-"""Draws one image of the built-in demo set: textured shapes on varied backgrounds, with the boxes of what is visible.
+"""One image of the built-in demo set: textured shapes on varied backgrounds, with the boxes of their visible parts.
 
 Every pixel comes from integer arithmetic on the raw stream of PCG64 (which NumPy keeps stable between versions,
 NEP 19), so the set is the same on every machine. Lengths named ``_q`` are in quarter pixels; object-local
@@ -21,7 +21,7 @@ GENERATOR_VERSION = 1
 CLASS_NAMES = ("disc", "box", "triangle", "cross", "ring")
 SPLIT_SEEDS = {"train": 101, "val": 202}
 MIN_VISIBLE_PERCENT = 30
-"""An object of which less is visible (occluded or beyond the border) gets no label."""
+"""Smallest visible share of a labelled object; the rest is occluded or beyond the border."""
 
 _SIZES_WH = ((128, 96), (96, 128), (128, 112), (112, 128), (128, 128))
 _HALF_SIZES_PX = ((8, 12), (13, 19), (13, 19), (20, 29), (30, 40))

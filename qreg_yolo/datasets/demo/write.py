@@ -170,7 +170,7 @@ def _move_whole(built: Path, folder: Path) -> bool:
 
 
 def _repair(built: Path, folder: Path) -> None:
-    """Replaces each file of the set in ``folder`` by the one in ``built``, then removes what does not belong there."""
+    """Replaces each file of the set in ``folder`` by the one in ``built``, then removes other files."""
     names = list(_read_manifest(built))
     for name in [*names, MANIFEST_NAME]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MAX_BYTES = 1 << 20
-"""Size from which an annotation is not read; official ones have some kilobytes."""
+"""Size limit of an annotation; official ones have a few kilobytes."""
 
 MISSING_ANNOTATION = "missing annotation"
 MALFORMED_XML = "malformed XML"
@@ -81,7 +81,7 @@ def read_annotation(path: Path, class_ids: Mapping[str, int], *, keep_difficult:
 
 
 class _Tree(ET.TreeBuilder):
-    """Builds the tree of a document without a document type: there entities are declared, which grow without bound."""
+    """Builds the tree of a document; refuses a document type, whose entities may expand without bound."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         """Refuses the document as soon as the declaration begins, whatever the encoding."""

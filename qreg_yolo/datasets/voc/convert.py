@@ -30,7 +30,7 @@ class Conversion:
     problems: tuple[Problem, ...]
     """Problems that were left out."""
     placed: Counter[str]
-    """The ways in which images were placed, and how often; empty if the folder was complete already."""
+    """"symbolic link", "hard link" or "copy" -> number of images; empty if the folder was already complete."""
 
     @property
     def table(self) -> str:

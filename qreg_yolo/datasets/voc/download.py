@@ -123,7 +123,7 @@ def _download(url: str, target: Path, md5: str, progress: Progress) -> None:
 
 
 def _receive(response: HTTPResponse, url: str, part: Path, present: int, progress: Progress) -> None:
-    """Appends what the server sends to ``part``, or starts over where the server cannot resume."""
+    """Downloads the rest of ``part``, or starts over where the server cannot resume."""
     if response.status != HTTPStatus.PARTIAL_CONTENT:
         present = 0
     elif not (response.headers["Content-Range"] or "").startswith(f"bytes {present}-"):

@@ -74,7 +74,7 @@ def find_output(out: Path, settings: Mapping[str, Any]) -> bool:
 
 
 def find_differences(out: Path, output: Output) -> list[str]:
-    """Returns the files of ``out``, relative, that differ from what would be written; linked images are not read.
+    """Returns the files of ``out``, relative, that differ from those to be written; linked images are not read.
 
     An image or label file that does not belong to the conversion counts; other files (caches) do not.
     """
@@ -96,7 +96,7 @@ def find_differences(out: Path, output: Output) -> list[str]:
 
 
 def write_output(out: Path, output: Output, progress: Progress = no_progress) -> Counter[str]:
-    """Writes the folder and returns how its images were placed ("symbolic link", "hard link", "copy") and how often.
+    """Writes the folder; returns "symbolic link", "hard link" or "copy" -> number of images placed that way.
 
     Raises:
         DataError: Another run has written the folder.

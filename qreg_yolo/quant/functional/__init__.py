@@ -1,8 +1,8 @@
-"""One pure function per equation: float in, float on the quantization grid out, the paper's gradient behind it.
+"""Pure functions, one per equation: float in, float on the quantization grid out, with the paper's gradient.
 
 All functions compute in float32 (float64 for float64 inputs), whatever autocast says, and return the dtype of their
-input. None of them branches on data or synchronizes with the host, so ``torch.compile(fullgraph=True)`` and
-``torch.func`` transforms work through them.
+input. They neither branch on data nor wait for the device, so ``torch.compile(fullgraph=True)`` and ``torch.func``
+transforms work through them.
 """
 
 from qreg_yolo.quant.functional.common import MIN_STEP, compute_dtype, positive, round_ste
@@ -12,7 +12,7 @@ from qreg_yolo.quant.functional.dorefa import (
     dorefa_quantize_activation,
     dorefa_quantize_weight,
     dorefa_weight_codes,
-    dorefa_weight_spacing,
+    dorefa_weight_step,
 )
 from qreg_yolo.quant.functional.lsq import (
     grid_bounds,
@@ -41,7 +41,7 @@ __all__ = [
     "dorefa_quantize_activation",
     "dorefa_quantize_weight",
     "dorefa_weight_codes",
-    "dorefa_weight_spacing",
+    "dorefa_weight_step",
     "grid_bounds",
     "lsq_clipped",
     "lsq_codes",

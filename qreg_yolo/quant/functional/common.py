@@ -20,10 +20,7 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def with_signature(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
-    """Returns the class with its forward's signature kept: torch looks it up on every call.
-
-    Finding it made saves a third of a call's fixed cost.
-    """
+    """Returns the class with the signature of its forward cached, which saves a third of a call's fixed cost."""
     function.forward.__signature__ = inspect.signature(function.forward)  # type: ignore[attr-defined]
     return function
 
@@ -63,14 +60,11 @@ def clip_(x: Tensor, low: int, high: int) -> Tensor:
 
 
 def beyond(bound: int, direction: float, dtype: torch.dtype) -> float:
-    """Returns the next number beyond ``bound``, so that an open interval of these contains the bound itself.
-
-    Beyond 0 that is the smallest normal number: a subnormal one is 0 where denormals are flushed.
-    """
-    if bound == 0:
+    """Returns the next number beyond ``bound``: an open interval of such numbers contains the bounds themselves."""
+    if bound == 0:  # not a subnormal number, which is 0 where denormals are flushed
         return math.copysign(torch.finfo(dtype).tiny, direction)
-    spacing = torch.finfo(dtype).eps * 2.0 ** (math.frexp(bound)[1] - 1)
-    return bound + math.copysign(spacing, direction)
+    distance = torch.finfo(dtype).eps * 2.0 ** (math.frexp(bound)[1] - 1)
+    return bound + math.copysign(distance, direction)
 
 
 def keep_inside(x: Tensor, scaled: Tensor, low: int, high: int) -> Tensor:

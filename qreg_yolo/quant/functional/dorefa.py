@@ -59,7 +59,7 @@ def dorefa_quantize_weight(
 
 
 def dorefa_ideal_weight(w: Tensor, *, bits: int, per_channel: bool = False, rescale: bool = False) -> Tensor:
-    """Returns what `dorefa_quantize_weight` rounds: its result with infinitely many levels, as `compute_dtype`.
+    """Returns the weight before rounding, as `compute_dtype`: `dorefa_quantize_weight` with infinitely many levels.
 
     k > 1: ``tanh(w) / max|tanh(w)|``, spanning [-1, 1]; k = 1: ``w``. Without gradient.
 
@@ -67,7 +67,7 @@ def dorefa_ideal_weight(w: Tensor, *, bits: int, per_channel: bool = False, resc
         w: `(c_out, ...)`.
         bits: ``k``, 1 to 8.
         per_channel: Maximum per output channel.
-        rescale: Multiply by ``std(w) / std(result)``, as there.
+        rescale: Multiply by ``std(w) / std(result)``.
     """
     w = w.detach().to(compute_dtype(w))
     if bits == 1:
@@ -78,8 +78,8 @@ def dorefa_ideal_weight(w: Tensor, *, bits: int, per_channel: bool = False, resc
     return unit * _std_ratio(w, unit, axes) if rescale else unit
 
 
-def dorefa_weight_spacing(w: Tensor, *, bits: int, per_channel: bool = False) -> Tensor:
-    """Returns the distance of DoReFa's neighbouring weight levels before rescaling, broadcasting against ``w``.
+def dorefa_weight_step(w: Tensor, *, bits: int, per_channel: bool = False) -> Tensor:
+    """Returns the step between DoReFa's weight levels before rescaling, broadcasting against ``w``.
 
     ``2 / (2^k - 1)`` for k > 1; ``2 E|w|`` for k = 1.
     """

@@ -47,15 +47,15 @@ def lsq_codes(v: Tensor, step_size: Tensor, *, quant_min: int, quant_max: int, b
 
 
 def lsq_clipped(v: Tensor, step_size: Tensor, *, quant_min: int, quant_max: int) -> Tensor:
-    """Returns where ``v / s`` lies outside ``[-Q_N, Q_P]``, as a boolean tensor."""
+    """Returns a boolean mask of ``v / s`` outside ``[-Q_N, Q_P]``."""
     scaled = v.to(compute_dtype(v)) / positive(step_size, v)
     return (scaled < quant_min) | (scaled > quant_max)
 
 
 def _local_gradient(scaled: Tensor, quant_min: int, quant_max: int, binary: bool) -> Tensor:
-    """Returns the quantizer's derivative to the step at ``scaled = v / s``, which it may overwrite.
+    """Returns the quantizer's derivative to the step at ``scaled = v / s``; may overwrite ``scaled``.
 
-    Inside: round(v/s) - v/s. Outside: -Q_N or Q_P, which is what clipping and rounding leave there.
+    Inside: round(v/s) - v/s. Outside: -Q_N or Q_P, the clipped value itself.
     """
     inside = keep_inside(scaled, scaled, quant_min, quant_max)
     clip = F.hardtanh if torch.is_grad_enabled() else clip_  # a double backward reads ``scaled``
@@ -75,7 +75,7 @@ def lsq_local_gradient(v: Tensor, step_size: Tensor, *, quant_min: int, quant_ma
 
 @with_signature
 class _LSQ(torch.autograd.Function):
-    """Forward and both gradients of LSQ; saves the input and the step, nothing else."""
+    """Forward and both gradients of LSQ; saves the input and the step only."""
 
     generate_vmap_rule = True
 

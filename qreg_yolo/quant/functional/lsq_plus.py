@@ -24,14 +24,13 @@ _CLIPS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 _MAX_FITS = 50
 """Straight-line fits from one start."""
 _MIN_GAIN = 1e-4
-"""Share of the error that a fit has to take away for another one to follow."""
+"""Relative gain of a fit below which the search stops."""
 
 
 def _range_of(x: Tensor, step_size: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
     """Returns ``s`` and ``beta`` in the dtype that ``x`` is quantized in."""
     step = positive(step_size, x)
-    # `where` makes the offset batched where the step is, so that under `torch.func.vmap` all that follows may be done
-    # in place.
+    # `where` batches the offset with the step under `torch.func.vmap`, so that what follows may work in place.
     return step, torch.where(step > 0, offset.to(step.dtype), 0.0)
 
 
@@ -47,7 +46,7 @@ def lsq_plus_codes(x: Tensor, step_size: Tensor, offset: Tensor, *, quant_min: i
 
 
 def lsq_plus_clipped(x: Tensor, step_size: Tensor, offset: Tensor, *, quant_min: int, quant_max: int) -> Tensor:
-    """Returns where ``(x - beta) / s`` lies outside ``[n, p]``, as a boolean tensor."""
+    """Returns a boolean mask of ``(x - beta) / s`` outside ``[n, p]``."""
     step, shift = _range_of(x, step_size, offset)
     scaled = _scaled(x, step, shift)
     return (scaled < quant_min) | (scaled > quant_max)
@@ -83,7 +82,7 @@ class _LSQPlus(torch.autograd.Function):
         scaled = (x.to(step.dtype) - shift) / step if recorded else _scaled(x, step, shift)
         inside = keep_inside(scaled, scaled, ctx.quant_min, ctx.quant_max)
         grad_x = keep_inside(grad, scaled, ctx.quant_min, ctx.quant_max)
-        # Inside: round(v) - v of v = (x - beta) / s. Outside: n or p, which is what clipping and rounding left there.
+        # Inside: round(v) - v with v = (x - beta) / s. Outside: n or p, the clipped value itself.
         local = (F.hardtanh if recorded else clip_)(scaled, ctx.quant_min, ctx.quant_max).round_().sub_(inside)
         local = local * grad if recorded else local.mul_(grad)
         grad_step = sum_to(local, step_size) * ctx.grad_scale
@@ -156,10 +155,9 @@ def lsq_plus_initial_step(w: Tensor, bits: int, *, axes: tuple[int, ...] | None 
 def lsq_plus_initial_range(x: Tensor, *, quant_min: int, quant_max: int) -> tuple[Tensor, Tensor]:
     """Returns ``s`` and ``beta`` (0-D) with a low squared error ``||x_hat - x||^2``, LSQ+'s start for activations.
 
-    From a start it takes turns: the codes of ``x``, then the straight line ``s * code + beta`` that is nearest to
-    ``x``. The error never rises. The starts are the full range, ``s = (max - min) / (p - n)`` and
-    ``beta = min - n s``, and the best of a few ranges clipped about the mean; the better end is returned, so the error
-    is never above that of the full range.
+    Each round takes the codes of ``x``, then fits the line ``s * code + beta`` to ``x``; the error never rises. The
+    search runs twice: from the full range, ``s = (max - min) / (p - n)`` and ``beta = min - n s``, and from the best of
+    a few ranges clipped about the mean. The better result is returned, so the error never exceeds the full range's.
 
     Args:
         x: Finite values, at least one.
@@ -186,7 +184,7 @@ def lsq_plus_initial_range(x: Tensor, *, quant_min: int, quant_max: int) -> tupl
 
 
 def _fit(x: Tensor, step: Tensor, offset: Tensor, quant_min: int, quant_max: int) -> tuple[float, Tensor, Tensor]:
-    """Returns the squared error, the step and the offset that taking turns ends with; ``x`` is 1-D."""
+    """Returns squared error, step and offset at the end of the search; ``x`` is 1-D."""
     mean = x.mean()
     centred, best = x - mean, (math.inf, step, offset)
     for _ in range(_MAX_FITS):

@@ -1,4 +1,4 @@
-"""A tiny data set, and what lies in a folder of sets."""
+"""A tiny dataset, and what lies in a folder of sets."""
 
 from __future__ import annotations
 

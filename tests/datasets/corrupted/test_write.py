@@ -231,7 +231,7 @@ def test_where_nothing_can_be_linked_labels_are_copied(
         ({"severities": (6,)}, "Severity is 6"),
         ({"preset": "cifar"}, "Did you mean 'cifar32'"),
         ({"format": "pgn"}, "Did you mean 'png'"),
-        ({"quality": 90}, "quality=90 is for jpg"),
+        ({"quality": 90}, "quality=90 applies to jpg"),
         ({"quality": 0, "format": "jpg"}, "quality=0: use 1 to 100"),
         ({"seed": -1}, "seed=-1: use 0 or more"),
         ({"limit": 0}, "limit=0: use 1 or more"),
