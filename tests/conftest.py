@@ -25,7 +25,7 @@ os.environ["YOLO_OFFLINE"] = "1"
 os.environ["YOLO_AUTOINSTALL"] = "0"
 os.environ["MPLBACKEND"] = "Agg"
 
-process_helpers.preload("qreg_yolo.cli", "qreg_yolo.detect.robustness", "qreg_yolo.detect.runs")
+process_helpers.preload("qreg_yolo.cli", "qreg_yolo.classify.runs")
 
 _LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
 

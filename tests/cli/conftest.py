@@ -14,6 +14,9 @@ import pytest
 import yaml
 
 from tests import TINY
+from tests.process_helpers import preload
+
+preload("qreg_yolo.detect.robustness", "qreg_yolo.detect.runs")
 
 RECIPE = {
     "epochs": 1, "imgsz": 32, "batch": 4, "nbs": 4, "optimizer": "SGD", "lr0": 0.01, "warmup_epochs": 0,

@@ -58,7 +58,7 @@ def test_a_run_has_the_losses_of_the_head_everywhere(anchored: Run) -> None:
 def test_it_is_measured_and_drawn(anchored: Run, data: Path, tmp_path: Path) -> None:
     for arguments in (
         ["val", anchored.best], ["val", "--weights", anchored.best, "plots=false", "--head", "anchor"],
-        ["val", anchored.best.with_suffix(".safetensors")], ["inspect", anchored.best],
+        ["val", anchored.best.with_suffix(".safetensors"), "plots=false"], ["inspect", anchored.best],
         ["plot", "curves", anchored.folder, "--column", "val/obj_loss", "--out", tmp_path / "loss.png"],
     ):  # fmt: skip
         outcome = qreg_yolo(*arguments, *(["project=out"] if arguments[0] == "val" else []))

@@ -141,7 +141,7 @@ def test_a_hostile_cache_of_labels(trained: Run, hyp: Path, own_data: Path, tmp_
     caches = [own_data.parent / "labels" / f"{split}.cache" for split in ("train", "val")]
     for cache in caches:
         cache.write_bytes(buffer.getvalue())
-    for command in (["train", "--hyp", hyp], ["val", trained.best]):
+    for command in (["train", "--hyp", hyp], ["val", trained.best, "plots=false"]):
         outcome = qreg_yolo(*command, "--data", own_data)
         assert outcome.code == 0, outcome.err
     assert not marker.exists()
@@ -183,7 +183,7 @@ def test_a_run_starts_from_classic_yolov5_weights(hyp: Path, data: Path, tmp_pat
     said = [line for line in run.printed.log.splitlines() if "Transferred" in line]
     assert said == ["Transferred 342 of 427 tensors from 'classic.pt' (YOLOv5 weights); untrained: model.24 (85)"]
     for command in (
-        ["val", path, "--data", data, "imgsz=32", "project=out"],
+        ["val", path, "--data", data, "imgsz=32", "project=out", "plots=false"],
         ["inspect", path],
         ["predict", path, data.parent / "images" / "val", "project=out"],
     ):
