@@ -26,10 +26,10 @@ import yaml
 from report import cpu_model, load_average
 
 from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
-from qreg_yolo.cli.process import prepare_host
+from qreg_yolo.cli.process import prepare_ultralytics
 from qreg_yolo.io.records import provenance
 
-prepare_host(online=False)
+prepare_ultralytics(online=False)
 
 from ultralytics.utils import LOGGER  # noqa: E402
 
