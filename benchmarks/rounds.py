@@ -1,4 +1,4 @@
-"""Peers that take turns, each in a process of its own.
+"""Rounds in which peers alternate, each in its own process.
 
 In one process a peer's time would depend on the memory that the others have left behind, and on what they have
 told the allocator and the compiler.
