@@ -1,10 +1,10 @@
 """Images per second of ResNet20 training: this project's loop against a plain torchvision DataLoader loop.
 
     python benchmarks/classifier.py --check              # the built-in set, 5 rounds
-    python benchmarks/classifier.py --compile --check    # the compiled contenders too (minutes before the first round)
+    python benchmarks/classifier.py --compile --check    # the compiled peers too (minutes before the first round)
     python benchmarks/classifier.py --data-dir DIR       # CIFAR-10's images instead
 
-Each contender is a process of its own; in every round each trains one epoch of the same images, in an order that
+Each peer is a process of its own; in every round each trains one epoch of the same images, in an order that
 moves on by one: loading, crops and flips, forward, backward and the optimizer's step. The plain loop is the one of
 PyTorch's own tutorials: PIL images, `RandomCrop(32, 4)`, `RandomHorizontalFlip`, `ToTensor`, `Normalize`, and SGD,
 without and with two worker processes. bfloat16 is left out on a CPU that would emulate it.
@@ -25,9 +25,9 @@ from typing import Any
 import torch
 from PIL import Image
 from report import cpu_model, load_average
+from rounds import alternate, serve
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from turns import serve, take_turns
 
 from qreg_yolo.classify.checkpoint import Progress
 from qreg_yolo.classify.data import ImageSet
@@ -50,7 +50,7 @@ LIMITS = (
     ("ours W4A4", "ours fp32", 1.35),
     ("ours W4A4 compiled", "ours fp32 compiled", 1.10),
 )
-"""(contender, compared with, largest ratio of their times)"""
+"""(peer, compared with, largest ratio of their times)"""
 
 
 class Pictures(Dataset[tuple[torch.Tensor, int]]):
@@ -116,7 +116,7 @@ def ours(data: ImageSet, bits: int, amp: str, compiled: bool, device: torch.devi
     return lambda number: (train_epoch(run, optimizer, number, lambda *_: None), None)[1]
 
 
-def contender_names(compiled: bool, bf16: bool) -> list[str]:
+def peer_names(compiled: bool, bf16: bool) -> list[str]:
     """Returns who takes part."""
     precisions = ["", " bf16"] if bf16 else [""]
     modes = ["", " compiled"] if compiled else [""]
@@ -125,7 +125,7 @@ def contender_names(compiled: bool, bf16: bool) -> list[str]:
 
 
 def build(name: str, arguments: argparse.Namespace) -> Epoch:
-    """Returns a contender's epoch, set up as its process's only one."""
+    """Returns a peer's epoch, set up as its process's only one."""
     torch.set_num_threads(arguments.threads)
     torch.backends.cudnn.benchmark = True
     device = torch.device(arguments.device)
@@ -158,7 +158,7 @@ def images(arguments: argparse.Namespace) -> ImageSet:
 
 
 def ratio(seconds: dict[str, list[float]], name: str, base: str) -> float | None:
-    """Returns the median of the per-round ratios of two contenders' times."""
+    """Returns the median of the per-round ratios of two peers' times."""
     if name not in seconds or base not in seconds:
         return None
     return statistics.median(a / b for a, b in zip(seconds[name], seconds[base], strict=True))
@@ -167,7 +167,7 @@ def ratio(seconds: dict[str, list[float]], name: str, base: str) -> float | None
 def report(seconds: dict[str, list[float]], steps: int, settings: dict[str, str]) -> tuple[str, list[str]]:
     """Returns the table, and one line per limit that is passed."""
     lines = ["# ResNet20 training, images per second", "", *(f"- {key}: {value}" for key, value in settings.items())]
-    lines += ["", "| contender | ms per step | img/s | speed, x the faster plain loop |", "|---|--:|--:|--:|"]
+    lines += ["", "| peer | ms per step | img/s | speed, x the faster plain loop |", "|---|--:|--:|--:|"]
     for name, values in seconds.items():
         step = statistics.median(values) / steps
         speed = 1 / (ratio(seconds, name, "fastest plain") or 1.0)
@@ -190,18 +190,18 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all cores")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--compile", action="store_true", help="also the compiled contenders")
+    parser.add_argument("--compile", action="store_true", help="also the compiled peers")
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write every round's times")
     parser.add_argument("--check", action="store_true", help="exit 1 where a limit is passed")
-    parser.add_argument("--contender", help=argparse.SUPPRESS)  # what a process is
+    parser.add_argument("--peer", help=argparse.SUPPRESS)  # what a process is
     arguments = parser.parse_args()
-    if arguments.contender:
-        serve(lambda: build(arguments.contender, arguments))
+    if arguments.peer:
+        serve(lambda: build(arguments.peer, arguments))
         return 0
     before = load_average()
-    own = [sys.executable, *sys.argv, "--contender"]
-    names = contender_names(arguments.compile, bf16=arguments.device != "cpu" or cpu_has_bf16())
-    seconds = take_turns({name: [*own, name] for name in names}, arguments.rounds)
+    own = [sys.executable, *sys.argv, "--peer"]
+    names = peer_names(arguments.compile, bf16=arguments.device != "cpu" or cpu_has_bf16())
+    seconds = alternate({name: [*own, name] for name in names}, arguments.rounds)
     data = images(arguments)
     loops = [values for name, values in seconds.items() if name.startswith("plain")]
     seconds["fastest plain"] = min(loops, key=statistics.median)

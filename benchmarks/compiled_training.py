@@ -4,7 +4,7 @@
     python benchmarks/compiled_training.py --repeats 5 --bits 8
 
 Each repeat trains both networks with ``compile=True``, each in a process of its own, the order changing from one repeat
-to the next. A step is what lies between the host's two callbacks of a batch: images to floats, forward,
+to the next. A step is what lies between Ultralytics' two callbacks of a batch: images to floats, forward,
 loss, backward, clipping, optimizer and EMA; loading is not part of it. The first epoch, which compiles, is not counted.
 """
 

@@ -30,16 +30,16 @@ SUM_RATIO = 8.0
 """How many times faster the sum of the 19 has to be."""
 SLOWEST = 1 / 1.1
 """No corruption may be more than 10 % slower."""
-Contender = Callable[[np.ndarray, str, int, int], object]
+Side = Callable[[np.ndarray, str, int, int], object]
 
 
 def main() -> int:
     args = parse_args()
     cv2.setNumThreads(1)
     photographs = load(args.folder, args.images)
-    contenders = {"peer": peer(), "ours": ours}
+    sides = {"peer": peer(), "ours": ours}
     lines = settings(args, photographs)
-    rounds = measure(contenders, photographs, args)
+    rounds = measure(sides, photographs, args)
     table, failures = report(rounds, args.names)
     print("\n".join([*lines, f"- load average at the end: {load_average()}", "", *table, ""]))
     for failure in failures:
@@ -67,7 +67,7 @@ def load(folder: Path, count: int) -> list[np.ndarray]:
     return [np.ascontiguousarray(picture[..., ::-1]) for picture in pictures]
 
 
-def peer() -> Contender:
+def peer() -> Side:
     warnings.simplefilter("ignore")  # its own, on every call
     try:
         import imagecorruptions
@@ -81,17 +81,17 @@ def ours(image: np.ndarray, name: str, severity: int, key: int) -> np.ndarray:
 
 
 def measure(
-    contenders: dict[str, Contender], photographs: list[np.ndarray], args: argparse.Namespace
+    sides: dict[str, Side], photographs: list[np.ndarray], args: argparse.Namespace
 ) -> dict[str, dict[str, list[float]]]:
-    """Returns contender -> corruption -> ms per image of each round; who goes first alternates."""
-    times: dict[str, dict[str, list[float]]] = {who: {n: [] for n in args.names} for who in contenders}
+    """Returns peer -> corruption -> ms per image of each round; who goes first alternates."""
+    times: dict[str, dict[str, list[float]]] = {who: {n: [] for n in args.names} for who in sides}
     for turn in range(args.rounds + 1):
         for name in args.names:
-            order = list(contenders) if turn % 2 else list(contenders)[::-1]
+            order = list(sides) if turn % 2 else list(sides)[::-1]
             for who in order:
                 start = time.perf_counter()
                 for key, image in enumerate(photographs):
-                    contenders[who](image, name, args.severity, key)
+                    sides[who](image, name, args.severity, key)
                 if turn:
                     times[who][name].append(1e3 * (time.perf_counter() - start) / len(photographs))
     return times

@@ -34,9 +34,9 @@ class Task:
     quantize: Callable[[nn.Module], object]
     """Puts our quantized layers in (not calibrated yet)."""
     subject: str = "ours"
-    """The contender that the limit is for."""
+    """The peer that the limit is for."""
     only: tuple[str, ...] = ()
-    """The contenders that go with this task alone; none: those of all tasks."""
+    """The peers that go with this task alone; none: those of all tasks."""
 
 
 def step(task: Task, model: nn.Module, batch: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def ours(task: Task) -> nn.Module:
 
 @dataclass(frozen=True)
 class Range:
-    """The grid of one quantizer, as calibrated by this project: what the other contenders start from."""
+    """The grid of one quantizer, as calibrated by this project: what the other peers start from."""
 
     bits: int
     quant_min: int

@@ -3,7 +3,7 @@
     python benchmarks/precision.py
     python benchmarks/precision.py --batch 4 --threads 1 --rounds 31
 
-``fp32`` is the host's way (channels first); ``channels last`` and ``bf16`` are what `qreg-yolo train` does on the CPU
+``fp32`` is Ultralytics' way (channels first); ``channels last`` and ``bf16`` are what `qreg-yolo train` does on the CPU
 with ``--amp off`` and ``--amp bf16``. Every way runs once a round; the ratio is the median of those within the rounds.
 """
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contenders import CONTENDERS
 from models import TASKS, Task, step
+from peers import PEERS
 from report import exceeded, is_installed, load_average, markdown, settings
 from torch import Tensor, nn
 
@@ -51,11 +51,11 @@ def main() -> int:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", choices=list(TASKS), default=list(TASKS))
-    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS), metavar="NAME")
-    parser.add_argument("--rounds", type=int, default=21, help="timed rounds, every contender once in each")
+    parser.add_argument("--contenders", nargs="+", choices=list(PEERS), default=list(PEERS), metavar="NAME")
+    parser.add_argument("--rounds", type=int, default=21, help="timed rounds, every peer once in each")
     parser.add_argument("--warmup", type=int, default=3, help="rounds before them")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all cores")
-    parser.add_argument("--compile", action="store_true", help="torch.compile every contender (minutes each)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile every peer (minutes each)")
     parser.add_argument("--no-memory", action="store_true", help="time only")
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write everything, each round's times included")
     parser.add_argument("--check", action="store_true", help="exit 1 where ours exceeds a limit")
@@ -88,9 +88,9 @@ def quiet() -> Iterator[None]:
 
 
 def build(task: Task, name: str, compiled: bool) -> nn.Module:
-    """Returns the contender's network, calibrated, after its first step."""
+    """Returns the peer's network, calibrated, after its first step."""
     with quiet():
-        model = CONTENDERS[name].build(task)
+        model = PEERS[name].build(task)
         if compiled:
             model.compile()
         step(task, model, task.batch())
@@ -101,34 +101,34 @@ def build(task: Task, name: str, compiled: bool) -> nn.Module:
 
 
 def run_model(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Returns times and memory of every contender that is installed and works, and why the others are missing."""
+    """Returns times and memory of every peer that is installed and works, and why the others are missing."""
     task = TASKS[name]
     set_threads(args)
     models: dict[str, nn.Module] = {}
     missing: dict[str, str] = {}
-    for contender in contenders_of(task, args.contenders):
-        package = CONTENDERS[contender].package
+    for peer in peers_of(task, args.contenders):
+        package = PEERS[peer].package
         if not is_installed(package):
-            missing[contender] = f"{package} is not installed"
+            missing[peer] = f"{package} is not installed"
             continue
-        progress(f"{name}: building {contender}")
+        progress(f"{name}: building {peer}")
         try:
-            models[contender] = build(task, contender, args.compile)
+            models[peer] = build(task, peer, args.compile)
         except Exception as error:  # a rival that this torch or this network breaks is a result, not a crash
-            missing[contender] = f"failed with {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            missing[peer] = f"failed with {type(error).__name__}: {str(error).splitlines()[0][:200]}"
     set_threads(args)  # a library's import may have changed it
     seconds, losses = interleave(task, models, args)
     rows = {c: {"seconds": seconds[c], "loss": losses[c]} for c in models}
     models.clear()
     if not args.no_memory:
-        for contender, row in rows.items():
-            progress(f"{name}: memory of {contender}")
-            row.update(memory_in_subprocess(name, contender, args))
+        for peer, row in rows.items():
+            progress(f"{name}: memory of {peer}")
+            row.update(memory_in_subprocess(name, peer, args))
     about = {"title": task.title, "limit": task.limit, "subject": task.subject}
-    return {**about, "contenders": rows, "missing": missing}
+    return {**about, "peers": rows, "missing": missing}
 
 
-def contenders_of(task: Task, asked: list[str]) -> list[str]:
+def peers_of(task: Task, asked: list[str]) -> list[str]:
     """Returns those that go with a task, in the order asked for."""
     special = {name for other in TASKS.values() for name in other.only} - {"fp32", "fp32 again"}
     return [name for name in asked if (name in task.only if task.only else name not in special)]
@@ -137,7 +137,7 @@ def contenders_of(task: Task, asked: list[str]) -> list[str]:
 def interleave(
     task: Task, models: dict[str, nn.Module], args: argparse.Namespace
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Returns each contender's seconds by round, and its loss; in every round the order moves on by one."""
+    """Returns each peer's seconds by round, and its loss; in every round the order moves on by one."""
     batch = task.batch()
     names = list(models)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -168,8 +168,8 @@ def timed_step(task: Task, model: nn.Module, batch: Tensor) -> tuple[float, Tens
 # ---------------------------------------------------------------------------------------------- memory
 
 
-def memory_in_subprocess(model: str, contender: str, args: argparse.Namespace) -> dict[str, float]:
-    command = [sys.executable, __file__, "--model", model, "--memory-of", contender, "--threads", str(args.threads)]
+def memory_in_subprocess(model: str, peer: str, args: argparse.Namespace) -> dict[str, float]:
+    command = [sys.executable, __file__, "--model", model, "--memory-of", peer, "--threads", str(args.threads)]
     if args.compile:
         command.append("--compile")
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contenders import CONTENDERS
+from peers import PEERS
 
 from qreg_yolo.io.records import provenance
 
@@ -30,7 +30,7 @@ def is_installed(package: str | None) -> bool:
 
 def settings(args: argparse.Namespace) -> dict[str, str]:
     """Returns what the numbers depend on."""
-    packages = [c.package for c in CONTENDERS.values() if c.package and is_installed(c.package)]
+    packages = [c.package for c in PEERS.values() if c.package and is_installed(c.package)]
     environment = [f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(ALLOCATOR_VARIABLES)]
     origin = provenance()
     return {
@@ -38,7 +38,7 @@ def settings(args: argparse.Namespace) -> dict[str, str]:
         "load average at the start": load_average(),
         "allocator": f"{' '.join(platform.libc_ver())}; {' '.join(environment) or 'no variable set'}",
         "torch": f"{torch.__version__}, {'torch.compile' if args.compile else 'eager'}",
-        "rivals": ", ".join(f"{p} {version(p)}" for p in packages) or "none installed",
+        "peers": ", ".join(f"{p} {version(p)}" for p in packages) or "none installed",
         "rounds": f"{args.rounds} after {args.warmup} to warm up",
         "commit": origin["commit"],
         "versions": origin["versions"],
@@ -79,7 +79,7 @@ def exceeded(report: dict[str, Any]) -> list[str]:
     """Returns one line per limit that is exceeded (eager mode's limits)."""
     lines = []
     for model, result in report["models"].items():
-        rows, subject = result["contenders"], result["subject"]
+        rows, subject = result["peers"], result["subject"]
         lines += [
             f"{model}: {name} {result['missing'][name]}" for name in ("fp32", subject) if name in result["missing"]
         ]
@@ -96,19 +96,19 @@ def markdown(report: dict[str, Any], passed_limits: list[str]) -> str:
     lines = ["# Time and memory of a training step", ""]
     lines += [f"- {key}: {value}" for key, value in report["settings"].items()]
     for result in report["models"].values():
-        rows = result["contenders"]
+        rows = result["peers"]
         lines += ["", f"## {result['title']}", ""]
-        lines += ["| contender | ms | x fp32 (quartiles) | peak MiB | x fp32 | saved MiB | x fp32 | loss |"]
+        lines += ["| peer | ms | x fp32 (quartiles) | peak MiB | x fp32 | saved MiB | x fp32 | loss |"]
         lines += ["|---|--:|--:|--:|--:|--:|--:|--:|"]
         lines += [table_row(rows, name) for name in rows]
         lines += [f"| {name} | {why} | | | | | | |" for name, why in result["missing"].items()]
         limits = f"time {result['limit']:.2f}x, peak memory {MEMORY_LIMIT:.2f}x fp32"
         lines += ["", f"Limits of {result['subject']}: {limits}."]
-    names = {name: None for result in report["models"].values() for name in result["contenders"]}
-    lines += ["", "What each does:", "", *(f"- {name}: {CONTENDERS[name].note}." for name in names), ""]
-    measured = all("peak_bytes" in r for m in report["models"].values() for r in m["contenders"].values())
+    names = {name: None for result in report["models"].values() for name in result["peers"]}
+    lines += ["", "What each does:", "", *(f"- {name}: {PEERS[name].note}." for name in names), ""]
+    measured = all("peak_bytes" in r for m in report["models"].values() for r in m["peers"].values())
     within = "Within the limits." if measured else "Within the limits of time; memory was not measured."
-    if not all({"fp32", m["subject"]} <= set(m["contenders"]) for m in report["models"].values()):
+    if not all({"fp32", m["subject"]} <= set(m["peers"]) for m in report["models"].values()):
         within = "The limits were not looked at: they compare with fp32."
     lines += [f"limit exceeded: {line}" for line in passed_limits] or [within]
     return "\n".join(lines)

@@ -3,7 +3,7 @@
     python benchmarks/robustness.py W1.pt W2.pt --data voc.yaml --limit 100 --severities 1-5
     python benchmarks/robustness.py W.pt --data voc.yaml --limit 20 --severities 3 --corruptions fog,snow --skip-disk
 
-(a) The same models on as many clean images that are decoded already. (b) Each set written as PNG, then the host's own
+(a) The same models on as many clean images that are decoded already. (b) Each set written as PNG, then Ultralytics' own
 ``yolo val`` per model and set, each a process, as a user's script would start them; its caches of labels are written
 too.
 """
@@ -26,10 +26,10 @@ import yaml
 from report import cpu_model, load_average
 
 from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
-from qreg_yolo.cli.process import prepare_host
+from qreg_yolo.cli.process import prepare_ultralytics
 from qreg_yolo.io.records import provenance
 
-prepare_host(online=False)
+prepare_ultralytics(online=False)
 
 from ultralytics.utils import LOGGER  # noqa: E402
 

@@ -13,8 +13,8 @@ PROGRAM = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background has it ignored
 from qreg_yolo.cli import main
-from qreg_yolo.cli.process import prepare_host
-prepare_host(online=False)
+from qreg_yolo.cli.process import prepare_ultralytics
+prepare_ultralytics(online=False)
 from qreg_yolo.detect import QuantDetectionTrainer
 
 original, seen = QuantDetectionTrainer.preprocess_batch, []

@@ -35,7 +35,7 @@ def heavy_modules_loaded_by(statement: str, root: Path = ROOT) -> list[str]:
         "import qreg_yolo.config.classification as c; c.resolve(None, {'bits': 4, 'epochs': 8}, {})",
         "import qreg_yolo.corrupt as c; dir(c); c.NAMES; c.constants('fog', 3)",
         "import qreg_yolo.datasets.voc.convert, qreg_yolo.datasets.voc.download",
-        "from qreg_yolo.cli.process import prepare_host; prepare_host(online=False, checkpoints=False); "
+        "from qreg_yolo.cli.process import prepare_ultralytics; prepare_ultralytics(online=False, checkpoints=False); "
         "import qreg_yolo.datasets.voc.convert",
     ],
 )

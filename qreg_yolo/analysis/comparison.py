@@ -86,7 +86,7 @@ def _key(one: Measurement) -> tuple[object, ...]:
 
 
 def _statistics(folder: Path, one: Measurement, condition: Condition) -> PerImage | None:
-    """Returns the statistics of one condition, None where there is no file (or none for that metric)."""
+    """Returns the statistics of one condition, or None without a file for that metric."""
     path = image_statistics.path_of(folder, one.run_id, *condition)
     if one.metric not in RESAMPLED or math.isnan(one.values[condition]) or not path.is_file():
         return None

@@ -21,7 +21,7 @@ from qreg_yolo.cli.options import (
     WeightOnly,
     first_last,
 )
-from qreg_yolo.cli.process import find_own_code, prepare_host
+from qreg_yolo.cli.process import find_own_code, prepare_ultralytics
 from qreg_yolo.io.resources import recipe_path
 from qreg_yolo.io.strict_yaml import ConfigError
 
@@ -124,7 +124,7 @@ def train(
 
     options = {key: value for key, value in given.items() if value is not None}
     arguments = parse_overrides(overrides or [], KINDS)
-    prepare_host(online=download, checkpoints=False)
+    prepare_ultralytics(online=download, checkpoints=False)
     if resume is not None:
         _resume(resume, {**options, "hyp": hyp, "seeds": seeds}, arguments)
     else:
@@ -183,7 +183,7 @@ def val(
     project: Annotated[str | None, typer.Option(help="Folder of the results. [default: runs]")] = None,
 ) -> None:
     """Measure a checkpoint: accuracy and loss on the test images."""
-    prepare_host(online=download, checkpoints=False)
+    prepare_ultralytics(online=download, checkpoints=False)
     fetch(data or "demo", data_dir, download)
     find_own_code(model or "")
     from qreg_yolo.classify import runs

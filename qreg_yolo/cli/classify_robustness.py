@@ -9,7 +9,7 @@ import typer
 
 from qreg_yolo.cli.classify import Data, DataDir, Device, Download, NoVerify, Threads, fetch
 from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
-from qreg_yolo.cli.process import find_own_code, prepare_host, rate_bar
+from qreg_yolo.cli.process import find_own_code, prepare_ultralytics, rate_bar
 from qreg_yolo.cli.robustness import output_folder, parted
 
 EXAMPLES = """\b
@@ -52,7 +52,7 @@ def robustness(
     names, levels = parse_corruptions(corruptions), parse_severities(severities)
     weights, overrides = parted(arguments)
     project, name = output_folder(out, overrides)
-    prepare_host(online=download, checkpoints=False)
+    prepare_ultralytics(online=download, checkpoints=False)
     fetch(data or "demo", data_dir, download)
     find_own_code(model or "")
     from qreg_yolo.classify.robustness import ClassifierRobustnessRequest, measure

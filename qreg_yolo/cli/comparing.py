@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,33 +19,28 @@ from qreg_yolo.terminal import no_progress
 if TYPE_CHECKING:
     from qreg_yolo.analysis.report import Request
 
-Records = Annotated[Path, typer.Argument(help="Table of measurements (records.csv).")]
-Metric = Annotated[
-    str | None, typer.Option(help="Any in points or fractions. [default: map50_95; of classifiers accuracy_top1]")
-]
-Severities = Annotated[str | None, typer.Option(help="Such as 3, 1-5 or 1,3. [default: all in the records]")]
-Runs = Annotated[list[str] | None, typer.Option(help="Only runs whose id matches, such as '*-best-*'. Repeatable.")]
-Baseline = Annotated[list[str] | None, typer.Option(help="Run id of an fp32 baseline to compare with. Repeatable.")]
-Data = Annotated[str | None, typer.Option(help="Only this dataset.")]
-Split = Annotated[str | None, typer.Option(help="Only this split.")]
-Preset = Annotated[str | None, typer.Option(help="Only this preset of the corruptions.")]
-PerImage = Annotated[Path | None, typer.Option(help="Per-image files. [default: per_image next to the records]")]
-NoIntervals = Annotated[bool, typer.Option("--no-intervals", help="Leave out the bootstrap intervals.")]
-
 
 def request(
-    records: Path,
-    metric: str | None,
-    severities: str | None,
-    runs: list[str] | None,
-    baseline: list[str] | None,
-    data: str | None,
-    split: str | None,
-    preset: str | None,
-    per_image: Path | None,
-    no_intervals: bool,
+    records: Annotated[Path, typer.Argument(help="Table of measurements (records.csv).")],
+    metric: Annotated[
+        str | None, typer.Option(help="Any in points or fractions. [default: map50_95; of classifiers accuracy_top1]")
+    ] = None,
+    severities: Annotated[str | None, typer.Option(help="Such as 3, 1-5 or 1,3. [default: all in the records]")] = None,
+    runs: Annotated[
+        list[str] | None, typer.Option(help="Only runs whose id matches, such as '*-best-*'. Repeatable.")
+    ] = None,
+    baseline: Annotated[
+        list[str] | None, typer.Option(help="Run id of an fp32 baseline to compare with. Repeatable.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Only this preset of the corruptions.")] = None,
+    per_image: Annotated[
+        Path | None, typer.Option(help="Per-image files. [default: per_image next to the records]")
+    ] = None,
+    no_intervals: Annotated[bool, typer.Option("--no-intervals", help="Leave out the bootstrap intervals.")] = False,
 ) -> Request:
-    """Returns the options as the request that the analysis takes."""
+    """Returns the options of a command on records as the request of the analysis."""
     from qreg_yolo.analysis.measurements import Selection
     from qreg_yolo.analysis.report import Request
 
@@ -56,6 +53,20 @@ def request(
         intervals=not no_intervals,
         progress=bar if sys.stderr.isatty() else no_progress,  # a table's only output elsewhere is the table
     )
+
+
+def on_records(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorates a command whose first argument is a `Request`: it gets the options of `request`, after its own."""
+    shared = inspect.signature(request, locals={"Request": object}, eval_str=True).parameters
+    _, *own = inspect.signature(command, locals={"Request": object}, eval_str=True).parameters.values()
+
+    def run(**values: Any) -> None:
+        command(request(**{name: values.pop(name) for name in shared}), **values)
+
+    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *shared.values())]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__doc__ = command.__doc__
+    return run
 
 
 def parse_corruptions(text: str) -> tuple[str, ...]:

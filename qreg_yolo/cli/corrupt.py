@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
-from qreg_yolo.cli.process import bar, prepare_host
+from qreg_yolo.cli.process import bar, prepare_ultralytics
 from qreg_yolo.io.strict_yaml import ConfigError
 
 EXAMPLES = """\b
@@ -80,7 +80,7 @@ def corrupt(
 
 
 def _datasets_dir() -> Path:
-    prepare_host(online=False)
+    prepare_ultralytics(online=False)
     from qreg_yolo.detect.data_check import datasets_dir
 
     return datasets_dir()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qreg_yolo.cli.process import bar, prepare_host
+from qreg_yolo.cli.process import bar, prepare_ultralytics
 
 EXAMPLES = """\b
 Examples:
@@ -40,7 +40,7 @@ def voc(
     ] = False,
 ) -> None:
     """Convert an official PASCAL VOCdevkit (2007, 2012 or both). Its images are linked, not copied."""
-    prepare_host(online=download, checkpoints=False)
+    prepare_ultralytics(online=download, checkpoints=False)
     from qreg_yolo.datasets.voc.convert import convert_voc
 
     if download:

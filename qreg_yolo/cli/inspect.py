@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qreg_yolo.cli.process import find_own_code, prepare_host
+from qreg_yolo.cli.process import find_own_code, prepare_ultralytics
 from qreg_yolo.io.strict_yaml import ConfigError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def inspect(
     model: Annotated[str | None, typer.Option(help="A classifier's own package.module:factory.")] = None,
 ) -> None:
     """Show each layer's bits, codes in use, clipping, noise and cost, and the size of the whole."""
-    prepare_host(online=False)
+    prepare_ultralytics(online=False)
     with redirect_stdout(sys.stderr):  # Ultralytics' messages on first use do not belong to the report
         report = _report(weights, model)
     print(json.dumps(report.to_dict(), indent=2, allow_nan=False) if as_json else report.to_text())

@@ -13,7 +13,7 @@ import typer
 
 from qreg_yolo.cli.classify import DataDir, Device, NoVerify, Threads
 from qreg_yolo.cli.options import FirstLastBits, PerChannel, first_last
-from qreg_yolo.cli.process import bar, find_own_code, prepare_host
+from qreg_yolo.cli.process import bar, find_own_code, prepare_ultralytics
 from qreg_yolo.config.sections import COMMAND_LINE, named
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.noise.sweep import Sweep
@@ -69,7 +69,7 @@ def noise(
     if baseline is not None and no_loss:
         raise ConfigError("--against compares gradients, and --no-loss measures none. Remove one of the two.")
     own = {"data_dir": data_dir, "verify": not no_verify, "model": model}
-    prepare_host(online=False)
+    prepare_ultralytics(online=False)
     with redirect_stdout(sys.stderr):  # Ultralytics' messages on first use do not belong to the report
         report = _measure(weights, asked, own, {"imgsz": imgsz, "class_map": class_map})
     from qreg_yolo.analysis.noise import FIGURE, REPORT, compare_gradients, publish

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qreg_yolo.cli import comparing
+from qreg_yolo.cli.comparing import on_records
+
+if TYPE_CHECKING:
+    from qreg_yolo.analysis.report import Request
 
 HEATMAP_EXAMPLES = """\b
 Examples:
@@ -41,49 +44,27 @@ def _plot() -> None:
 
 
 @app.command("heatmap", epilog=HEATMAP_EXAMPLES, short_help="Heatmaps of 20 conditions: quantized - fp32.")
+@on_records
 def heatmap(
-    records: comparing.Records,
+    asked: Request,
     out: Out,
     layout: Layout = None,
     palette: Annotated[str, typer.Option(help="red-green | orange-blue (colour-blind safe).")] = "red-green",
-    metric: comparing.Metric = None,
-    severities: comparing.Severities = None,
-    runs: comparing.Runs = None,
-    baseline: comparing.Baseline = None,
-    data: comparing.Data = None,
-    split: comparing.Split = None,
-    preset: comparing.Preset = None,
-    per_image: comparing.PerImage = None,
-    no_intervals: comparing.NoIntervals = False,
 ) -> None:
     """Draw the effect of quantization under the 20 conditions: one heatmap, or a grid of methods by bits."""
-    asked = comparing.request(
-        records, metric, severities, runs, baseline, data, split, preset, per_image, no_intervals
-    )  # fmt: skip
     from qreg_yolo.analysis import report
 
     print(report.heatmap(asked, out, layout=layout, palette=palette))
 
 
 @app.command("severity", epilog=SEVERITY_EXAMPLES, short_help="Accuracy against severity, per model.")
+@on_records
 def severity(
-    records: comparing.Records,
+    asked: Request,
     out: Out,
     corruption: Annotated[str | None, typer.Option(help="One of the 19. [default: their mean]")] = None,
-    metric: comparing.Metric = None,
-    severities: comparing.Severities = None,
-    runs: comparing.Runs = None,
-    baseline: comparing.Baseline = None,
-    data: comparing.Data = None,
-    split: comparing.Split = None,
-    preset: comparing.Preset = None,
-    per_image: comparing.PerImage = None,
-    no_intervals: comparing.NoIntervals = False,
 ) -> None:
     """Draw the metric of each model and its baseline against the severity."""
-    asked = comparing.request(
-        records, metric, severities, runs, baseline, data, split, preset, per_image, no_intervals
-    )  # fmt: skip
     from qreg_yolo.analysis import report
 
     print(report.severity_curves(asked, out, corruption=corruption))

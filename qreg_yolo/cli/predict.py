@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qreg_yolo.cli.process import prepare_host
+from qreg_yolo.cli.process import prepare_ultralytics
 from qreg_yolo.config.key_values import parse_overrides
 from qreg_yolo.config.sections import COMMAND_LINE
 from qreg_yolo.config.ultralytics_arguments import KINDS
@@ -31,7 +31,7 @@ def predict(
     """Draw a checkpoint's detections on images."""
     arguments = parse_overrides(overrides or [], KINDS)
     check_values(arguments, COMMAND_LINE, "predict")
-    prepare_host(online=online)
+    prepare_ultralytics(online=online)
     from qreg_yolo.detect import evaluate
 
     print(evaluate.predict(weights, source, arguments, threads).table)

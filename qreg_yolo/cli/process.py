@@ -19,7 +19,7 @@ _WITH_NAME = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyadd
 _state = {"hooked": False, "refuse": False}
 
 
-def prepare_host(*, online: bool, checkpoints: bool = True) -> None:
+def prepare_ultralytics(*, online: bool, checkpoints: bool = True) -> None:
     """Prepares the settings of Ultralytics: no downloads, package installation or telemetry unless ``online``.
 
     With ``checkpoints``, Ultralytics also loads checkpoints through torch's restricted unpickler, which runs nothing.

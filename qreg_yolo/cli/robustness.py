@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
-from qreg_yolo.cli.process import prepare_host, rate_bar
+from qreg_yolo.cli.process import prepare_ultralytics, rate_bar
 from qreg_yolo.config.key_values import Kind, check_folder_name, parse_overrides
 from qreg_yolo.errors import did_you_mean
 from qreg_yolo.io.strict_yaml import ConfigError
@@ -50,7 +50,7 @@ def robustness(
     weights, overrides = parted(arguments)
     project, name = output_folder(out, overrides)
     folder = project / (Path(data).stem if name is None else name)
-    prepare_host(online=False)
+    prepare_ultralytics(online=False)
     from qreg_yolo.detect.robustness import DetectorRobustnessRequest, measure
 
     request = DetectorRobustnessRequest(

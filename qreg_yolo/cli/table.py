@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qreg_yolo.cli import comparing
+from qreg_yolo.cli.comparing import on_records
+
+if TYPE_CHECKING:
+    from qreg_yolo.analysis.report import Request
 
 EXAMPLES = """\b
 Examples:
@@ -16,25 +19,14 @@ Examples:
   qreg-yolo table records.csv --kind cells --severities 3 --runs '*-best-*' --format latex --out table.tex"""
 
 
+@on_records
 def table(
-    records: comparing.Records,
+    asked: Request,
     kind: Annotated[str, typer.Option(help="table1 | robustness | severity | cells.")] = "table1",
     format_: Annotated[str, typer.Option("--format", help="text | markdown | csv | latex.")] = "text",
     out: Annotated[Path | None, typer.Option(help="Also write it to this file.")] = None,
-    metric: comparing.Metric = None,
-    severities: comparing.Severities = None,
-    runs: comparing.Runs = None,
-    baseline: comparing.Baseline = None,
-    data: comparing.Data = None,
-    split: comparing.Split = None,
-    preset: comparing.Preset = None,
-    per_image: comparing.PerImage = None,
-    no_intervals: comparing.NoIntervals = False,
 ) -> None:
     """Compare quantized runs with their fp32 baselines: Table 1 with Eq. 5, mPC, rPC, mCE, with intervals."""
-    asked = comparing.request(
-        records, metric, severities, runs, baseline, data, split, preset, per_image, no_intervals
-    )  # fmt: skip
     from qreg_yolo.analysis import report
 
     print(report.table(asked, kind, format_, out))

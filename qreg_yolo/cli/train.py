@@ -21,7 +21,7 @@ from qreg_yolo.cli.options import (
     WeightOnly,
     first_last,
 )
-from qreg_yolo.cli.process import prepare_host
+from qreg_yolo.cli.process import prepare_ultralytics
 from qreg_yolo.config.checks import AMP_CHOICES
 from qreg_yolo.config.detection import RunConfig, resolve
 from qreg_yolo.config.key_values import parse_overrides
@@ -87,7 +87,7 @@ def train(
         print(_resume(resume, options if hyp is None else {**options, "hyp": hyp}, arguments))
         return
     config = resolve(_recipe(hyp, options, arguments), options, arguments)
-    prepare_host(online=config.run.online)
+    prepare_ultralytics(online=config.run.online)
     print(_launch(config))
 
 
@@ -107,7 +107,7 @@ def _resume(checkpoint: Path, options: dict[str, Any], arguments: dict[str, Any]
             f"--{option} cannot be combined with --resume: a resumed run keeps its own. Remove one of them."
         )
     config = resolve(None, options, arguments)  # for the checks
-    prepare_host(online=config.run.online)
+    prepare_ultralytics(online=config.run.online)
     from qreg_yolo.detect import runs
 
     request = {name: value for name, value in options.items() if name not in ("threads", "online")}

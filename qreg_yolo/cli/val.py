@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qreg_yolo.cli.process import prepare_host
+from qreg_yolo.cli.process import prepare_ultralytics
 from qreg_yolo.config.detection import HeadConfig
 from qreg_yolo.config.key_values import parse_overrides
 from qreg_yolo.config.sections import COMMAND_LINE, named
@@ -45,7 +45,7 @@ def val(
     if "data" in arguments:
         data = _one("data", data, arguments.pop("data"))
     check_values(arguments, COMMAND_LINE, "val")
-    prepare_host(online=online)
+    prepare_ultralytics(online=online)
     from qreg_yolo.detect import evaluate
 
     print(evaluate.validate(weights, data, arguments, threads, head, class_map).table)

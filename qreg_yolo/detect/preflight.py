@@ -87,7 +87,7 @@ def _check_device(device: object) -> None:
 
 
 def check_freeze(model: nn.Module, freeze: int | list[int | str] | None) -> None:
-    """Raises `ConfigError` if an entry of ``freeze`` is no layer, or nothing is left to train.
+    """Raises `ConfigError` if an entry of ``freeze`` does not name a layer, or nothing remains to train.
 
     Args:
         model: The network.

@@ -105,7 +105,7 @@ def _unknown(names: Iterable[str]) -> set[str]:
 
 
 def check_file(path: Path) -> None:
-    """Raises `WeightsError` if loading a file would execute something, or it is no file of torch.save."""
+    """Raises `WeightsError` if loading a file would execute something, or torch.save did not write it."""
     try:
         with TorchArchive(path) as archive:
             check_archive(archive, path)
@@ -114,7 +114,7 @@ def check_file(path: Path) -> None:
 
 
 def unreadable(path: Path, error: Exception) -> WeightsError:
-    """Returns the error for a file that is no checkpoint."""
+    """Returns the error for a file that is not a checkpoint."""
     reason = str(error).splitlines()[0] if str(error) else "no details"
     return WeightsError(
         f"'{path}' ({path.stat().st_size} bytes) cannot be read as a checkpoint: it is damaged, cut short or of "

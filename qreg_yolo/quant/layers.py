@@ -62,7 +62,7 @@ class QuantLayer(nn.Module):
         if plan.input is not None:
             act = INPUT_QUANTIZERS[plan.input.method](plan.input)
         for name, quantizer in (("weight_fake_quant", weight), ("input_fake_quant", act)):
-            # Assigning None would make an attribute that is no submodule.
+            # Assigning None would make an attribute outside the submodules.
             new.register_module(name, quantizer and quantizer.to(new.weight.device).train(layer.training))
         return new
 

@@ -34,7 +34,7 @@ def cifar100(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(cifar10: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Returns the checkpoints of a float run and of its 4-bit twin, trained on the tiny set."""
+    """Returns the checkpoints of a float run and of its 4-bit counterpart, trained on the tiny set."""
 
     def train_both(folder: Path) -> list[Path]:
         runs = [train(cifar10, folder / name, bits=bits, epochs=40) for name, bits in (("fp32", 32), ("w4", 4))]

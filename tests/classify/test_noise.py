@@ -24,7 +24,7 @@ QUICK = Sweep(methods=("lsq", "dorefa"), bits=(4,), draws=4)
 
 @pytest.fixture(scope="module")
 def trained(cifar10: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Returns the checkpoints of a float run and of its 4-bit twin, of two epochs."""
+    """Returns the checkpoints of a float run and of its 4-bit counterpart, of two epochs."""
     folder = tmp_path_factory.mktemp("noise")
     runs = [train(cifar10, folder / str(bits), bits=bits, epochs=2) for bits in (32, 4)]
     return [run / "weights" / "last.safetensors" for run in runs]

@@ -1,4 +1,4 @@
-"""The training loop: twins, optimizer groups, learning rates, what is logged, and numbers that are not finite."""
+"""The training loop: baselines, optimizer groups, learning rates, what is logged, and numbers that are not finite."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def no_step(*_: int) -> None:
 def test_one_epoch_is_that_of_a_plain_loop(cifar10: Path) -> None:
     """The loop in fp32 against the same few lines of PyTorch, bit for bit."""
     run = prepared(cifar10, bits=32, epochs=8, weight_decay=0.01)
-    twin = prepared(cifar10, bits=32, epochs=8)
+    baseline = prepared(cifar10, bits=32, epochs=8)
     loss, accuracy = loop.train_epoch(run, loop.build_optimizer(run.config, run.model), 0, no_step)
-    optimizer = torch.optim.SGD(twin.model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    optimizer = torch.optim.SGD(baseline.model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     losses, hits = [], 0
-    for images, labels in training_batches(twin.train, batch=16, seed=0, epoch=0, augment=True):
-        logits = twin.model(images)
+    for images, labels in training_batches(baseline.train, batch=16, seed=0, epoch=0, augment=True):
+        logits = baseline.model(images)
         optimizer.zero_grad()
         F.cross_entropy(logits, labels).backward()
         optimizer.step()
         losses.append(float(F.cross_entropy(logits.detach(), labels)))
         hits += int((logits.argmax(1) == labels).sum())
     for name, tensor in run.model.state_dict().items():
-        assert torch.equal(tensor, twin.model.state_dict()[name]), name
+        assert torch.equal(tensor, baseline.model.state_dict()[name]), name
     assert loss == pytest.approx(sum(losses) / len(losses), rel=1e-6)
     assert accuracy == hits / 80
 

@@ -126,9 +126,11 @@ def test_the_process_stays_off_the_network_without_download(
     options: list[str], kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []
-    original = process.prepare_host
+    original = process.prepare_ultralytics
     monkeypatch.setattr(
-        command, "prepare_host", lambda *, online, **more: (asked.append(online), original(online=online, **more))
+        command,
+        "prepare_ultralytics",
+        lambda *, online, **more: (asked.append(online), original(online=online, **more)),
     )
     assert convert(kit, tmp_path / "VOC", *options).code == 0
     assert asked == [bool(options)]

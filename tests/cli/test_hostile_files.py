@@ -102,8 +102,8 @@ def test_a_hostile_checkpoint_executes_nothing_anywhere(
 def test_ultralytics_itself_is_set_to_load_safely(trained: Run) -> None:
     """Whatever this package does not read itself (the best checkpoint after training) goes through that."""
     code = (
-        "from qreg_yolo.cli.process import prepare_host; prepare_host(online=True); import qreg_yolo.detect; "
-        "from ultralytics.nn import tasks; import sys; print(tasks._SafeLoad.restricted()); "
+        "from qreg_yolo.cli.process import prepare_ultralytics; prepare_ultralytics(online=True); "
+        "import qreg_yolo.detect; from ultralytics.nn import tasks; import sys; print(tasks._SafeLoad.restricted()); "
         "print(type(tasks.load_checkpoint(sys.argv[1])[0]).__name__)"
     )
     run = subprocess.run(

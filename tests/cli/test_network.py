@@ -12,7 +12,7 @@ from tests import ROOT
 PROGRAM = """
 import socket, sys
 from contextlib import closing
-from qreg_yolo.cli.process import prepare_host
+from qreg_yolo.cli.process import prepare_ultralytics
 
 def outcome(call):
     try:
@@ -40,8 +40,8 @@ def unix():
     left, right = socket.socketpair()
     left.close(), right.close()
 
-prepare_host(online=sys.argv[1] == "online")
-prepare_host(online=sys.argv[1] == "online")
+prepare_ultralytics(online=sys.argv[1] == "online")
+prepare_ultralytics(online=sys.argv[1] == "online")
 for call in (
     lambda: connect(("192.0.2.1", 80)), lambda: send(("192.0.2.1", 9)), lambda: socket.getaddrinfo("example.com", 80),
     lambda: socket.gethostbyname("example.com"), lambda: socket.gethostbyaddr("192.0.2.1"),
@@ -98,7 +98,7 @@ def test_training_tries_one_connection_for_a_font_which_is_refused(hyp: Path, da
 
 
 def test_the_count_of_attempts_can_fail(tmp_path: Path) -> None:
-    program = COUNTING.replace("main(sys.argv[1:])", "process.prepare_host(online=False)\n"
+    program = COUNTING.replace("main(sys.argv[1:])", "process.prepare_ultralytics(online=False)\n"
                                "    import socket\n    socket.getaddrinfo('example.com', 80)")  # fmt: skip
     result = run(program)
     assert "attempts: ['example.com']" in result.stderr

@@ -19,7 +19,7 @@ def test_the_hosts_own_defaults_are_legal_and_read_right() -> None:
 
 
 def test_types_agree_with_the_hosts_tables() -> None:
-    """Whatever the host's check refuses by type we refuse too, for every key whose default tells the type."""
+    """Whatever Ultralytics' check refuses by type we refuse too, for every key whose default tells the type."""
     from ultralytics.cfg import DEFAULT_CFG_DICT, check_cfg
 
     disagreements = []

@@ -15,7 +15,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from qreg_yolo.corrupt.spec import DETERMINISTIC_NAMES, NAMES, SEVERITIES
-from tests.corrupt.synthetic_images import PICTURES
+from tests.corrupt.synthetic_images import IMAGES
 
 FILE = Path(__file__).parent / "golden.json"
 DRAWS = 24
@@ -42,7 +42,7 @@ def main() -> None:
         count = 1 if name in DETERMINISTIC_NAMES else DRAWS
         np.random.seed(0)  # noqa: NPY002 - the peer draws from the global generator
         table[name] = {}
-        for title, make in PICTURES.items():
+        for title, make in IMAGES.items():
             clean = make()
             draws = ([imagecorruptions.corrupt(clean, s, name) for _ in range(count)] for s in SEVERITIES)
             table[name][title] = [statistics(d, clean) for d in draws]

@@ -1,4 +1,4 @@
-"""Three small pictures made by arithmetic alone: the same bytes under every version of everything."""
+"""Three small images made by arithmetic alone: the same bytes under every version of everything."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def blocks(height=88, width=120):
     """Flat saturated patches with sharp edges, black, white and grey among them."""
     y, x = np.mgrid[:height, :width]
     cell = (y // 11) * 13 + x // 15
-    picture = np.stack([_hash(cell, cell, c) for c in range(3)], -1)
-    picture[cell % 5 == 0] = 0
-    picture[cell % 7 == 0] = 255
-    picture[cell % 9 == 0] = 120
-    return picture.astype(np.uint8)
+    pixels = np.stack([_hash(cell, cell, c) for c in range(3)], -1)
+    pixels[cell % 5 == 0] = 0
+    pixels[cell % 7 == 0] = 255
+    pixels[cell % 9 == 0] = 120
+    return pixels.astype(np.uint8)
 
 
 def texture(height=112, width=104):
@@ -35,4 +35,4 @@ def texture(height=112, width=104):
     return np.stack([ramp + _hash(y, x, c) // (3 + c) for c in range(3)], -1).astype(np.uint8)
 
 
-PICTURES = {"gradient": gradient, "blocks": blocks, "texture": texture}
+IMAGES = {"gradient": gradient, "blocks": blocks, "texture": texture}

@@ -25,7 +25,7 @@ def _write(folder, name, rgb):
 def test_a_folder_comes_first_in_rgb_and_sorted(tmp_path):
     _write(tmp_path / "eis ü", "b.png", texture())
     _write(tmp_path / "eis ü", "a.PNG", blocks())
-    (tmp_path / "eis ü" / "notes.txt").write_text("no picture")
+    (tmp_path / "eis ü" / "notes.txt").write_text("no image")
     overlays = frost.load_overlays(tmp_path / "eis ü")
     assert overlays.source == "folder eis ü"
     assert np.array_equal(overlays.images[0], blocks())
@@ -84,7 +84,7 @@ def test_a_missing_or_empty_folder_and_a_broken_picture_are_named(tmp_path):
         frost.load_overlays(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="No frost overlay in folder"):
         frost.load_overlays(tmp_path)
-    for content in (b"", b"no picture"):
+    for content in (b"", b"no image"):
         (tmp_path / "bad.png").write_bytes(content)
         with pytest.raises(ValueError, match=r"bad\.png cannot be decoded: remove it"):
             frost.load_overlays(tmp_path)

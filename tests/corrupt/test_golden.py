@@ -10,7 +10,7 @@ import pytest
 
 from qreg_yolo.corrupt import DETERMINISTIC_NAMES, NAMES, SEVERITIES, corrupt
 from tests.corrupt.golden import FILE, SKIPPED, statistics
-from tests.corrupt.synthetic_images import PICTURES
+from tests.corrupt.synthetic_images import IMAGES
 
 GOLDEN = json.loads(FILE.read_text())
 DRAWS = 12
@@ -20,10 +20,10 @@ SLACK = 0.25
 exact result is an integer."""
 
 
-@pytest.mark.parametrize("title", PICTURES)
+@pytest.mark.parametrize("title", IMAGES)
 @pytest.mark.parametrize("name", GOLDEN["table"])
 def test_statistics_are_the_peers(name, title):
-    clean = PICTURES[title]()
+    clean = IMAGES[title]()
     draws = 1 if name in DETERMINISTIC_NAMES else DRAWS
     for severity, expected in zip(SEVERITIES, GOLDEN["table"][name][title], strict=True):
         ours = statistics([corrupt(clean, name, severity, key=f"golden {i}") for i in range(draws)], clean)
@@ -41,7 +41,7 @@ def _decibels(psnr):
 
 def test_the_comparison_can_fail():
     """A sigma of 0.085 in place of 0.08, or rounding in place of flooring, is seen."""
-    clean = PICTURES["texture"]()
+    clean = IMAGES["texture"]()
     expected = GOLDEN["table"]["gaussian_noise"]["texture"][0]
     stronger = np.random.Generator(np.random.PCG64(0)).normal(0.0, 0.085 * 255, (DRAWS, *clean.shape))
     ours = statistics([np.clip(clean + n, 0, 255).astype(np.uint8) for n in stronger], clean)

@@ -22,7 +22,7 @@ from qreg_yolo.corrupt.spec import NAMES, SEVERITIES
 from tests.corrupt.golden import psnr
 from tests.corrupt.peer_draws import PeerDraws
 from tests.corrupt.published import SIZE, published
-from tests.corrupt.synthetic_images import PICTURES, texture
+from tests.corrupt.synthetic_images import IMAGES, texture
 
 peer = pytest.importorskip("imagecorruptions")
 pytestmark = pytest.mark.filterwarnings("default")  # the peer's own
@@ -49,10 +49,10 @@ HARD_EDGES = {"zoom_blur": (53.0, 4, 1.0)} | ({"elastic_transform": (54.0, 6, 1.
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
-@pytest.mark.parametrize("title", PICTURES)
+@pytest.mark.parametrize("title", IMAGES)
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in OWN_GENERATOR])
 def test_same_draws_give_the_same_pixels(name, title, severity):
-    image = PICTURES[title](*((150, 207) if title == "texture" else ()))
+    image = IMAGES[title](*((150, 207) if title == "texture" else ()))
     values = constants(name, severity)
     if name == "frost":
         values = values._replace(overlays=_peer_overlays())

@@ -11,7 +11,7 @@ from tests.corrupt import originals
 from tests.corrupt.golden import psnr
 from tests.corrupt.peer_draws import PeerDraws
 from tests.corrupt.published import FROST_SCALE, SIZE, plain, published
-from tests.corrupt.synthetic_images import PICTURES, blocks, texture
+from tests.corrupt.synthetic_images import IMAGES, blocks, texture
 
 OVERLAYS = (texture(330, 350), blocks(340, 360))
 TABLES = ("shot_noise", "impulse_noise")
@@ -63,12 +63,12 @@ def _side(preset, name):
     return 119 if preset == "inception299" and name != "elastic_transform" else SIZE[preset]
 
 
-@pytest.mark.parametrize("title", PICTURES)
+@pytest.mark.parametrize("title", IMAGES)
 @pytest.mark.parametrize("preset", SIZE)
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in TABLES])
 def test_same_draws_give_the_same_pixels(name: str, preset: str, title: str) -> None:
     side = _side(preset, name)
-    image = PICTURES[title](side, side)
+    image = IMAGES[title](side, side)
     for severity, c in zip(SEVERITIES, published(preset, name), strict=True):
         values = constants(name, severity, preset)
         if name == "frost":

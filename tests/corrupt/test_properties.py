@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qreg_yolo.corrupt import DETERMINISTIC_NAMES, NAMES, PRESETS, SEVERITIES, FrostOverlays, corrupt
 from tests.corrupt.golden import psnr
-from tests.corrupt.synthetic_images import PICTURES, blocks, texture
+from tests.corrupt.synthetic_images import IMAGES, blocks, texture
 
 names = pytest.mark.parametrize("name", NAMES)
 FROST = FrostOverlays((blocks(), texture()), "test")
@@ -102,13 +102,13 @@ KNOWN_INVERSIONS = {
     ("fog", 3),
     ("fog", 4),
 }
-"""(name, severity) after which the peer's own golden statistics have a higher PSNR on one of the pictures."""
+"""(name, severity) after which the peer's own golden statistics have a higher PSNR on one of the images."""
 
 
-@pytest.mark.parametrize("title", PICTURES)
+@pytest.mark.parametrize("title", IMAGES)
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "frost"])
 def test_a_higher_severity_is_further_from_the_image(name, title):
-    image = PICTURES[title]()
+    image = IMAGES[title]()
     draws = 1 if name in DETERMINISTIC_NAMES else 12
     means = [np.mean([psnr(corrupt(image, name, s, key=f"s{i}"), image) for i in range(draws)]) for s in SEVERITIES]
     rises = {(name, s) for s, (mild, strong) in enumerate(pairwise(means), 1) if strong > mild}

@@ -1,4 +1,4 @@
-"""Images decode as the host decodes them, and lossless files lose nothing."""
+"""Images decode as Ultralytics decodes them, and lossless files lose nothing."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tests.corrupt.synthetic_images import gradient, texture
 
 
 def write(folder: Path, kind: str) -> Path:
-    picture = texture(40, 50)
+    pixels = texture(40, 50)
     path = folder / f"{kind}.{kind.rpartition(' ')[2]}"
-    image = Image.fromarray(picture)
+    image = Image.fromarray(pixels)
     if kind == "turned jpg":
         exif = Image.Exif()
         exif[0x0112] = 6
         image.save(path, exif=exif)
     elif kind == "deep png" or kind == "deep tif":
-        cv2.imwrite(str(path), picture.astype(np.uint16) * 257 + 77)
+        cv2.imwrite(str(path), pixels.astype(np.uint16) * 257 + 77)
     elif kind == "grey tif":
         image.convert("L").save(path)
     elif kind in ("clear png", "grey png"):
@@ -45,9 +45,9 @@ def test_as_the_host_decodes(kind: str, channels: int, tmp_path: Path) -> None:
     from ultralytics.utils.patches import imread
 
     path = write(tmp_path, kind)
-    host = imread(path, cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE)
+    theirs = imread(path, cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE)
     ours = decode(path, channels)
-    assert np.array_equal(ours, host[..., ::-1] if channels == 3 else host[..., 0])
+    assert np.array_equal(ours, theirs[..., ::-1] if channels == 3 else theirs[..., 0])
     assert ours.flags.c_contiguous
     assert ours.shape[:2] == ((50, 40) if kind == "turned jpg" else (40, 50))
 

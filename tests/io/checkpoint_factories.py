@@ -1,4 +1,4 @@
-"""Makes checkpoints as others would: hostile ones, and classic YOLOv5's, whose classes are gone when they are read."""
+"""Makes checkpoints as others would: hostile ones, and YOLOv5's, whose classes are gone when they are read."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write_classic(
     activation: str | None = None,
     **more: Any,
 ) -> dict[str, torch.Tensor]:
-    """Writes a user-trained classic YOLOv5 checkpoint; returns the tensors of its average, as it was saved (fp16).
+    """Writes a user-trained YOLOv5 checkpoint; returns the tensors of its average, as it was saved (fp16).
 
     Backbone and neck are Ultralytics' (names and shapes are the same), re-classed; the head has YOLOv5's anchors, in
     cells. ``names=list`` and ``whole_class="Model"`` are the layout of version 6.0.

@@ -14,7 +14,7 @@ from tests.metrics.synthetic_detections import simulated, unpacked
 
 
 def host_precision(statistics: ImageStatistics, times: np.ndarray | None = None) -> np.ndarray:
-    """Returns the host's average precisions, `(classes, 10)`, image i standing ``times[i]`` times in the set."""
+    """Returns Ultralytics' average precisions, `(classes, 10)`, image i standing ``times[i]`` times in the set."""
     from ultralytics.utils.metrics import ap_per_class
 
     times = np.ones(len(statistics.names), int) if times is None else times

@@ -15,12 +15,12 @@ from tests.corrupt.synthetic_images import blocks, gradient, texture
 def write_set(root: Path, count: int = 3, height: int = 36, width: int = 44) -> Path:
     """Writes images of several kinds with labels for all but the last, and returns the data YAML."""
     for number in range(count):
-        picture = (gradient, blocks, texture)[number % 3](height, width + number)
+        pixels = (gradient, blocks, texture)[number % 3](height, width + number)
         name = f"sub/{number:03}" if number % 3 == 1 else f"{number:03}"
         for kind in ("images", "labels"):
             (root / kind / "test" / name).parent.mkdir(parents=True, exist_ok=True)
         suffix = ".png" if number % 2 else ".jpg"
-        data = cv2.imencode(suffix, picture[..., ::-1] if number != 2 else np.ascontiguousarray(picture[..., 0]))[1]
+        data = cv2.imencode(suffix, pixels[..., ::-1] if number != 2 else np.ascontiguousarray(pixels[..., 0]))[1]
         (root / "images" / "test" / f"{name}{suffix}").write_bytes(data.tobytes())
         if number < count - 1 or count == 1:
             (root / "labels" / "test" / f"{name}.txt").write_text(f"{number % 2} 0.5 0.5 0.4 0.4\n")

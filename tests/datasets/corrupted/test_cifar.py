@@ -12,7 +12,7 @@ from qreg_yolo.corrupt import corrupt
 from qreg_yolo.datasets.cifar import cifar_in, read_cifar
 from qreg_yolo.datasets.corrupted import cifar
 from qreg_yolo.errors import DataError
-from tests.corrupt.synthetic_images import PICTURES
+from tests.corrupt.synthetic_images import IMAGES
 from tests.datasets.corrupted.corrupted_helpers import contents, request
 
 ALL = (1, 2, 3, 4, 5)
@@ -21,7 +21,7 @@ ALL = (1, 2, 3, 4, 5)
 @pytest.fixture(params=[("cifar-10-batches-py", "test_batch", b"labels"), ("cifar-100-python", "test", b"fine_labels")])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     name, file, labels = request.param
-    pixels = np.stack([PICTURES[title](32, 32) for title in (*PICTURES, *PICTURES)]).transpose(0, 3, 1, 2)
+    pixels = np.stack([IMAGES[title](32, 32) for title in (*IMAGES, *IMAGES)]).transpose(0, 3, 1, 2)
     content = {
         b"data": pixels.reshape(6, -1),
         labels: [3, 8, 8, 0, 6, 1],

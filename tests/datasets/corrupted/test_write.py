@@ -1,4 +1,4 @@
-"""Sets on disk: the pixels that the corruption gives, the host's layout, whatever interrupts and repeats it."""
+"""Sets on disk: the pixels that the corruption gives, Ultralytics' layout, whatever interrupts and repeats it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_host_validates_a_set(split: str, yaml: Path, tmp_path: Path) -> Non
     described = check_det_dataset(str(data), split=split)
     assert (described["names"], described["nc"], described["channels"]) == ({0: "cat", 1: "dog"}, 2, 3)
     assert sorted(p.name for p in (data.parent / "images").rglob("*.*")) == ["000.png", "001.png", "002.png"]
-    write_sets(read_source(yaml), request(tmp_path / "out", severities=(2,)))  # the host's cache is no stranger
+    write_sets(read_source(yaml), request(tmp_path / "out", severities=(2,)))  # Ultralytics' cache is no stranger
 
 
 def test_the_number_of_workers_changes_no_byte(yaml: Path, tmp_path: Path) -> None:

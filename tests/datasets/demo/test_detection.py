@@ -181,7 +181,7 @@ def test_ensure_builds_once(tmp_path):
     assert path == tmp_path / f"demo-v{GENERATOR_VERSION}-4-2" / "demo.yaml"
     assert yaml.safe_load(path.read_text(encoding="utf-8"))["path"] == str(path.parent)
     times = {p: p.stat().st_mtime_ns for p in path.parent.rglob("*")}
-    (path.parent / "labels/train.cache").write_bytes(b"the host's own file")
+    (path.parent / "labels/train.cache").write_bytes(b"Ultralytics' own file")
     assert ensure_demo_data(tmp_path, **SIZE) == path
     assert {p: p.stat().st_mtime_ns for p in times if p.is_file()} == {p: t for p, t in times.items() if p.is_file()}
     assert [p.name for p in tmp_path.iterdir()] == [path.parent.name]

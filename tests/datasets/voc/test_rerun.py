@@ -33,7 +33,7 @@ def out(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("options", [{}, {"skip_bad": True}])
 def test_a_second_run_changes_nothing(options: dict[str, bool], kit: Path, out: Path) -> None:
     convert_voc(kit, out)
-    (out / "labels" / "train2007.cache").write_bytes(b"the host's own file")
+    (out / "labels" / "train2007.cache").write_bytes(b"Ultralytics' own file")
     before = snapshot(out)
     conversion = convert_voc(kit, out, **options)
     assert "Already converted: nothing was changed." in conversion.table

@@ -1,6 +1,6 @@
-"""Contenders that take turns, each in a process of its own.
+"""Rounds in which peers alternate, each in its own process.
 
-In one process a contender's time would depend on the memory that the others have left behind, and on what they have
+In one process a peer's time would depend on the memory that the others have left behind, and on what they have
 told the allocator and the compiler.
 """
 
@@ -17,7 +17,7 @@ READY = "ready"
 
 
 def serve(build: Callable[[], Callable[[int], None]]) -> None:
-    """Builds a contender, then runs and times one turn for each line read; `take_turns` is at the other end."""
+    """Builds a peer, then runs and times one turn for each line read; `alternate` is at the other end."""
     with _stdout_for_answers() as answer:
         turn = build()
         answer(READY)
@@ -35,11 +35,11 @@ def _stdout_for_answers() -> Iterator[Callable[[str], None]]:
         yield lambda line: print(line, file=output, flush=True)
 
 
-def take_turns(commands: dict[str, list[str]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
-    """Returns each contender's seconds by round, after ``warmup`` rounds; in every round the order moves on by one.
+def alternate(commands: dict[str, list[str]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
+    """Returns each peer's seconds by round, after ``warmup`` rounds; in every round the order moves on by one.
 
     Args:
-        commands: What starts each contender's process, which calls `serve`.
+        commands: What starts each peer's process, which calls `serve`.
         rounds: Turns that count.
         warmup: Turns before them.
 

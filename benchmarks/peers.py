@@ -1,4 +1,4 @@
-"""Who is timed: each contender turns a task's float network into one that trains with fake-quantized convolutions.
+"""Who is timed: each peer turns a task's float network into one that trains with fake-quantized convolutions.
 
 A rival is given the same layers and bits as ours, and the same grid and starting step where its interface takes them.
 What it does differently is its `note`, which is printed beside its numbers.
@@ -19,7 +19,7 @@ FakeQuant = Callable[[Range, bool], nn.Module]
 
 
 @dataclass(frozen=True)
-class Contender:
+class Peer:
     """One way to train the network."""
 
     build: Callable[[Task], nn.Module]
@@ -31,7 +31,7 @@ class Contender:
 
 
 class FakeQuantConv2d(nn.Conv2d):
-    """A convolution with two fake-quantizers, for contenders that bring none of their own."""
+    """A convolution with two fake-quantizers, for peers that bring none of their own."""
 
     weight_fake_quant: nn.Module
     input_fake_quant: nn.Module
@@ -175,35 +175,35 @@ def _torchao(task: Task) -> nn.Module:
     return model
 
 
-CONTENDERS = {
-    "fp32": Contender(_fp32, "the float network"),
-    "fp32 again": Contender(_fp32, "the same once more: how far from 1 the ratio is by chance"),
-    "naive LSQ": Contender(
+PEERS = {
+    "fp32": Peer(_fp32, "the float network"),
+    "fp32 again": Peer(_fp32, "the same once more: how far from 1 the ratio is by chance"),
+    "naive LSQ": Peer(
         lambda task: _swap(task, NaiveLSQ), "plain autograd: gradient-scale trick, clamp, round and detach"
     ),
-    "ours": Contender(ours, "`quantize_model` + `calibrate`, LSQ per tensor"),
-    "torch learnable kernel": Contender(
+    "ours": Peer(ours, "`quantize_model` + `calibrate`, LSQ per tensor"),
+    "torch learnable kernel": Peer(
         lambda task: _swap(task, TorchLearnable),
         "`torch._fake_quantize_learnable_per_tensor_affine` (what MQBench calls): learns the step, rounds before it "
         "clips, so that the half step beyond the range gets another gradient",
     ),
-    "brevitas": Contender(
+    "brevitas": Peer(
         _brevitas,
         "QuantConv2d: learned scales for weights (from statistics) and inputs (percentile); weights on the narrow "
         "grid -7..7; no gradient scale",
         "brevitas",
     ),
-    "modelopt": Contender(
+    "modelopt": Peer(
         _modelopt,
         "fixed ranges (maximum of one batch), signed; identity gradient, nothing is learned: less work than LSQ",
         "nvidia-modelopt",
     ),
-    "torchao": Contender(
+    "torchao": Peer(
         _torchao,
         "IntxFakeQuantizer with range_learning (a prototype there, meant for linear layers) in our own convolution "
         "shell; signed, starts from the absolute maximum, no gradient scale",
         "torchao",
     ),
-    "anchor head": Contender(lambda _: yolov5n_with("anchor"), "YOLOv5's head and loss, instead of Ultralytics'"),
+    "anchor head": Peer(lambda _: yolov5n_with("anchor"), "YOLOv5's head and loss, instead of Ultralytics'"),
 }
 """In the order of the table. All have one step per tensor and leave BatchNorm as it is."""
