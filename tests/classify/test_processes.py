@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -50,15 +51,16 @@ def words(data_dir: Path, project: Path, **more: Any) -> list[str]:
     ]
 
 
-def torchrun(data_dir: Path, project: Path, **more: Any) -> subprocess.CompletedProcess[str]:
+def torchrun(data_dir: Path, project: Path, **more: Any) -> list[subprocess.CompletedProcess[str]]:
     """Trains in the two processes that torchrun starts."""
     program = project.with_name("program.py")
     program.write_text(PROGRAM)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    return subprocess.run(
+    run = subprocess.run(
         [*command, str(program), *words(data_dir, project, **more)], capture_output=True, text=True, timeout=240,
         env={**os.environ, "PYTHONPATH": str(ROOT), "QREG_YOLO_THREADS": "1", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
+    return [run]
 
 
 def forked(data_dir: Path, project: Path, **more: Any) -> list[subprocess.CompletedProcess[str]]:
@@ -79,17 +81,22 @@ def weights(project: Path) -> dict[str, torch.Tensor]:
     return load_file(project / "run" / "weights" / "last.safetensors")
 
 
-def test_two_processes_equal_one_without_batch_norm(cifar10: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("launch", [forked, pytest.param(torchrun, marks=pytest.mark.slow)])
+def test_two_processes_equal_one_without_batch_norm(
+    launch: Callable[..., list[subprocess.CompletedProcess[str]]], cifar10: Path, tmp_path: Path
+) -> None:
     options = {"model": PLAIN, "epochs": 2, "lr0": 0.02}
     train(cifar10, tmp_path / "one", **options)
-    run = torchrun(cifar10, tmp_path / "two", **options)
-    assert run.returncode == 0, run.stderr[-3000:]
+    launched = launch(cifar10, tmp_path / "two", **options)
+    for process in launched:
+        assert process.returncode == 0, process.stderr[-3000:]
+    printed = "".join(process.stdout for process in launched)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         assert torch.allclose(tensor.double(), two[name].double(), rtol=1e-4, atol=1e-6), name
-    assert run.stdout.count("epoch   1/2") == 1, "one process speaks for all"
-    assert run.stdout.count("last epoch") == 1
+    assert printed.count("epoch   1/2") == 1, "one process speaks for all"
+    assert printed.count("last epoch") == 1
     assert len((tmp_path / "two" / "run" / "records.csv").read_text().splitlines()) == 4
 
 

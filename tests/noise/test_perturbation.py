@@ -74,7 +74,7 @@ def test_a_linear_model_is_exact() -> None:
     assert abs(hessian) < 1e-12
     assert abs(shift) < 1e-12
     assert penalty(task, weights, 0.3) == pytest.approx(0.09 * 3 * float(x.square().sum(1).mean()), rel=1e-12)
-    found = increases(task, weights, 0.3, draws=100)["mse"]
+    found = increases(task, weights, 0.3, draws=40)["mse"]
     assert found.predicted.value == pytest.approx(found.gaussian.value, rel=1e-10)
     assert holds(found.gaussian, penalty(task, weights, 0.3))
     assert holds(found.uniform, penalty(task, weights, 0.3))
@@ -83,7 +83,7 @@ def test_a_linear_model_is_exact() -> None:
 def test_a_relu_network_rises_by_the_penalty_and_the_hessian_term() -> None:
     task, weights = setting(mlp(nn.ReLU()), 3)
     deviation = 1e-4  # no unit's sign changes
-    found = increases(task, weights, deviation, draws=100)["mse"]
+    found = increases(task, weights, deviation, draws=60)["mse"]
     expected = penalty(task, weights, deviation)
     assert holds(found.predicted, expected), "the Gauss-Newton part is the theorem's sum of squared gradients"
     assert holds(found.hessian, 0.0), "piecewise multilinear in the weights: no diagonal second derivative"
@@ -100,7 +100,7 @@ def test_dropping_the_second_term_is_wrong_for_a_smooth_network() -> None:
     far = [(x, 20 * task.outputs(weights, x).detach()) for x, _ in task.batches]
     task = Task(task.outputs, far, {"mse": squared_error})
     for deviation in (1e-2, 1e-3):
-        found = increases(task, weights, deviation, draws=60)["mse"]
+        found = increases(task, weights, deviation, draws=40)["mse"]
         whole = found.predicted.value + found.hessian.value
         assert not holds(found.gaussian, penalty(task, weights, deviation)), "the theorem as it stands is refuted"
         assert holds(found.gaussian, whole)
@@ -140,7 +140,7 @@ def test_cross_entropy_has_the_gauss_newton_form_of_the_softmax() -> None:
             jacobian = torch.func.jacrev(lambda w, s=sample: task.outputs(w, s[None])[0])(dict(weights))
             for part in jacobian.values():
                 expected += float((factor.T @ part.flatten(1)).square().sum()) * deviation**2 / 2 / 6
-    found = increases(task, weights, deviation, draws=100)["ce"]
+    found = increases(task, weights, deviation, draws=40)["ce"]
     assert holds(found.predicted, expected)
     assert found.predicted.value + found.shift.value == pytest.approx(found.gaussian.value, rel=0.02)
 

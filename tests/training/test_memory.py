@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
-import sys
+from unittest import mock
 
 import pytest
+
+from qreg_yolo.training.environment import keep_freed_memory
+from tests.process_helpers import run_forked
 
 FAULTS = """
 import resource
@@ -20,14 +22,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 """
 
 
-def run(wanted: bool, **variables: str) -> tuple[int, int]:
+def run(wanted: bool) -> tuple[int, int]:
     """Returns whether the memory is kept, and the page faults of ten objects."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "GLIBC_TUNABLES"}
-    output = subprocess.run(
-        [sys.executable, "-c", FAULTS.format(wanted=wanted)],
-        env={**environment, "OMP_NUM_THREADS": "1", **variables}, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    kept, faults = output.split()
+    with mock.patch.dict(os.environ, environment, clear=True):
+        done = run_forked(FAULTS.format(wanted=wanted))
+    assert done.returncode == 0, done.stderr
+    kept, faults = done.stdout.split()
     return int(kept), int(faults)
 
 
@@ -44,5 +45,7 @@ def test_an_object_gets_the_pages_of_the_one_before() -> None:
 @pytest.mark.parametrize(
     "variables", [{"MALLOC_MMAP_THRESHOLD_": "1048576"}, {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}]
 )
-def test_what_the_user_has_set_up_stays(variables: dict[str, str]) -> None:
-    assert run(wanted=True, **variables)[0] == 0
+def test_what_the_user_has_set_up_stays(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert not keep_freed_memory()
