@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: train test documented check clean
+.PHONY: train test test-fast documented check clean
 
 train: $(STAMP)
 	$(BIN)/qreg-yolo train --bits 4 --method lsq
@@ -12,6 +12,13 @@ train: $(STAMP)
 # Idle OpenMP threads sleep: two test processes share two cores with the programs that they start.
 test: $(STAMP)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Without what imports Ultralytics: detectors, the command line, marked tests.
+FAST := analysis classify config corrupt datasets io metrics noise quant robustness training
+test-fast: $(STAMP)
+	WITHOUT_ULTRALYTICS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile \
+		-m "not slow and not gpu and not data and not documented and not ultralytics" \
+		$(wildcard $(FAST:%=tests/%) $(FAST:%=qreg_yolo/%))
 
 documented: $(STAMP)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile -m documented tests/documented

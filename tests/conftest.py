@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,11 @@ os.environ["QREG_YOLO_CACHE"] = str(_FOLDER / "cache")
 os.environ["YOLO_OFFLINE"] = "1"
 os.environ["YOLO_AUTOINSTALL"] = "0"
 os.environ["MPLBACKEND"] = "Agg"
+if "WITHOUT_ULTRALYTICS" in os.environ:  # `make test-fast`: an import that its selection overlooks fails
+    sys.modules["ultralytics"] = None  # type: ignore[assignment]
+    collect_ignore = ["config/test_detection.py", "config/test_ultralytics_keys.py"]
 
-process_helpers.preload("qreg_yolo.cli", "qreg_yolo.detect.robustness", "qreg_yolo.detect.runs")
+process_helpers.preload("qreg_yolo.cli", "qreg_yolo.classify.runs")
 
 _LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
 

@@ -40,9 +40,13 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
         return pickle.loads(result.read_bytes())  # type: ignore[no-any-return]
 
 
+_preloaded: list[str] = []
+
+
 def preload(*modules: str) -> None:
-    """Sets the modules that forked processes have imported; call it before the first of them."""
-    _FORKS.set_forkserver_preload(list(modules))
+    """Adds modules that forked processes have imported; call it before the first of them."""
+    _preloaded.extend(modules)
+    _FORKS.set_forkserver_preload(_preloaded)
 
 
 def run_forked(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,8 @@ from qreg_yolo.classify.processes import Processes
 from qreg_yolo.classify.setup import built
 from qreg_yolo.classify.train import Run
 from qreg_yolo.config.classification import ClassifyConfig, resolve
-from tests import ROOT
 from tests.classify.synthetic_networks import NORMED
+from tests.process_helpers import run_forked
 
 TINY: dict[str, Any] = {"model": NORMED, "data": "cifar10", "verify": False, "bits": 4, "epochs": 4, "batch": 16}
 """Five steps per epoch on the tiny files, milestones scaled."""
@@ -54,10 +52,7 @@ def command_line(
 ) -> subprocess.CompletedProcess[str]:
     """Runs the command line in a process of its own; ``patch`` is executed before it."""
     program = f"import sys\nfrom qreg_yolo.cli import main\n{patch}\nmain(sys.argv[1:])\n"
-    return subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, timeout=240,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "QREG_YOLO_THREADS": "1", **(env or {})},
-    )  # fmt: skip
+    return run_forked(program, *arguments, env={"QREG_YOLO_THREADS": "1", **(env or {})})
 
 
 AT_STEP = """

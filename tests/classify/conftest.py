@@ -8,6 +8,7 @@ import torch
 
 from tests.classify.classify_helpers import train
 from tests.datasets.synthetic_cifar import write_cifar
+from tests.process_helpers import made_once
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +24,7 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns a data folder with 80 training and 24 test images."""
-    return write_cifar(tmp_path_factory.mktemp("cifar10"))
+    return made_once(tmp_path_factory, "cifar10", write_cifar)
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +35,9 @@ def cifar100(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained(cifar10: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Returns the checkpoints of a float run and of its 4-bit counterpart, trained on the tiny set."""
-    folder = tmp_path_factory.mktemp("trained")
-    runs = [train(cifar10, folder / name, bits=bits, epochs=40) for name, bits in (("fp32", 32), ("w4", 4))]
-    return [run / "weights" / "last.safetensors" for run in runs]
+
+    def train_both(folder: Path) -> list[Path]:
+        runs = [train(cifar10, folder / name, bits=bits, epochs=40) for name, bits in (("fp32", 32), ("w4", 4))]
+        return [run / "weights" / "last.safetensors" for run in runs]
+
+    return made_once(tmp_path_factory, "classifiers", train_both)

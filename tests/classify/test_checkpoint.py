@@ -109,7 +109,7 @@ def test_other_files(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="damaged, cut short"):
         load_classifier(cut)
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(WeightsError, match="no classifier of qreg-yolo"):
+    with pytest.raises(WeightsError, match="is not a classifier of qreg-yolo"):
         load_classifier(tmp_path / "other.safetensors")
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from qreg_yolo.classify.data import training_batches
 from qreg_yolo.classify.processes import Processes
 from qreg_yolo.classify.train import build_optimizer
 from qreg_yolo.io.strict_yaml import ConfigError
-from tests.classify.classify_helpers import ROOT, TINY, prepared, train
+from tests import ROOT
+from tests.classify.classify_helpers import TINY, prepared, train
 from tests.classify.synthetic_networks import NORMED, PLAIN
+from tests.process_helpers import run_forked
 
 PROGRAM = """
 import os, sys
@@ -36,18 +40,39 @@ assert not any("gloo" in name for name in names), names
 """A training after which no thread of the exchange is left: one can abort the process at its end (seen in 1 of 40)."""
 
 
-def torchrun(data_dir: Path, project: Path, **more: Any) -> subprocess.CompletedProcess[str]:
-    """Trains in two processes."""
+def words(data_dir: Path, project: Path, **more: Any) -> list[str]:
+    """Returns the options of a training."""
     given = {**TINY, "data_dir": data_dir, "project": project, "name": "run", "device": "cpu", **more}
     given.pop("verify")
-    words = [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    return [
+        "--no-verify",
+        *(word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", str(value))),
+    ]
+
+
+def torchrun(data_dir: Path, project: Path, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Trains in the two processes that torchrun starts."""
     program = project.with_name("program.py")
     program.write_text(PROGRAM)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     return subprocess.run(
-        [*command, str(program), "--no-verify", *words], capture_output=True, text=True, timeout=240,
+        [*command, str(program), *words(data_dir, project, **more)], capture_output=True, text=True, timeout=240,
         env={**os.environ, "PYTHONPATH": str(ROOT), "QREG_YOLO_THREADS": "1", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
+
+
+def forked(data_dir: Path, project: Path, **more: Any) -> list[subprocess.CompletedProcess[str]]:
+    """Trains in two forked processes with the variables that torchrun sets."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        port = server.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "QREG_YOLO_THREADS": "1"}
+
+    def run(rank: str) -> subprocess.CompletedProcess[str]:
+        env = {**common, "RANK": rank, "LOCAL_RANK": rank}
+        return run_forked(PROGRAM, *words(data_dir, project, **more), env=env)
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(run, "01"))
 
 
 def weights(project: Path) -> dict[str, torch.Tensor]:
@@ -69,8 +94,8 @@ def test_two_processes_equal_one_without_batch_norm(cifar10: Path, tmp_path: Pat
 
 
 def test_two_processes_equal_one_that_runs_the_halves_with_their_own_statistics(cifar10: Path, tmp_path: Path) -> None:
-    run = torchrun(cifar10, tmp_path, model=NORMED, epochs=1)
-    assert run.returncode == 0, run.stderr[-3000:]
+    for process in forked(cifar10, tmp_path, model=NORMED, epochs=1):
+        assert process.returncode == 0, process.stderr[-3000:]
     two = weights(tmp_path)
     by_hand = prepared(cifar10, epochs=1)
     optimizer = build_optimizer(by_hand.config, by_hand.model)

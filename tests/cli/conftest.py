@@ -13,6 +13,11 @@ from unittest import mock
 import pytest
 import yaml
 
+from tests import TINY
+from tests.process_helpers import preload
+
+preload("qreg_yolo.detect.robustness", "qreg_yolo.detect.runs")
+
 RECIPE = {
     "epochs": 1, "imgsz": 32, "batch": 4, "nbs": 4, "optimizer": "SGD", "lr0": 0.01, "warmup_epochs": 0,
     "mosaic": 0.0, "amp": False, "plots": False,
@@ -105,9 +110,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def hyp(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns a recipe of one epoch at 32 pixels."""
+    """Returns a recipe of one epoch at 32 pixels for the tiny network."""
     path = tmp_path_factory.mktemp("hyp") / "tiny.yaml"
-    path.write_text(yaml.safe_dump({"train": RECIPE}))
+    path.write_text(yaml.safe_dump({"run": {"model": TINY}, "train": RECIPE}))
     return path
 
 

@@ -199,14 +199,15 @@ def make_kit(folder: Path) -> Kit:
 
     from qreg_yolo.datasets.demo.write import write_demo_data
     from qreg_yolo.detect import QuantYOLO
+    from tests import TINY
     from tests.cli.conftest import RECIPE, qreg_yolo
 
     data = write_demo_data(folder / "set", n_train=8, n_val=4)
     hyp = folder / "tiny.yaml"
-    hyp.write_text(yaml.safe_dump({"train": RECIPE}))
+    hyp.write_text(yaml.safe_dump({"run": {"model": TINY}, "train": RECIPE}))
     outcome = qreg_yolo("train", "--hyp", hyp, "--data", data, "--threads", 1, f"project={folder}", "name=finished")
     assert outcome.code == 0, outcome
-    model = QuantYOLO("yolov5n.yaml")
+    model = QuantYOLO(TINY)
 
     def stop(trainer: object) -> None:
         raise KeyboardInterrupt

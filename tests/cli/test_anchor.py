@@ -23,7 +23,19 @@ def anchored(hyp: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
     write_classic(folder / "classic.pt", nc=6, names=NAMES)
     recipe = folder / "recipe.yaml"
     recipe.write_text(hyp.read_text() + yaml.safe_dump({"head": {"obj": 0.7}}))
-    return train_run(folder, recipe, data, "--bits", 4, "--head", "anchor", "--weights", folder / "classic.pt")
+    return train_run(
+        folder,
+        recipe,
+        data,
+        "--bits",
+        4,
+        "--head",
+        "anchor",
+        "--model",
+        "yolov5n.yaml",
+        "--weights",
+        folder / "classic.pt",
+    )
 
 
 def test_a_run_has_the_losses_of_the_head_everywhere(anchored: Run) -> None:
@@ -46,7 +58,7 @@ def test_a_run_has_the_losses_of_the_head_everywhere(anchored: Run) -> None:
 def test_it_is_measured_and_drawn(anchored: Run, data: Path, tmp_path: Path) -> None:
     for arguments in (
         ["val", anchored.best], ["val", "--weights", anchored.best, "plots=false", "--head", "anchor"],
-        ["val", anchored.best.with_suffix(".safetensors")], ["inspect", anchored.best],
+        ["val", anchored.best.with_suffix(".safetensors"), "plots=false"], ["inspect", anchored.best],
         ["plot", "curves", anchored.folder, "--column", "val/obj_loss", "--out", tmp_path / "loss.png"],
     ):  # fmt: skip
         outcome = qreg_yolo(*arguments, *(["project=out"] if arguments[0] == "val" else []))
@@ -57,7 +69,7 @@ def test_it_is_measured_and_drawn(anchored: Run, data: Path, tmp_path: Path) -> 
 def test_a_run_without_a_name_is_told_apart_from_the_other_head(hyp: Path, data: Path) -> None:
     outcome = qreg_yolo("train", "--hyp", hyp, "--data", data, "--threads", 1, "--bits", 32, "--head", "anchor")
     assert outcome.code == 0, outcome.err
-    assert Path("runs/yolov5n-anchor-fp32-s0/weights/best.pt").is_file()
+    assert Path("runs/tiny-anchor-fp32-s0/weights/best.pt").is_file()
 
 
 def test_the_other_head_on_anchor_weights_is_said(anchored: Run, hyp: Path, data: Path, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_wrong_usage(options: list[str], words: list[str]) -> None:
 
 def test_what_cannot_be_used(kit: Path, tmp_path: Path) -> None:
     out = tmp_path / "VOC"
-    assert_refused(convert(tmp_path / "work", out), 1, "no VOCdevkit", "JPEGImages/*.jpg", "--download")
+    assert_refused(convert(tmp_path / "work", out), 1, "is not a VOCdevkit", "JPEGImages/*.jpg", "--download")
     (kit / "VOC2012/Annotations/2008_000001.xml").write_text("<!DOCTYPE annotation><annotation/>")
     assert_refused(convert(kit, out), 1, "1 problem", "malformed XML", "2008_000001.xml", str(out / "problems.txt"))
     write_kit(kit)

@@ -23,7 +23,7 @@ def meanwhile(statement: str, *arguments: object) -> Outcome:
 
 def test_a_full_disk_leaves_the_last_checkpoint(hyp: Path, data: Path, tmp_path: Path) -> None:
     pytest.importorskip("resource")
-    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))"
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
     arguments = ["--hyp", hyp, "--data", data, "--threads", 1, "epochs=3", f"project={tmp_path}", "name=run"]
     outcome = meanwhile(full, *arguments)
     weights = tmp_path / "run" / "weights"

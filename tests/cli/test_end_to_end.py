@@ -24,8 +24,8 @@ def sha256(path: Path) -> str:
 
 def test_train_prints_what_was_quantized_the_table_and_the_paths(trained: Run) -> None:
     log, out = trained.printed.log, trained.printed.out
-    assert "Quantized: 75 convolutions (7 x W8 lsq A8 lsq, 68 x W4 lsq A4 lsq)" in log
-    assert "Full precision: model.24.dfl.conv (DFL" in log
+    assert "Quantized: 30 convolutions (7 x W8 lsq A8 lsq, 23 x W4 lsq A4 lsq)" in log
+    assert "Full precision: model.7.dfl.conv (DFL" in log
     assert log.count("Quantized: ") == 1
     lines = out.splitlines()[-5:]
     assert lines[0].split() == ["mAP50", "mAP50-95", "precision", "recall"]
@@ -45,7 +45,7 @@ def test_train_writes_its_files(trained: Run) -> None:
     assert {"commit", "command", "versions", "time", "device", "threads", "platform"} == environment.keys()
     assert environment["threads"] == 1
     section = json.loads((trained.folder / "qreg.json").read_text())
-    assert len(section["layers"]) == 75
+    assert len(section["layers"]) == 30
     assert {layer["input"]["signed"] for layer in section["layers"].values()} == {True, False}, "auto is resolved"
 
 
@@ -66,7 +66,7 @@ def test_records_hold_each_number_with_its_provenance(trained: Run) -> None:
         if name == "last":
             assert set(rows["metric"]) == ACCURACIES | LOSSES
     common = table.select("track", "model", "method", "weight_bits", "act_bits", "precision", "seed", "data").unique()
-    assert common.rows() == [("detect", "yolov5n.yaml", "lsq", 4, 4, "fp32", 3, "demo")]
+    assert common.rows() == [("detect", "tiny.yaml", "lsq", 4, 4, "fp32", 3, "demo")]
     assert set(table.select("split", "n_images").unique().rows()) == {("train", 8), ("val", 4)}
     with (trained.folder / "results.csv").open(newline="") as file:
         (last,) = csv.DictReader(file)
@@ -81,7 +81,7 @@ def test_val(trained: Run, data: Path) -> None:
     table = records.read(Path("runs/val/records.csv"))
     assert set(table["metric"]) == ACCURACIES
     assert set(table.select("weights_sha256", "model", "data", "split", "n_images", "seed").rows()) == {
-        (sha256(trained.best), "yolov5n.yaml", "demo", "val", 4, 3)
+        (sha256(trained.best), "tiny.yaml", "demo", "val", 4, 3)
     }
     trained_table = records.read(trained.folder / "records.csv")
     before = trained_table.filter(trained_table["weights_sha256"] == sha256(trained.best))
@@ -111,7 +111,7 @@ def test_inspect(trained: Run) -> None:
     outcome = qreg_yolo("inspect", trained.best)
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()
-    assert len(lines) == 1 + 76 + 2
+    assert len(lines) == 1 + 31 + 2
     assert lines[1].split()[:2] == ["model.0.conv", "8"]
     assert "lsq-w4a4" in lines[-2]
 
@@ -122,12 +122,12 @@ def test_inspect_as_json(trained: Run) -> None:
     assert (outcome.code, report["label"], report["imgsz"], report["warning"]) == (0, "lsq-w4a4", 32, None)
     layers = {layer["name"]: layer for layer in report["layers"]}
     widths = sorted((layer["weight_bits"], layer["input_bits"]) for layer in layers.values())
-    assert widths == [(4, 4)] * 68 + [(8, 8)] * 7 + [(32, 32)]
+    assert widths == [(4, 4)] * 23 + [(8, 8)] * 7 + [(32, 32)]
     inner = [layer for layer in layers.values() if layer["weight_bits"] == 4]
     assert all(2 <= layer["weight_codes_used"] <= 16 for layer in inner)
     assert all(layer["input_step"] > 0 and layer["input_signed"] in (True, False) for layer in inner)
     assert report["quantized_mb"] < 0.2 * report["float_mb"]
-    assert report["float_mb"] == pytest.approx(10.08, abs=0.05)
+    assert report["float_mb"] == pytest.approx(1.15, abs=0.01)
     macs = sum(layer["macs"] for layer in layers.values())
     assert report["float_bit_operations"] == macs * 32 * 32
     assert report["bit_operations"] == sum(
@@ -139,9 +139,9 @@ def test_inspect_as_json(trained: Run) -> None:
     ("options", "label", "section"),
     [
         (["--bits", "32"], "fp32", "nothing"),
-        (["--method", "dorefa", "--weight-only"], "dorefa-w4a32", "68 x W4 dorefa A32"),
-        (["--weight-bits", "2", "--act-bits", "8", "--per-channel"], "lsq-w2a8", "68 x W2 lsq A8 lsq"),
-        (["--method", "lsq+"], "lsqplus-w4a4", "68 x W4 lsq+ A4 lsq+"),
+        (["--method", "dorefa", "--weight-only"], "dorefa-w4a32", "23 x W4 dorefa A32"),
+        (["--weight-bits", "2", "--act-bits", "8", "--per-channel"], "lsq-w2a8", "23 x W2 lsq A8 lsq"),
+        (["--method", "lsq+"], "lsqplus-w4a4", "23 x W4 lsq+ A4 lsq+"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -152,7 +152,7 @@ def test_other_widths(options: list[str], label: str, section: str, hyp: Path, d
     assert json.loads(qreg_yolo("inspect", run.best, "--json").out)["label"] == label
     method = label.partition("-")[0].replace("plus", "+")
     assert set(records.read(run.folder / "records.csv")["method"]) == {method}
-    assert ("Inputs: 75 with an offset" in run.printed.log) is (method == "lsq+")
+    assert ("Inputs: 30 with an offset" in run.printed.log) is (method == "lsq+")
     assert ("offset" in qreg_yolo("inspect", run.best).out.splitlines()[0]) is (method == "lsq+")
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from tests import ROOT
+from tests import ROOT, TINY
 from tests.cli.conftest import Outcome, Run, assert_refused, qreg_yolo, train_run
 from tests.io.checkpoint_factories import Evil, write_classic
 
@@ -55,7 +55,7 @@ def stopped(hyp: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         raise Stop
 
     folder = tmp_path_factory.mktemp("stopped")
-    model = QuantYOLO("yolov5n.yaml")
+    model = QuantYOLO(TINY)
     model.add_callback("on_model_save", stop)
     settings = yaml.safe_load(hyp.read_text())["train"] | {"epochs": 2}
     with pytest.raises(Stop):
@@ -141,7 +141,7 @@ def test_a_hostile_cache_of_labels(trained: Run, hyp: Path, own_data: Path, tmp_
     caches = [own_data.parent / "labels" / f"{split}.cache" for split in ("train", "val")]
     for cache in caches:
         cache.write_bytes(buffer.getvalue())
-    for command in (["train", "--hyp", hyp], ["val", trained.best]):
+    for command in (["train", "--hyp", hyp], ["val", trained.best, "plots=false"]):
         outcome = qreg_yolo(*command, "--data", own_data)
         assert outcome.code == 0, outcome.err
     assert not marker.exists()
@@ -179,11 +179,11 @@ def test_a_run_starts_from_classic_yolov5_weights(hyp: Path, data: Path, tmp_pat
 
     path = tmp_path / "classic.pt"
     write_classic(path, nc=5, names=list(check_data(data, "val").names.values()))
-    run = train_run(tmp_path, hyp, data, "--weights", path, "--bits", 4)
+    run = train_run(tmp_path, hyp, data, "--model", "yolov5n.yaml", "--weights", path, "--bits", 4)
     said = [line for line in run.printed.log.splitlines() if "Transferred" in line]
     assert said == ["Transferred 342 of 427 tensors from 'classic.pt' (YOLOv5 weights); untrained: model.24 (85)"]
     for command in (
-        ["val", path, "--data", data, "imgsz=32", "project=out"],
+        ["val", path, "--data", data, "imgsz=32", "project=out", "plots=false"],
         ["inspect", path],
         ["predict", path, data.parent / "images" / "val", "project=out"],
     ):

@@ -102,7 +102,7 @@ def test_a_resumed_run_ends_where_it_would_have(stopped: Run, tmp_path: Path) ->
     assert outcome.code == 0, outcome.err
     assert epochs(stopped) == [1, 2, 3]
     assert "Calibrated" not in outcome.log
-    assert "68 x W4 lsq A4 lsq" in outcome.log
+    assert "23 x W4 lsq A4 lsq" in outcome.log
     assert len(records.read(stopped.folder / "records.csv")) == 4 + 10
     assert_refused(resume(stopped), 2, "finished run", "--weights")
 

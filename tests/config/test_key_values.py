@@ -68,6 +68,7 @@ def test_a_key_given_twice() -> None:
         parse_overrides(["epochs=1", "epochs=2"], KINDS)
 
 
+@pytest.mark.ultralytics
 def test_every_key_takes_its_default() -> None:
     from qreg_yolo.config.ultralytics_keys import host_defaults
 

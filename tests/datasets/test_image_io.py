@@ -41,6 +41,7 @@ KINDS = [
 
 @pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.ultralytics
 def test_as_the_host_decodes(kind: str, channels: int, tmp_path: Path) -> None:
     from ultralytics.utils.patches import imread
 

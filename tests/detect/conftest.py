@@ -21,7 +21,9 @@ from ultralytics.nn.tasks import DetectionModel
 from qreg_yolo.datasets.demo.write import write_demo_data
 from qreg_yolo.detect import QuantDetectionModel
 from tests import TINY
-from tests.process_helpers import made_once
+from tests.process_helpers import made_once, preload
+
+preload("qreg_yolo.detect.robustness", "qreg_yolo.detect.runs")
 
 SETTINGS: dict[str, Any] = {
     "imgsz": 64, "batch": 4, "nbs": 4, "optimizer": "AdamW", "lr0": 0.002, "warmup_epochs": 1, "amp": False,

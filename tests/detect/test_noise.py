@@ -50,13 +50,13 @@ def checkpoint(request: pytest.FixtureRequest, tiny_data: Path, tmp_path_factory
 
 def report(weights: Path, **options: Any) -> dict[str, Any]:
     return measure(
-        DetectorNoiseRequest(weights=weights, **{"sweep": QUICK, "limit": 2, "threads": 1, "device": "cpu", **options})
+        DetectorNoiseRequest(weights=weights, **{"sweep": QUICK, "limit": 1, "threads": 1, "device": "cpu", **options})
     )
 
 
 def test_a_quantized_detector(checkpoint: Path) -> None:
     found = report(checkpoint)
-    assert (found["track"], found["label"], found["split"], found["n_images"]) == ("detect", "lsq-w4a4", "train", 2)
+    assert (found["track"], found["label"], found["split"], found["n_images"]) == ("detect", "lsq-w4a4", "train", 1)
     own, swept = found["rows"]
     assert (own["trained"], own["method"], own["bits"]) == (True, "lsq", 4)
     model, _ = load_weights(checkpoint)

@@ -42,6 +42,7 @@ def test_a_wrong_name_gets_the_nearest_and_all_names(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", resources.recipe_names())
+@pytest.mark.ultralytics
 def test_every_recipe_is_valid_and_every_value_is_explained(name: str) -> None:
     path = resources.recipe_path(name)
     (classification if name.startswith("cifar") else detection).load(path)
@@ -49,6 +50,7 @@ def test_every_recipe_is_valid_and_every_value_is_explained(name: str) -> None:
     assert not bare, "values without a comment that gives the unit"
 
 
+@pytest.mark.ultralytics
 def test_the_voc_recipes_hold_the_values_they_promise() -> None:
     scratch = detection.load(resources.recipe_path("voc_scratch"))
     expected = {"optimizer": "SGD", "lr0": 0.01, "epochs": 200, "weight_decay": 1e-4, "imgsz": 640, "batch": 16}
@@ -65,6 +67,7 @@ def test_the_voc_recipes_hold_the_values_they_promise() -> None:
     assert finetune.head == HeadConfig(box=0.02, cls=0.21638, cls_pw=0.5, obj=0.51728, obj_pw=0.67198, anchor_t=3.3744)
 
 
+@pytest.mark.ultralytics
 def test_the_voc_description_is_ultralytics_own_without_its_download() -> None:
     from importlib.util import find_spec
 

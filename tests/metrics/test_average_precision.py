@@ -25,6 +25,7 @@ def host_precision(statistics: ImageStatistics, times: np.ndarray | None = None)
 
 
 @pytest.mark.parametrize("seed", range(8))
+@pytest.mark.ultralytics
 def test_it_equals_the_host_on_every_class_and_threshold(seed: int) -> None:
     rng = np.random.default_rng(seed)
     statistics = simulated(rng, n_images=20 + 20 * seed, n_classes=1 + seed, skill=seed - 3.0)
@@ -39,6 +40,7 @@ def test_it_equals_the_host_on_every_class_and_threshold(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.ultralytics
 def test_weights_equal_the_host_on_a_set_with_the_images_repeated(seed: int) -> None:
     statistics = simulated(np.random.default_rng(seed), n_images=30, n_classes=5)
     weights = resample_weights(30, 12, seed)
@@ -49,6 +51,7 @@ def test_weights_equal_the_host_on_a_set_with_the_images_repeated(seed: int) -> 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 3), st.integers(0, 3))
+@pytest.mark.ultralytics
 def test_small_sets_equal_the_host(seed: int, n_images: int, n_classes: int, most: int) -> None:
     rng = np.random.default_rng(seed)
     statistics = simulated(rng, n_images, n_classes, skill=rng.normal(), false_per_image=rng.exponential(2))

@@ -48,6 +48,7 @@ def test_pixels_labels_and_hashes(yaml: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.ultralytics
 def test_the_host_validates_a_set(split: str, yaml: Path, tmp_path: Path) -> None:
     from ultralytics import YOLO
     from ultralytics.data.utils import check_det_dataset

@@ -60,6 +60,7 @@ BOXES = [
 
 
 @pytest.mark.parametrize("size", [(WIDTH, HEIGHT), (500, 375), (333, 499)])
+@pytest.mark.ultralytics
 def test_the_text_is_that_of_ultralytics_own_script(
     tmp_path: Path, their_convert_label: Any, size: tuple[int, int]
 ) -> None:
