@@ -99,7 +99,7 @@ def train(config: RunConfig) -> outputs.RunResult:
 def _check(data: str, arguments: Mapping[str, Any]) -> tuple[ImageSet, dict[str, Label]]:
     """Returns the validation images, and image path -> label for both splits."""
     yaml, single_cls = find_data(data), bool(arguments.get("single_cls"))
-    val, train = (check_data(yaml, split, single_cls=single_cls) for split in ("val", "train"))
+    train, val = (check_data(yaml, split, single_cls=single_cls) for split in ("train", "val"))
     return val, val.scanned | train.scanned
 
 

@@ -269,3 +269,8 @@ def test_names_of_runs_are_shown_as_they_are(tmp_path: Path) -> None:
     assert shown == list(curves)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read_curves(["lr=nowhere"], "val/box_loss")
+
+
+def test_a_curve_of_one_epoch_is_a_dot() -> None:
+    _, ax = draw_loss_curves({"run": [Curve(np.array([1, 2]), np.array([np.nan, 3.0]))]})
+    assert ax.lines[0].get_marker() == "o"

@@ -84,7 +84,7 @@ def test_labels(line: str, words: list[str], own_data: Path, hyp: Path) -> None:
 
 def test_labels_in_the_wrong_place(own_data: Path, hyp: Path) -> None:
     (own_data.parent / "labels").rename(own_data.parent / "annotations")
-    assert_refused(train(hyp, own_data), 1, "none of 4 images", str(own_data.parent / "labels" / "val"))
+    assert_refused(train(hyp, own_data), 1, "none of 8 images", str(own_data.parent / "labels" / "train"))
 
 
 @pytest.mark.parametrize("fault", ["no image", "empty", "cut PNG", "cut JPEG", "tiny"])

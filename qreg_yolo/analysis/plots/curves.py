@@ -25,14 +25,14 @@ def draw_loss_curves(
     label: str = "val/box_loss",
     smoothing: float = 0.0,
 ) -> tuple[Figure, Axes]:
-    """Returns one line per label; several seeds as their mean in a band of one standard deviation (n - 1).
+    """Draws one line per label; several seeds as their mean in a band of one standard deviation (n - 1).
 
     A band covers the epochs that every seed reached: a mean over fewer and fewer runs would jump.
 
     Args:
         curves: Label -> one curve per seed.
-        ax: Where to draw; None: a new figure of one column's width.
-        label: What the vertical axis says.
+        ax: Axes to draw on; None: a new figure of one column's width.
+        label: Label of the vertical axis.
         smoothing: Weight of the past in the exponential average, 0 (off) up to but without 1; the measured values
             stay, faint.
     """
@@ -45,10 +45,12 @@ def draw_loss_curves(
         if smoothing:
             ax.plot(epochs, mean, color=colour, linewidth=0.7, alpha=0.3)
         style = "-" if number < len(LINES) else "--"
-        ax.plot(epochs, smoothed(mean, smoothing), style, color=colour, linewidth=1.3, label=literal(shown))
+        dot = "o" if len(epochs) == 1 else None  # a line of one point is invisible
+        line = smoothed(mean, smoothing)
+        ax.plot(epochs, line, style, color=colour, linewidth=1.3, marker=dot, label=literal(shown))
         if len(seeds) > 1:
-            middle, sd = smoothed(mean, smoothing), smoothed(values.std(0, ddof=1), smoothing)
-            ax.fill_between(epochs, middle - sd, middle + sd, color=colour, alpha=0.18, linewidth=0)
+            sd = smoothed(values.std(0, ddof=1), smoothing)
+            ax.fill_between(epochs, line - sd, line + sd, color=colour, alpha=0.18, linewidth=0)
     _finish(ax, "epoch", label)
     if any(len(seeds) > 1 for seeds in curves.values()):
         ax.set_title("mean ± standard deviation over seeds", fontsize=SMALL, loc="left")
@@ -63,7 +65,7 @@ def draw_paths(
     x_label: str = "train/box_loss",
     label: str = "val/box_loss",
 ) -> tuple[Figure, Axes]:
-    """Returns one column of training runs against another: a line per run, from its first epoch to a dot at its last.
+    """Draws one column of training runs against another: a line per run, from its first epoch to a dot at its last.
 
     A loss on the horizontal axis runs downwards, so training runs to the right. Two networks at one place of it
     have fitted their training set equally well; by the epoch, one that only learns more slowly seems to overfit less.
@@ -71,9 +73,9 @@ def draw_paths(
     Args:
         across: Label -> one curve per seed, of the horizontal axis.
         up: The same runs' other column.
-        ax: Where to draw; None: a new figure of one column's width.
-        x_label: What the horizontal axis says.
-        label: What the vertical axis says.
+        ax: Axes to draw on; None: a new figure of one column's width.
+        x_label: Label of the horizontal axis.
+        label: Label of the vertical axis.
     """
     figure, ax = axes_for(ax, COLUMN, 2.5)
     for number, (name, seeds) in enumerate(up.items()):
@@ -93,13 +95,13 @@ def draw_paths(
 def draw_severity_curves(
     curves: Mapping[str, Mapping[int, Estimate]], ax: Axes | None = None, *, label: str = "mAP50-95 [points]"
 ) -> tuple[Figure, Axes]:
-    """Returns one line per model: its metric against the severity of the corruptions, 0 for clean images.
+    """Draws one line per model: its metric against the severity of the corruptions, 0 for clean images.
 
     Args:
-        curves: Label -> severity -> points. Standard deviations over seeds are drawn as bars, where there are no
-            seeds, the intervals over images.
-        ax: Where to draw; None: a new figure of one column's width.
-        label: What the vertical axis says.
+        curves: Label -> severity -> points. Standard deviations over seeds are drawn as bars; with one
+            seed, the intervals over images.
+        ax: Axes to draw on; None: a new figure of one column's width.
+        label: Label of the vertical axis.
     """
     figure, ax = axes_for(ax, COLUMN, 2.5)
     bars = ""
