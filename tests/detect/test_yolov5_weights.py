@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,20 @@ import pytest
 import torch
 from ultralytics.nn.tasks import DetectionModel
 
-from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
+from qreg_yolo.detect import QuantYOLO
 from qreg_yolo.detect.checkpoint import load_start
 from qreg_yolo.detect.yolov5_weights import YOLOv5Weights
 from qreg_yolo.errors import WeightsError
 from qreg_yolo.quant import quantized_layers, uninitialized_quantizers
-from tests.detect.conftest import SETTINGS, Trained, host_warnings
-from tests.detect.factories import build
+from tests.detect import factories
+from tests.detect.conftest import SETTINGS, host_warnings
 from tests.detect.test_safe_loading import HOSTILE
 from tests.io.checkpoint_factories import Evil, classic_packages, write_classic
 
 pytestmark = pytest.mark.usefixtures("torch_on_one_thread")
+
+
+build = partial(factories.build, model="yolov5n.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +64,9 @@ def test_classic_weights_go_where_name_and_shape_fit(bits: int, classic: tuple[P
 
 
 def test_ranges_of_other_weights_are_forgotten(
-    classic: tuple[Path, dict[str, torch.Tensor]], quantized: QuantDetectionModel
+    classic: tuple[Path, dict[str, torch.Tensor]],
 ) -> None:
-    model = deepcopy(quantized)
+    model = factories.calibrated(bits=4, model="yolov5n.yaml")
     model.load(load_start(classic[0]), verbose=False)
     assert len(uninitialized_quantizers(model)) == 150
 
@@ -113,9 +116,9 @@ def test_training_from_python_starts_from_a_classic_file(
 
 
 def test_a_loaded_model_takes_other_weights(
-    classic: tuple[Path, dict[str, torch.Tensor]], trained: Trained, tiny_data: Path, tmp_path: Path
+    classic: tuple[Path, dict[str, torch.Tensor]], tiny_data: Path, tmp_path: Path
 ) -> None:
-    """The host would unpickle the file itself there."""
+    """Ultralytics would unpickle the file itself there."""
 
     class Stop(Exception):
         pass
@@ -126,7 +129,8 @@ def test_a_loaded_model_takes_other_weights(
         seen.append(trainer.model)
         raise Stop
 
-    model = QuantYOLO(str(trained.best))
+    torch.save({"model": factories.calibrated(bits=4, nc=5, model="yolov5n.yaml"), "train_args": {}}, tmp_path / "a.pt")
+    model = QuantYOLO(str(tmp_path / "a.pt"))
     model.add_callback("on_train_start", stop)
     with pytest.raises(Stop):
         model.train(
