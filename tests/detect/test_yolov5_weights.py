@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,13 @@ import pytest
 import torch
 from ultralytics.nn.tasks import DetectionModel
 
-from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
+from qreg_yolo.detect import QuantYOLO
 from qreg_yolo.detect.checkpoint import load_start
 from qreg_yolo.detect.yolov5_weights import YOLOv5Weights
 from qreg_yolo.errors import WeightsError
 from qreg_yolo.quant import quantized_layers, uninitialized_quantizers
-from tests.detect.conftest import SETTINGS, Trained, host_warnings
-from tests.detect.factories import build
+from tests.detect.conftest import SETTINGS, host_warnings, train_tiny
+from tests.detect.factories import build, calibrated
 from tests.detect.test_safe_loading import HOSTILE
 from tests.io.checkpoint_factories import Evil, classic_packages, write_classic
 
@@ -47,7 +46,7 @@ def test_classic_weights_are_all_read(classic: tuple[Path, dict[str, torch.Tenso
 @pytest.mark.parametrize("bits", [4, 32])
 def test_classic_weights_go_where_name_and_shape_fit(bits: int, classic: tuple[Path, dict[str, torch.Tensor]]) -> None:
     path, saved = classic
-    model = build(bits=bits, pretrained=True)
+    model = build(model="yolov5n.yaml", bits=bits, pretrained=True)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with host_warnings() as said:
         model.load(load_start(path))
@@ -60,10 +59,8 @@ def test_classic_weights_go_where_name_and_shape_fit(bits: int, classic: tuple[P
     assert len(quantized_layers(model)) == (75 if bits == 4 else 0)
 
 
-def test_ranges_of_other_weights_are_forgotten(
-    classic: tuple[Path, dict[str, torch.Tensor]], quantized: QuantDetectionModel
-) -> None:
-    model = deepcopy(quantized)
+def test_ranges_of_other_weights_are_forgotten(classic: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    model = calibrated(model="yolov5n.yaml", bits=4)
     model.load(load_start(classic[0]), verbose=False)
     assert len(uninitialized_quantizers(model)) == 150
 
@@ -113,9 +110,10 @@ def test_training_from_python_starts_from_a_classic_file(
 
 
 def test_a_loaded_model_takes_other_weights(
-    classic: tuple[Path, dict[str, torch.Tensor]], trained: Trained, tiny_data: Path, tmp_path: Path
+    classic: tuple[Path, dict[str, torch.Tensor]], tiny_data: Path, tmp_path: Path
 ) -> None:
-    """The host would unpickle the file itself there."""
+    """Ultralytics would unpickle the file itself there."""
+    trained = train_tiny(tiny_data, tmp_path, {"bits": 4}, epochs=1, model_yaml="yolov5n.yaml")
 
     class Stop(Exception):
         pass
