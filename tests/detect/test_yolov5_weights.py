@@ -15,7 +15,7 @@ from qreg_yolo.detect.checkpoint import load_start
 from qreg_yolo.detect.yolov5_weights import YOLOv5Weights
 from qreg_yolo.errors import WeightsError
 from qreg_yolo.quant import quantized_layers, uninitialized_quantizers
-from tests.detect.conftest import SETTINGS, host_warnings, train_tiny
+from tests.detect.conftest import SETTINGS, train_tiny, ultralytics_warnings
 from tests.detect.factories import build, calibrated
 from tests.detect.test_safe_loading import HOSTILE
 from tests.io.checkpoint_factories import Evil, classic_packages, write_classic
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("torch_on_one_thread")
 
 @pytest.fixture(scope="module")
 def classic(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
-    """Returns a user-trained file of classic YOLOv5n, and its tensors."""
+    """Returns a user-trained file of YOLOv5, and its tensors."""
     path = tmp_path_factory.mktemp("classic") / "mine.pt"
     return path, write_classic(path)
 
@@ -48,7 +48,7 @@ def test_classic_weights_go_where_name_and_shape_fit(bits: int, classic: tuple[P
     path, saved = classic
     model = build(model="yolov5n.yaml", bits=bits, pretrained=True)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with host_warnings() as said:
+    with ultralytics_warnings() as said:
         model.load(load_start(path))
     assert said == ["Transferred 342 of 427 tensors from 'mine.pt' (YOLOv5 weights); untrained: model.24 (85)"]
     same = 0
@@ -100,7 +100,7 @@ def test_training_from_python_starts_from_a_classic_file(
     seen: list[torch.Tensor] = []
     model = QuantYOLO("yolov5n.yaml")
     model.add_callback("on_train_start", lambda t: seen.append(t.model.model[1].conv.weight.detach().clone()))
-    with host_warnings() as said:
+    with ultralytics_warnings() as said:
         model.train(
             data=str(tiny_data), qreg={"bits": 4}, pretrained=str(path), epochs=1, project=str(tmp_path), name="run",
             val=False, **SETTINGS,
