@@ -90,11 +90,9 @@ def test_the_demo_set_and_a_limit(cifar10: Path, tmp_path: Path) -> None:
     data, folder = demo_set("val"), tmp_path / "C"
     folder.mkdir()
     pixels = [
-        corrupt(data.images[i], "fog", severity, key=data.keys[i], preset="cifar32")
-        if severity == 2
-        else data.images[i]
+        corrupt(image, "fog", severity, key=key, preset="cifar32") if severity == 2 else image
         for severity in SEVERITIES
-        for i in range(len(data))
+        for image, key in zip(data.images, data.keys, strict=True)
     ]
     np.save(folder / "fog.npy", np.stack(pixels))
     np.save(folder / "labels.npy", np.tile(data.labels, 5).astype(np.uint8))

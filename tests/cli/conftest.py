@@ -42,7 +42,7 @@ def qreg_yolo(*arguments: object) -> Outcome:
     from qreg_yolo.cli import main, process
 
     out, err = io.StringIO(), io.StringIO()
-    with mock.patch.dict(os.environ), redirect_stdout(out), redirect_stderr(err), host_log() as log:
+    with mock.patch.dict(os.environ), redirect_stdout(out), redirect_stderr(err), ultralytics_log() as log:
         with pytest.raises(SystemExit) as end:
             main([str(argument) for argument in arguments])
         process._state["refuse"] = False
@@ -51,7 +51,7 @@ def qreg_yolo(*arguments: object) -> Outcome:
 
 
 @contextmanager
-def host_log() -> Iterator[io.StringIO]:
+def ultralytics_log() -> Iterator[io.StringIO]:
     """Collects what Ultralytics' logger says, where it has been imported."""
     import logging
 
@@ -78,7 +78,7 @@ def assert_refused(outcome: Outcome, code: int, *words: str) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _ultralytics_is_imported() -> None:
-    """Binds the host's log handler to pytest's own stdout, not to that of one test."""
+    """Binds Ultralytics' log handler to pytest's own stdout, not to that of one test."""
     import ultralytics  # noqa: F401
 
 

@@ -199,7 +199,7 @@ def test_no_network_without_download(network_attempts: list[str], tmp_path: Path
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_run_that_is_stopped_says_how_to_go_on(name: str, code: int, cifar: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_stopped_says_how_to_resume(name: str, code: int, cifar: Path, tmp_path: Path) -> None:
     patch = at_step(7, f"os.kill(os.getpid(), signal.{name})")
     outcome = run_elsewhere(cifar, patch, "--project", tmp_path, "--seeds", "4,5")
     last = tmp_path / "with_norm-cifar10-lsq-w4a4-s4" / "weights" / "last.safetensors"

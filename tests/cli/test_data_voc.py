@@ -40,7 +40,7 @@ def test_what_it_writes_can_be_trained_on(kit: Path, hyp: Path, tmp_path: Path) 
     table = records.read(run.folder / "records.csv")
     assert set(table.select("split", "n_images").unique().rows()) == {("train", 5), ("val", 2)}
     again = convert(kit, tmp_path / "VOC")
-    assert (again.code, "nothing was changed" in again.out) == (0, True), "with the host's caches in it"
+    assert (again.code, "nothing was changed" in again.out) == (0, True), "with Ultralytics' caches in it"
 
 
 def test_the_folder_voc_is_what_data_voc_trains_on(kit: Path, hyp: Path) -> None:

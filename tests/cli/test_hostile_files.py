@@ -153,22 +153,22 @@ def test_a_hostile_cache_of_labels(trained: Run, hyp: Path, own_data: Path, tmp_
 # ------------------------------------------------------------------------------------------------ other files
 
 
-def test_the_artefact_measures_inspects_and_predicts_the_same(trained: Run, data: Path) -> None:
-    artefact = trained.best.with_suffix(".safetensors")
-    assert qreg_yolo("inspect", artefact).out == qreg_yolo("inspect", trained.best).out
+def test_the_safetensors_checkpoint_measures_inspects_and_predicts_the_same(trained: Run, data: Path) -> None:
+    saved = trained.best.with_suffix(".safetensors")
+    assert qreg_yolo("inspect", saved).out == qreg_yolo("inspect", trained.best).out
     tables = []
-    for weights in (artefact, trained.best):
+    for weights in (saved, trained.best):
         outcome = qreg_yolo("val", weights, "--threads", 1, "plots=false")
         assert outcome.code == 0, outcome.err
         tables.append(outcome.out.splitlines()[-2].split())
     assert tables[0][0] == "best.safetensors"
     assert tables[0][1:] == tables[1][1:]
     source = data.parent / "images" / "val"
-    found = [qreg_yolo("predict", weights, source, "conf=0.001") for weights in (artefact, trained.best)]
+    found = [qreg_yolo("predict", weights, source, "conf=0.001") for weights in (saved, trained.best)]
     assert found[0].out.splitlines()[-2] == found[1].out.splitlines()[-2]
 
 
-def test_a_run_starts_from_an_artefact(trained: Run, hyp: Path, data: Path, tmp_path: Path) -> None:
+def test_a_run_starts_from_a_safetensors_checkpoint(trained: Run, hyp: Path, data: Path, tmp_path: Path) -> None:
     run = train_run(tmp_path, hyp, data, "--weights", trained.best.with_suffix(".safetensors"), "--bits", 4)
     assert "Calibrated" not in run.printed.log, "the ranges come from the weights"
     assert run.best.with_suffix(".safetensors").is_file()

@@ -39,7 +39,7 @@ def epochs(run: Run) -> list[int]:
         return [int(row["epoch"]) for row in csv.DictReader(file)]
 
 
-def test_an_interrupted_run_says_how_to_go_on(stopped: Run) -> None:
+def test_an_interrupted_run_says_how_to_resume(stopped: Run) -> None:
     assert stopped.printed.code == 130
     last = stopped.folder / "weights" / "last.pt"
     said = stopped.printed.out + stopped.printed.err
@@ -110,7 +110,7 @@ def test_a_resumed_run_ends_where_it_would_have(stopped: Run, tmp_path: Path) ->
 def test_a_finished_run_and_another_programs_run_are_not_resumed(trained: Run, tmp_path: Path) -> None:
     assert_refused(qreg_yolo("train", "--resume", trained.best), 2, "finished run", "--weights")
     checkpoint = torch.load(trained.best, weights_only=False)
-    checkpoint |= {"epoch": 0, "optimizer": {}}  # the host keeps only its own arguments in best.pt
+    checkpoint |= {"epoch": 0, "optimizer": {}}  # Ultralytics keeps only its own arguments in best.pt
     torch.save(checkpoint, tmp_path / "foreign.pt")
     assert_refused(qreg_yolo("train", "--resume", tmp_path / "foreign.pt"), 2, "not of a run of qreg-yolo", "--weights")
 

@@ -51,7 +51,7 @@ def test_a_detector_in_json(trained: Run, tmp_path: Path) -> None:
     assert str(out) in outcome.err
 
 
-def test_beside_its_twin(classifier: Path, tmp_path: Path) -> None:
+def test_beside_its_baseline(classifier: Path, tmp_path: Path) -> None:
     common = ["noise", classifier, "--model", NORMED, "--methods", "lsq"]
     outcome = qreg_yolo(*common, "--bits", "32", "--out", tmp_path / "fp32", *QUICK)
     assert outcome.code == 0, outcome.err

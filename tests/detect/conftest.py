@@ -229,8 +229,8 @@ def torch_on_one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def host_warnings() -> Iterator[list[str]]:
-    """Collects what the host's logger says."""
+def ultralytics_warnings() -> Iterator[list[str]]:
+    """Collects what Ultralytics' logger says."""
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
@@ -244,7 +244,7 @@ def host_warnings() -> Iterator[list[str]]:
 
 @pytest.fixture(scope="session")
 def plain() -> DetectionModel:
-    """Returns a float model of the host; copy it to change it."""
+    """Returns a float model of Ultralytics; copy it to change it."""
     torch.manual_seed(1)
     return DetectionModel(TINY, nc=4, verbose=False)
 

@@ -150,8 +150,8 @@ def test_fuse_casts_copies_and_pickles_change_nothing(bits: int) -> None:
     buffer = io.BytesIO()
     torch.save(model, buffer)
     buffer.seek(0)
-    for twin in (model.half(), deepcopy(model), torch.load(buffer, weights_only=False)):
-        assert torch.equal(twin(images())[0], expected)
+    for copy in (model.half(), deepcopy(model), torch.load(buffer, weights_only=False)):
+        assert torch.equal(copy(images())[0], expected)
     assert model.half()(images().half())[0].dtype == torch.float32
 
 

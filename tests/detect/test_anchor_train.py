@@ -57,13 +57,13 @@ def test_results_have_the_objectness_loss(anchored: Trained) -> None:
         assert float(rows[-1][column]) < float(rows[0][column]), column
 
 
-def test_training_final_eval_val_and_the_artefact_agree(anchored: Trained, tmp_path: Path) -> None:
+def test_training_final_eval_val_and_the_safetensors_checkpoint_agree(anchored: Trained, tmp_path: Path) -> None:
     best_epoch = max(anchored.epochs, key=lambda pair: pair[1])
     assert anchored.best_map == pytest.approx(best_epoch, abs=1e-4)
     facade = QuantYOLO(str(anchored.best))
-    artefact = tmp_path / "best.safetensors"
-    save_safetensors(facade.model, artefact, facade.ckpt["train_args"])
-    for weights in (anchored.best, artefact):
+    saved = tmp_path / "best.safetensors"
+    save_safetensors(facade.model, saved, facade.ckpt["train_args"])
+    for weights in (anchored.best, saved):
         box = QuantYOLO(str(weights)).val(project=str(tmp_path), name="val", plots=False).box
         assert (float(box.map50), float(box.map)) == pytest.approx(anchored.best_map, abs=1e-4)
     for phase in ("train", "val", "final_eval"):
@@ -134,7 +134,7 @@ def test_the_numbers_under_corruptions_are_those_of_val(
 def test_the_two_heads_have_twins_of_their_own(
     anchored: Trained, trained: Trained, several_shapes: Path, tmp_path: Path
 ) -> None:
-    """An anchor detector is not compared with the full-precision twin of another network."""
+    """An anchor detector is not compared with the full-precision baseline of another network."""
     anchor, plain = (identity(run.best, QuantYOLO(str(run.best)).model.yaml, 0) for run in (anchored, trained))
     assert (anchor["model"], plain["model"]) == ("tiny-anchor", "tiny.yaml")
     assert anchor["method"] == plain["method"] == "lsq"

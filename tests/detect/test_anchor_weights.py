@@ -1,4 +1,4 @@
-"""Weights for the anchor head: classic YOLOv5 files run and start trainings, whatever their classes."""
+"""Weights for the anchor head: YOLOv5 files run and start trainings, whatever their classes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from qreg_yolo.io import records
 from qreg_yolo.quant import quantized_layers
 from tests.detect import factories
 from tests.detect.anchor_forward import forward
-from tests.detect.conftest import SETTINGS, host_warnings
+from tests.detect.conftest import SETTINGS, ultralytics_warnings
 from tests.detect.factories import images
 from tests.io.checkpoint_factories import write_classic
 
@@ -114,7 +114,7 @@ def test_classic_files_of_other_networks_can_only_be_started_from(tmp_path: Path
 @pytest.mark.parametrize("bits", [4, 32])
 def test_a_training_with_as_many_classes_takes_everything(bits: int, classic: tuple[Path, dict[str, Tensor]]) -> None:
     model = build(nc=4, bits=bits, head="anchor", pretrained=True)
-    with host_warnings() as said:
+    with ultralytics_warnings() as said:
         model.load(load_start(classic[0]))
     assert said == ["Transferred 349 of 349 tensors from 'v6.pt' (YOLOv5 weights); untrained: none"]
     expected = load_weights(classic[0])[0].state_dict()
@@ -146,7 +146,7 @@ def test_other_classes_of_a_classic_file_go_by_name(classic: tuple[Path, dict[st
     model = build(nc=3, bits=4, head="anchor", pretrained=True)
     model.names = {0: "person", 1: "cat", 2: "DISC "}
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with host_warnings() as said:
+    with ultralytics_warnings() as said:
         model.load(load_start(path))
     assert said == [
         "Transferred 343 of 349 tensors from 'v6.pt' (YOLOv5 weights); untrained: model.24 (6)",
@@ -161,7 +161,7 @@ def test_other_classes_of_our_own_checkpoint_go_by_name() -> None:
     model = build(nc=3, bits=4, head="anchor", pretrained=True)
     model.names = {0: "person", 1: "cat", 2: "DISC "}
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with host_warnings() as said:
+    with ultralytics_warnings() as said:
         model.load(source)
     assert said[-1] == SAID
     check_rows(model.state_dict(), fresh, source.state_dict())
@@ -199,7 +199,7 @@ def test_training_from_python_starts_from_a_classic_file_and_keeps_its_head(
 ) -> None:
     """A checkpoint's head is kept unless another one is asked for."""
     model = QuantYOLO(str(classic[0]))
-    with host_warnings() as said:
+    with ultralytics_warnings() as said:
         model.train(data=str(tiny_data), qreg={"bits": 4}, epochs=1, project=str(tmp_path), name="run", **SETTINGS)
     assert QuantizationConfig.of(model.model).head.kind == "anchor"
     taken = "Anchor head of 4 classes: box and objectness rows taken, class rows of 2 of 5 classes by name"

@@ -13,7 +13,7 @@ from qreg_yolo.detect import QuantYOLO
 from qreg_yolo.detect.anchor_head import ANCHORS
 from qreg_yolo.detect.auto_anchor import fit_of, fitted_anchors, object_sizes, update_anchors
 from tests import TINY
-from tests.detect.conftest import SETTINGS, host_warnings
+from tests.detect.conftest import SETTINGS, ultralytics_warnings
 from tests.detect.factories import build
 
 
@@ -84,7 +84,7 @@ def test_anchors_are_reported_and_changed_only_if_asked(
     asked: bool, resumed: bool, size: tuple[float, float], said: str, changed: bool
 ) -> None:
     model = build(bits=32, head={"kind": "anchor", "autoanchor": asked})
-    with host_warnings() as lines:
+    with ultralytics_warnings() as lines:
         update_anchors(model, _labels(size), 640, resumed)
     assert len(lines) == 1
     assert lines[0].startswith("Anchors: best possible recall")
@@ -97,7 +97,7 @@ def test_anchors_are_reported_and_changed_only_if_asked(
 
 def test_other_heads_have_no_anchors() -> None:
     model = build(bits=32)
-    with host_warnings() as lines:
+    with ultralytics_warnings() as lines:
         update_anchors(model, _labels((60, 60)), 640, False)
     assert lines == []
 

@@ -1,4 +1,4 @@
-"""Training on several GPUs: the script that the host generates for its child processes keeps our settings."""
+"""Training on several GPUs: the script that Ultralytics generates for its child processes keeps our settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.detect.conftest import SETTINGS
 
 
 def test_the_child_keeps_settings_calibration_and_callbacks(tiny_data: Path, tmp_path: Path) -> None:
-    """The child is run alone, on the CPU: the host starts several processes on accelerators only."""
+    """The child is run alone, on the CPU: Ultralytics starts several processes on accelerators only."""
     pytest.importorskip("cloudpickle")
     request = {"weight_bits": 2, "act_bits": 8, "per_channel": True, "overrides": {"model.2.*": {"bits": 5}}}
     config = resolve(None, {"bits": 4}, {})

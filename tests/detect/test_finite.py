@@ -12,7 +12,7 @@ from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
 from qreg_yolo.io.files import sha256
 from qreg_yolo.training.finite import NonFiniteError, diagnosis, first_nonfinite, norm_is_finite
 from tests import TINY
-from tests.detect.conftest import SETTINGS, host_warnings
+from tests.detect.conftest import SETTINGS, ultralytics_warnings
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -68,7 +68,7 @@ def test_training_goes_on_where_only_the_norm_overflows(tiny_data: Path, tmp_pat
     model = QuantYOLO(TINY)
     model.add_callback("on_train_start", explode)
     settings = {**SETTINGS, "imgsz": 32, "epochs": 1, "project": str(tmp_path), "name": "run", "val": False}
-    with host_warnings() as said:
+    with ultralytics_warnings() as said:
         model.train(data=str(tiny_data), qreg={"bits": 4}, **settings)
     assert sum("overflows float32" in line for line in said) == 1
 

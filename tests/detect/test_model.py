@@ -113,14 +113,14 @@ def test_lsq_plus_has_offsets_and_rebuilds() -> None:
     assert torch.equal(again.eval()(images())[0], model(images())[0])
 
 
-def test_the_twin_is_the_host_model_bit_for_bit() -> None:
+def test_the_baseline_is_the_ultralytics_model_bit_for_bit() -> None:
     torch.manual_seed(3)
-    twin = build(bits=32).eval()
+    baseline = build(bits=32).eval()
     torch.manual_seed(3)
     plain = DetectionModel("yolov5n.yaml", nc=4, verbose=False).eval()
-    assert not quantized_layers(twin)
-    assert "qreg" in twin.yaml
-    assert torch.equal(twin(images())[0], plain(images())[0])
+    assert not quantized_layers(baseline)
+    assert "qreg" in baseline.yaml
+    assert torch.equal(baseline(images())[0], plain(images())[0])
 
 
 def test_rebuilding_from_the_yaml_decides_nothing_again() -> None:
@@ -171,9 +171,9 @@ def test_a_copy_and_a_pickle_are_the_same_model() -> None:
     buffer = io.BytesIO()
     torch.save(model, buffer)
     buffer.seek(0)
-    for twin in (deepcopy(model), torch.load(buffer, weights_only=False)):
-        assert not uninitialized_quantizers(twin)
-        assert torch.equal(twin(images())[0], expected)
+    for copy in (deepcopy(model), torch.load(buffer, weights_only=False)):
+        assert not uninitialized_quantizers(copy)
+        assert torch.equal(copy(images())[0], expected)
 
 
 def test_float_weights_of_another_class_count_load_and_stay_quantized() -> None:

@@ -79,7 +79,7 @@ def test_a_float_checkpoint_of_the_host(plain: DetectionModel, tiny_data: Path, 
 
 
 def test_raw_outputs_and_the_loss_are_those_of_training(checkpoint: Path) -> None:
-    """What the host's own training step computes, from the joined raw outputs, as derivatives see it."""
+    """What Ultralytics' own training step computes, from the joined raw outputs, as derivatives see it."""
     from ultralytics.utils import IterableSimpleNamespace
 
     model, _ = load_weights(checkpoint)

@@ -1,4 +1,4 @@
-"""Checkpoints load without executing anything: ours, the host's, and those that try."""
+"""Checkpoints load without executing anything: ours, Ultralytics', and those that try."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def hostile_yaml(kind: str, value: Any, marker: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("kind", "value"), EVALUATED)
 def test_model_descriptions_that_would_be_executed(kind: str, value: Any, tmp_path: Path) -> None:
-    """The host evaluates the activation, and takes a layer's name from its own globals."""
+    """Ultralytics evaluates the activation, and takes a layer's name from its own globals."""
     marker = tmp_path / "marker"
     description = hostile_yaml(kind, value, marker)
     with pytest.raises(ModelError, match=r"x\.yaml"):

@@ -1,4 +1,4 @@
-"""The safetensors artefact: the same detector bit by bit, no pickle, and a clear error for anything else."""
+"""The safetensors checkpoint: the same detector bit by bit, no pickle, and a clear error for anything else."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def _torch_on_one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns the file of a calibrated W4A4 model of four classes."""
     model = calibrated(bits=4)
     model.names = {0: "disc", 1: "box", 2: "größe", 3: "3"}
-    path = tmp_path_factory.mktemp("artefact") / "a.safetensors"
+    path = tmp_path_factory.mktemp("saved") / "a.safetensors"
     save_safetensors(model, path, {"imgsz": 64, "data": "x.yaml", "seed": 3})
     return path
 
@@ -108,7 +108,7 @@ def test_a_float_model_of_the_host_comes_back(tmp_path: Path) -> None:
 
 
 def test_the_head_keeps_the_width_of_the_weights_it_was_trained_from(tmp_path: Path) -> None:
-    """The class branch of 80 classes is wider; the host takes it over with the weights."""
+    """The class branch of 80 classes is wider; Ultralytics takes it over with the weights."""
     model = build(nc=4, bits=4, pretrained=True, model="yolov5n.yaml")
     model.load(DetectionModel("yolov5n.yaml", nc=80, verbose=False), verbose=False)
     assert model.model[-1].cv3[0][2].in_channels == 80
@@ -116,8 +116,8 @@ def test_the_head_keeps_the_width_of_the_weights_it_was_trained_from(tmp_path: P
     assert_same(model, load_safetensors(tmp_path / "a.safetensors")[0])
 
 
-def test_the_description(artefact: Path) -> None:
-    tensors, description = read(artefact)
+def test_the_description(saved: Path) -> None:
+    tensors, description = read(saved)
     assert description["names"] == ["disc", "box", "größe", "3"]
     assert description["stride"] == [8, 16, 32]
     assert description["train_args"] == {"imgsz": 64, "data": "x.yaml", "seed": 3}
@@ -126,17 +126,17 @@ def test_the_description(artefact: Path) -> None:
     assert tensors["model.0.conv.weight"].dtype == torch.float32
 
 
-def test_no_unpickler_is_needed(artefact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_unpickler_is_needed(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a pickle was loaded")
 
     monkeypatch.setattr(torch, "load", refuse)
     monkeypatch.setattr(sys.modules["pickle"], "load", refuse)
     monkeypatch.setattr(sys.modules["pickle"], "loads", refuse)
-    load_safetensors(artefact)
+    load_safetensors(saved)
 
 
-def test_it_is_written_at_once_or_not_at_all(artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_written_at_once_or_not_at_all(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"the old one")
 
@@ -145,22 +145,22 @@ def test_it_is_written_at_once_or_not_at_all(artefact: Path, tmp_path: Path, mon
 
     monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        save_safetensors(load_safetensors(artefact)[0], path)
+        save_safetensors(load_safetensors(saved)[0], path)
     assert path.read_bytes() == b"the old one"
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
 
-def test_what_cannot_be_written_is_refused(artefact: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_refused(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\.safetensors"):
-        save_safetensors(load_safetensors(artefact)[0], tmp_path / "a.pt")
+        save_safetensors(load_safetensors(saved)[0], tmp_path / "a.pt")
     with pytest.raises(ValueError, match="SegmentationModel"):
         save_safetensors(SegmentationModel("yolov8n-seg.yaml", nc=2, verbose=False), tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
 
 
-def test_training_goes_on_from_it(artefact: Path, tmp_path: Path) -> None:
-    facade = QuantYOLO(str(artefact))
-    assert (facade.task, facade.ckpt_path, facade.overrides["model"]) == ("detect", str(artefact), str(artefact))
+def test_training_goes_on_from_it(saved: Path, tmp_path: Path) -> None:
+    facade = QuantYOLO(str(saved))
+    assert (facade.task, facade.ckpt_path, facade.overrides["model"]) == ("detect", str(saved), str(saved))
     model = build(bits=4, pretrained=True)
     model.load(facade.model, verbose=False)
     assert not uninitialized_quantizers(model)
@@ -214,11 +214,9 @@ EDITS: dict[str, tuple[Edit, str]] = {
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_malformed_files_are_refused(
-    name: str, artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_malformed_files_are_refused(name: str, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    tensors, description = read(artefact)
+    tensors, description = read(saved)
     edit, words = EDITS[name]
     edit(tensors, description)
     path = tmp_path / "bad.safetensors"
@@ -229,16 +227,16 @@ def test_malformed_files_are_refused(
     assert not Path("marker").exists()
 
 
-def test_the_file_that_the_above_are_made_from_loads(artefact: Path, tmp_path: Path) -> None:
-    tensors, description = read(artefact)
+def test_the_file_that_the_above_are_made_from_loads(saved: Path, tmp_path: Path) -> None:
+    tensors, description = read(saved)
     path = tmp_path / "good.safetensors"
     save_file(tensors, path, {HEADER: json.dumps(description)})
-    assert_same(load_safetensors(artefact)[0], load_safetensors(path)[0])
+    assert_same(load_safetensors(saved)[0], load_safetensors(path)[0])
 
 
 @pytest.mark.parametrize("fault", ["empty", "text", "cut header", "cut data", "longer"])
-def test_damaged_files_are_refused(fault: str, artefact: Path, tmp_path: Path) -> None:
-    data = artefact.read_bytes()
+def test_damaged_files_are_refused(fault: str, saved: Path, tmp_path: Path) -> None:
+    data = saved.read_bytes()
     cut = {
         "empty": b"", "text": b"hello", "cut header": data[:100], "cut data": data[:-4], "longer": data + b"more",
     }[fault]  # fmt: skip
@@ -267,8 +265,8 @@ def test_files_of_others_are_refused(metadata: dict[str, str] | None, words: str
         load_weights(path)
 
 
-def test_a_description_is_not_changed_by_loading(artefact: Path) -> None:
-    before = deepcopy(read(artefact)[1])
-    model, _ = load_safetensors(artefact)
+def test_a_description_is_not_changed_by_loading(saved: Path) -> None:
+    before = deepcopy(read(saved)[1])
+    model, _ = load_safetensors(saved)
     assert isinstance(model, QuantDetectionModel)
     assert model.yaml == before["model"]

@@ -1,4 +1,4 @@
-"""The trainer: optimizer groups, calibration, threads, the twin's data, checkpoints that are never half written."""
+"""The trainer: optimizer groups, calibration, threads, the baseline's data, checkpoints that are never half written."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_random_states_are_preserved() -> None:
     assert draw() == expected
 
 
-def test_the_twin_sees_the_same_data_and_starts_from_the_same_weights(tiny_data: Path, tmp_path: Path) -> None:
+def test_the_baseline_sees_the_same_data_and_starts_from_the_same_weights(tiny_data: Path, tmp_path: Path) -> None:
     seen: dict[int, list[Any]] = {}
     for bits in (4, 32):
         batches: list[Any] = seen.setdefault(bits, [])

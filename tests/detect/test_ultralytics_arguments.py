@@ -22,7 +22,7 @@ from qreg_yolo.detect.preflight import RESUMABLE, check_arguments, check_classes
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant import quantized_layers
 from tests.cli.conftest import Outcome, qreg_yolo
-from tests.detect.conftest import Trained, host_warnings
+from tests.detect.conftest import Trained, ultralytics_warnings
 
 TINY = ("epochs=1", "imgsz=32", "batch=2", "nbs=2", "optimizer=SGD", "warmup_epochs=0", "workers=0", "plots=false")
 """What a run of `TRAIN` has where it says nothing else."""
@@ -156,7 +156,7 @@ def test_values_that_cannot_work_are_refused_before_the_work(
     ({"imgsz": [32, 64]}, "predict"), ({"name": "exp #1 'a' [x] {y} 100%"}, "train"), ({"name": "model"}, "train"),
 ])  # fmt: skip
 def test_values_that_can_work_are_taken_without_a_word(arguments: dict[str, Any], command: Command) -> None:
-    with host_warnings() as said:
+    with ultralytics_warnings() as said:
         check_arguments(arguments, command)
     assert said == []
 

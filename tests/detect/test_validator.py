@@ -1,4 +1,4 @@
-"""The validator's NMS: the host stops at a time limit, and a measured mAP must not depend on the clock."""
+"""The validator's NMS: Ultralytics stops at a time limit, and a measured mAP must not depend on the clock."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,17 @@ from qreg_yolo.detect.checkpoint import load_start
 from qreg_yolo.detect.yolov5_weights import YOLOv5Weights
 from qreg_yolo.errors import WeightsError
 from qreg_yolo.quant import quantized_layers, uninitialized_quantizers
-from tests.detect import factories
-from tests.detect.conftest import SETTINGS, host_warnings
+from tests.detect.conftest import SETTINGS, ultralytics_warnings
+from tests.detect.factories import build, calibrated
 from tests.detect.test_safe_loading import HOSTILE
 from tests.io.checkpoint_factories import Evil, classic_packages, write_classic
 
 pytestmark = pytest.mark.usefixtures("torch_on_one_thread")
 
 
-build = partial(factories.build, model="yolov5n.yaml")
-
-
 @pytest.fixture(scope="module")
 def classic(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
-    """Returns a user-trained file of classic YOLOv5n, and its tensors."""
+    """Returns a user-trained file of YOLOv5, and its tensors."""
     path = tmp_path_factory.mktemp("classic") / "mine.pt"
     return path, write_classic(path)
 
@@ -50,9 +46,9 @@ def test_classic_weights_are_all_read(classic: tuple[Path, dict[str, torch.Tenso
 @pytest.mark.parametrize("bits", [4, 32])
 def test_classic_weights_go_where_name_and_shape_fit(bits: int, classic: tuple[Path, dict[str, torch.Tensor]]) -> None:
     path, saved = classic
-    model = build(bits=bits, pretrained=True)
+    model = build(model="yolov5n.yaml", bits=bits, pretrained=True)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with host_warnings() as said:
+    with ultralytics_warnings() as said:
         model.load(load_start(path))
     assert said == ["Transferred 342 of 427 tensors from 'mine.pt' (YOLOv5 weights); untrained: model.24 (85)"]
     same = 0
@@ -63,10 +59,8 @@ def test_classic_weights_go_where_name_and_shape_fit(bits: int, classic: tuple[P
     assert len(quantized_layers(model)) == (75 if bits == 4 else 0)
 
 
-def test_ranges_of_other_weights_are_forgotten(
-    classic: tuple[Path, dict[str, torch.Tensor]],
-) -> None:
-    model = factories.calibrated(bits=4, model="yolov5n.yaml")
+def test_ranges_of_other_weights_are_forgotten(classic: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    model = calibrated(model="yolov5n.yaml", bits=4)
     model.load(load_start(classic[0]), verbose=False)
     assert len(uninitialized_quantizers(model)) == 150
 
@@ -106,7 +100,7 @@ def test_training_from_python_starts_from_a_classic_file(
     seen: list[torch.Tensor] = []
     model = QuantYOLO("yolov5n.yaml")
     model.add_callback("on_train_start", lambda t: seen.append(t.model.model[1].conv.weight.detach().clone()))
-    with host_warnings() as said:
+    with ultralytics_warnings() as said:
         model.train(
             data=str(tiny_data), qreg={"bits": 4}, pretrained=str(path), epochs=1, project=str(tmp_path), name="run",
             val=False, **SETTINGS,
@@ -119,6 +113,7 @@ def test_a_loaded_model_takes_other_weights(
     classic: tuple[Path, dict[str, torch.Tensor]], tiny_data: Path, tmp_path: Path
 ) -> None:
     """Ultralytics would unpickle the file itself there."""
+    torch.save({"model": calibrated(bits=4, nc=5, model="yolov5n.yaml"), "train_args": {}}, tmp_path / "a.pt")
 
     class Stop(Exception):
         pass
@@ -129,7 +124,6 @@ def test_a_loaded_model_takes_other_weights(
         seen.append(trainer.model)
         raise Stop
 
-    torch.save({"model": factories.calibrated(bits=4, nc=5, model="yolov5n.yaml"), "train_args": {}}, tmp_path / "a.pt")
     model = QuantYOLO(str(tmp_path / "a.pt"))
     model.add_callback("on_train_start", stop)
     with pytest.raises(Stop):

@@ -1,4 +1,4 @@
-"""The host's own quantization beside ours: refused, or warned about."""
+"""Ultralytics' own quantization beside ours: refused, or warned about."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ultralytics.nn.tasks import DetectionModel
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from tests import TINY
-from tests.detect.conftest import Trained, host_warnings
+from tests.detect.conftest import Trained, ultralytics_warnings
 from tests.detect.factories import build
 
 pytestmark = pytest.mark.usefixtures("torch_on_one_thread")
@@ -82,7 +82,7 @@ def test_a_model_of_the_host_that_takes_quantized_weights_is_warned_about(
 ) -> None:
     """What Ultralytics' own trainer does with our checkpoint."""
     source, target = deepcopy(quantized), deepcopy(plain)
-    with host_warnings() as said:
+    with ultralytics_warnings() as said:
         source.info(verbose=True)
         source.fuse()
         build(bits=4).load(source, verbose=False)
