@@ -37,7 +37,10 @@ def trained(cifar10: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pat
     """Returns the checkpoints of a float run and of its 4-bit counterpart, trained on the tiny set."""
 
     def train_both(folder: Path) -> list[Path]:
-        runs = [train(cifar10, folder / name, bits=bits, epochs=40) for name, bits in (("fp32", 32), ("w4", 4))]
+        runs = [
+            train(cifar10, folder / name, bits=bits, epochs=40, val_every=40)
+            for name, bits in (("fp32", 32), ("w4", 4))
+        ]
         return [run / "weights" / "last.safetensors" for run in runs]
 
     return made_once(tmp_path_factory, "classifiers", train_both)

@@ -166,8 +166,8 @@ ONE_BIT = {"method": "lsq", "weight_bits": 1, "act_bits": 1}
     ("options", "backend"),
     [
         *((options, None) for options in (*CASES[:3], ONE_BIT)),
-        *((options, "aot_eager") for options in (CASES[0], CASES[2])),
-        *(pytest.param(options, "aot_eager", marks=pytest.mark.slow) for options in (CASES[1], ONE_BIT)),
+        (CASES[0], "aot_eager"),
+        *(pytest.param(options, "aot_eager", marks=pytest.mark.slow) for options in (*CASES[1:3], ONE_BIT)),
     ],
     ids=str,
 )

@@ -18,7 +18,10 @@ from tests.datasets.corrupted.corrupted_helpers import contents, request
 ALL = (1, 2, 3, 4, 5)
 
 
-@pytest.fixture(params=[("cifar-10-batches-py", "test_batch", b"labels"), ("cifar-100-python", "test", b"fine_labels")])
+KINDS = [("cifar-10-batches-py", "test_batch", b"labels"), ("cifar-100-python", "test", b"fine_labels")]
+
+
+@pytest.fixture(params=KINDS)
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     name, file, labels = request.param
     pixels = np.stack([IMAGES[title](32, 32) for title in (*IMAGES, *IMAGES)]).transpose(0, 3, 1, 2)
@@ -52,6 +55,7 @@ def test_severity_by_severity_with_the_labels_five_times(folder: Path, tmp_path:
             assert np.array_equal(snow[(severity - 1) * 6 + i], want)
 
 
+@pytest.mark.parametrize("folder", KINDS[:1], indirect=True)
 def test_workers_and_interruptions_change_no_byte(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
