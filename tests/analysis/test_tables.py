@@ -83,7 +83,7 @@ def test_intervals_hold_their_values_and_a_baseline_of_itself_is_zero(tmp_path: 
 
 
 def test_the_bootstrap_says_how_far_it_is(tmp_path: Path) -> None:
-    path = write_study(tmp_path, bits=(32, 8, 4))
+    path = write_study(tmp_path, bits=(32, 8, 4), n_images=12)
     shown: list[tuple[str, int]] = []
     done: list[int] = []
 

@@ -91,6 +91,8 @@ def test_the_demo_set_and_a_limit(cifar10: Path, tmp_path: Path) -> None:
     folder.mkdir()
     pixels = [
         corrupt(data.images[i], "fog", severity, key=data.keys[i], preset="cifar32")
+        if severity == 2
+        else data.images[i]
         for severity in SEVERITIES
         for i in range(len(data))
     ]
