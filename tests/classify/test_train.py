@@ -193,8 +193,14 @@ def test_bf16_keeps_quantizers_and_loss_in_fp32(cifar10: Path) -> None:
     assert {p.grad.dtype for p in run.model.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("data", ["cifar10", "cifar100"])
-@pytest.mark.parametrize("bits", [32, 4])
+@pytest.mark.parametrize(
+    ("data", "bits"),
+    [
+        ("cifar10", 4),
+        ("cifar100", 32),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("cifar10", 32), ("cifar100", 4))),
+    ],
+)
 @pytest.mark.parametrize("name", ["resnet20", *(pytest.param(n, marks=pytest.mark.slow) for n in list(MODELS)[1:])])
 def test_twenty_steps_of_every_network(name: str, bits: int, data: str, request: Any) -> None:
     run = prepared(request.getfixturevalue(data), model=name, data=data, bits=bits, batch=4, lr0=0.01)

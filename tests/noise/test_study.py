@@ -135,8 +135,8 @@ def test_the_networks_own_quantizers_come_first() -> None:
     quantize_model(model, spec, first_last_layers=["stem", "head"])
     calibrate(model, [image()])
     model.twice.weight_fake_quant.step_size.data.mul_(1.5)  # as training moves it
-    rows = rows_of(model, Sweep(methods=("lsq",), bits=(2, 8), draws=4), own=spec, task=task_of(model))
-    assert [(row.trained, row.variant.bits) for row in rows] == [(True, 2), (False, 2), (False, 8)]
+    rows = rows_of(model, Sweep(methods=("lsq",), bits=(2,), draws=4), own=spec, task=task_of(model))
+    assert [(row.trained, row.variant.bits) for row in rows] == [(True, 2), (False, 2)]
     assert rows[0].layers == layer_noise(model)
     own, anew = rows[0].layers["twice"], rows[1].layers["twice"]
     assert own.step == pytest.approx(1.5 * anew.step)

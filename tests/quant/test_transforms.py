@@ -154,7 +154,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("options", CASES, ids=str)
+@pytest.mark.parametrize("options", [CASES[0], pytest.param(CASES[1], marks=pytest.mark.slow), *CASES[2:]], ids=str)
 def test_traced_equals_eager(options):
     compiled_equals_eager("aot_eager", options)
 

@@ -138,7 +138,7 @@ def test_what_cannot_be_used_is_named_or_left_out(
     written = write_sets(read_source(yaml), request(out, skip_bad=True))
     assert (written.n_images, len(written.skipped)) == (2, 1)
     assert "Left out: 1 images" in written.report
-    assert ("8" in written.skipped[0]) == (damage == "small")
+    assert ("8" in written.skipped[0].replace(str(tmp_path), "")) == (damage == "small")
     assert sorted(p.name for p in (out / "snow/1").rglob("*.*") if p.is_file()) == [
         "001.png", "001.txt", "002.png", "data.yaml",
     ]  # fmt: skip
