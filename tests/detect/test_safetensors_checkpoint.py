@@ -22,6 +22,7 @@ from qreg_yolo.detect.safetensors_checkpoint import HEADER
 from qreg_yolo.errors import WeightsError
 from qreg_yolo.io import files
 from qreg_yolo.quant import quantized_layers, uninitialized_quantizers
+from tests import TINY
 from tests.detect.conftest import Trained
 from tests.detect.factories import END_TO_END, build, calibrated, images
 
@@ -109,8 +110,8 @@ def test_a_float_model_of_the_host_comes_back(tmp_path: Path) -> None:
 
 def test_the_head_keeps_the_width_of_the_weights_it_was_trained_from(tmp_path: Path) -> None:
     """The class branch of 80 classes is wider; Ultralytics takes it over with the weights."""
-    model = build(nc=4, bits=4, pretrained=True, model="yolov5n.yaml")
-    model.load(DetectionModel("yolov5n.yaml", nc=80, verbose=False), verbose=False)
+    model = build(nc=4, bits=4, pretrained=True)
+    model.load(DetectionModel(TINY, nc=80, verbose=False), verbose=False)
     assert model.model[-1].cv3[0][2].in_channels == 80
     save_safetensors(model, tmp_path / "a.safetensors")
     assert_same(model, load_safetensors(tmp_path / "a.safetensors")[0])

@@ -98,9 +98,17 @@ def test_training_from_python_starts_from_a_classic_file(
 ) -> None:
     path, saved = classic
     seen: list[torch.Tensor] = []
+
+    class Stop(Exception):
+        pass
+
+    def stop(trainer: Any) -> None:
+        seen.append(trainer.model.model[1].conv.weight.detach().clone())
+        raise Stop
+
     model = QuantYOLO("yolov5n.yaml")
-    model.add_callback("on_train_start", lambda t: seen.append(t.model.model[1].conv.weight.detach().clone()))
-    with ultralytics_warnings() as said:
+    model.add_callback("on_train_start", stop)
+    with ultralytics_warnings() as said, pytest.raises(Stop):
         model.train(
             data=str(tiny_data), qreg={"bits": 4}, pretrained=str(path), epochs=1, project=str(tmp_path), name="run",
             val=False, **SETTINGS,

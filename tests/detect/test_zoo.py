@@ -30,8 +30,8 @@ REMEDY = "if this is meant: python tests/detect/golden.py --write"
 LARGE = ("yolov5m", "yolov5l", "yolov5x")
 
 
-YOLOV5 = ("yolov5s", *LARGE)
-"""Sizes of YOLOv5 without the anchor head: other tests train that network."""
+TRAINED = ("yolo11n", "yolo26n")
+"""Networks with attention and with an end-to-end head; other tests train the blocks and heads of YOLOv5."""
 MARKED = [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in MODELS]
 """The large ones have the blocks of YOLOv5s, only more of them."""
 
@@ -226,7 +226,7 @@ def _check_run(name: str, data: Path, folder: Path, validations: list[Validation
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in YOLOV5 else name for name in (*SMALL, *LARGE)]
+    "name", [name if name in TRAINED else pytest.param(name, marks=pytest.mark.slow) for name in (*SMALL, *LARGE)]
 )
 def test_train_save_reload_validate_and_inspect(
     name: str, tiny_data: Path, tmp_path: Path, validations: list[Validation]
