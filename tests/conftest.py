@@ -27,7 +27,8 @@ os.environ["YOLO_AUTOINSTALL"] = "0"
 os.environ["MPLBACKEND"] = "Agg"
 if "WITHOUT_ULTRALYTICS" in os.environ:  # `make test-fast`: an import that its selection overlooks fails
     sys.modules["ultralytics"] = None  # type: ignore[assignment]
-    collect_ignore = ["config/test_detection.py", "config/test_ultralytics_keys.py"]
+    collect_ignore = ["cli", "detect", "documented", "config/test_detection.py", "config/test_ultralytics_keys.py"]
+    collect_ignore_glob = ["test_*.py"]  # of this folder: on the whole package
 
 process_helpers.preload("qreg_yolo.cli", "qreg_yolo.classify.runs")
 

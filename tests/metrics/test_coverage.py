@@ -11,8 +11,8 @@ from qreg_yolo.metrics.average_precision import mean_average_precision
 from qreg_yolo.metrics.bootstrap import paired_difference
 from tests.metrics.synthetic_detectors import plain_map, study
 
-POPULATION = 100_000
-"""Images: 500 times those of a study, so that what the truth is off by is a twentieth of an interval's half width."""
+POPULATION = 50_000
+"""Images: 250 times those of a study, so that what the truth is off by is an eighth of an interval's half width."""
 
 
 @lru_cache(maxsize=1)

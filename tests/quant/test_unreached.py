@@ -178,7 +178,9 @@ def test_part_of_a_model_can_be_dequantized():
     assert len(dequantize_model(model)) == 4
 
 
-@pytest.mark.parametrize("options", [{}, {"method": "dorefa", "act_bits": 32}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param({"method": "dorefa", "act_bits": 32}, marks=pytest.mark.slow)], ids=str
+)
 def test_swin_of_torchvision(options):
     """Its attention reads `qkv.weight` and `proj.weight` and calls neither layer."""
     from torchvision.models import swin_t
