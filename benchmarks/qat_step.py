@@ -125,7 +125,7 @@ def run_model(name: str, args: argparse.Namespace) -> dict[str, Any]:
             progress(f"{name}: memory of {peer}")
             row.update(memory_in_subprocess(name, peer, args))
     about = {"title": task.title, "limit": task.limit, "subject": task.subject}
-    return {**about, "peers": rows, "missing": missing}
+    return {**about, "contenders": rows, "missing": missing}
 
 
 def peers_of(task: Task, asked: list[str]) -> list[str]:

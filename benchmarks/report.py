@@ -79,7 +79,7 @@ def exceeded(report: dict[str, Any]) -> list[str]:
     """Returns one line per limit that is exceeded (eager mode's limits)."""
     lines = []
     for model, result in report["models"].items():
-        rows, subject = result["peers"], result["subject"]
+        rows, subject = result["contenders"], result["subject"]
         lines += [
             f"{model}: {name} {result['missing'][name]}" for name in ("fp32", subject) if name in result["missing"]
         ]
@@ -96,7 +96,7 @@ def markdown(report: dict[str, Any], passed_limits: list[str]) -> str:
     lines = ["# Time and memory of a training step", ""]
     lines += [f"- {key}: {value}" for key, value in report["settings"].items()]
     for result in report["models"].values():
-        rows = result["peers"]
+        rows = result["contenders"]
         lines += ["", f"## {result['title']}", ""]
         lines += ["| peer | ms | x fp32 (quartiles) | peak MiB | x fp32 | saved MiB | x fp32 | loss |"]
         lines += ["|---|--:|--:|--:|--:|--:|--:|--:|"]
@@ -104,11 +104,11 @@ def markdown(report: dict[str, Any], passed_limits: list[str]) -> str:
         lines += [f"| {name} | {why} | | | | | | |" for name, why in result["missing"].items()]
         limits = f"time {result['limit']:.2f}x, peak memory {MEMORY_LIMIT:.2f}x fp32"
         lines += ["", f"Limits of {result['subject']}: {limits}."]
-    names = {name: None for result in report["models"].values() for name in result["peers"]}
+    names = {name: None for result in report["models"].values() for name in result["contenders"]}
     lines += ["", "What each does:", "", *(f"- {name}: {PEERS[name].note}." for name in names), ""]
-    measured = all("peak_bytes" in r for m in report["models"].values() for r in m["peers"].values())
+    measured = all("peak_bytes" in r for m in report["models"].values() for r in m["contenders"].values())
     within = "Within the limits." if measured else "Within the limits of time; memory was not measured."
-    if not all({"fp32", m["subject"]} <= set(m["peers"]) for m in report["models"].values()):
+    if not all({"fp32", m["subject"]} <= set(m["contenders"]) for m in report["models"].values()):
         within = "The limits were not looked at: they compare with fp32."
     lines += [f"limit exceeded: {line}" for line in passed_limits] or [within]
     return "\n".join(lines)
