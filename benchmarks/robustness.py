@@ -35,8 +35,9 @@ from ultralytics.utils import LOGGER  # noqa: E402
 
 from qreg_yolo.corrupt import MIN_SIDE  # noqa: E402
 from qreg_yolo.datasets.sources import find_data  # noqa: E402
-from qreg_yolo.detect.batch_validator import BatchValidator, load_detectors  # noqa: E402
+from qreg_yolo.detect.batch_validator import BatchValidator  # noqa: E402
 from qreg_yolo.detect.data_check import ImageSet, check_data  # noqa: E402
+from qreg_yolo.detect.detectors import load_detectors  # noqa: E402
 from qreg_yolo.detect.robustness import DetectorRobustnessRequest, measure  # noqa: E402
 from qreg_yolo.detect.views import CorruptedBatches, View  # noqa: E402
 from qreg_yolo.metrics.conditions import CLEAN, Condition  # noqa: E402

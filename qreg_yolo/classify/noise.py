@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ def measure(request: ClassifierNoiseRequest, progress: Progress = no_progress) -
     images = _images(request, description) if request.losses else None
     about = {"track": "classify", "model": description.model}
     data = None if images is None else {"data": images.name, "split": images.split, "n_images": len(images)}
-    task = None if images is None else _task(network, images.to(device))
+    task = None if images is None else partial(_task, network, images.to(device))
     return study_report(
         network, _plan(network), request, spec=description.spec, task=task, about=about, data=data, progress=progress
     )

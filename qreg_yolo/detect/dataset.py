@@ -92,7 +92,7 @@ class DetectionDataset(YOLODataset):
         foreign = [array for image, array in arrays.items() if array.exists() and image not in ledgers[image.parent]]
         if foreign:
             raise DataError(
-                f"{len(foreign)} .npy files beside the images were not written by qreg-yolo. Move or delete them, or "
+                f"{len(foreign)} .npy files next to the images were not written by qreg-yolo. Move or delete them, or "
                 f"omit cache=disk.{fault_list(foreign)}"
             )
         for image, array in arrays.items():

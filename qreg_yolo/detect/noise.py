@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,9 +15,9 @@ from ultralytics.utils.torch_utils import select_device
 
 from qreg_yolo.datasets.classes import class_names
 from qreg_yolo.datasets.sources import check_channels, find_data
-from qreg_yolo.detect.batch_validator import Detector, classes_of, load_detectors
 from qreg_yolo.detect.compat import restore_threads
 from qreg_yolo.detect.data_check import MIN_SIDE, ImageSet, check_data
+from qreg_yolo.detect.detectors import Detector, classes_of, load_detectors
 from qreg_yolo.detect.policy import first_last_layers, float_layers
 from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.detect.views import CorruptedBatches, View
@@ -68,7 +69,7 @@ def measure(request: DetectorNoiseRequest, progress: Progress = no_progress) -> 
     model = detector.model.to(device)
     about = {"track": "detect", "model": detector.identity["model"]}
     data = None if images is None else {"data": images.yaml.stem, "split": images.split, "n_images": len(images.images)}
-    task = None if images is None else _task(detector, images, device)
+    task = None if images is None else partial(_task, detector, images, device)
     spec = QuantizationConfig.of(model).spec
     return study_report(model, _plan(model), request, spec=spec, task=task, about=about, data=data, progress=progress)
 

@@ -18,10 +18,11 @@ from ultralytics.utils.torch_utils import select_device
 from qreg_yolo.corrupt import MIN_SIDE
 from qreg_yolo.datasets.classes import ClassMap
 from qreg_yolo.datasets.sources import check_channels, find_data
-from qreg_yolo.detect.batch_validator import BatchValidator, Detector, classes_of, coco_map, load_detectors
+from qreg_yolo.detect.batch_validator import BatchValidator, coco_map
 from qreg_yolo.detect.compat import restore_threads
 from qreg_yolo.detect.data_check import MIN_SIDE as ULTRALYTICS_MIN_SIDE
 from qreg_yolo.detect.data_check import ImageSet, check_data
+from qreg_yolo.detect.detectors import Detector, classes_of, load_detectors
 from qreg_yolo.detect.views import CorruptedBatches, View, ViewKey, load
 from qreg_yolo.metrics import image_statistics
 from qreg_yolo.metrics.average_precision import mean_average_precision

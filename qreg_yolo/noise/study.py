@@ -211,7 +211,7 @@ def study_report(
     spec: QuantSpec,
     about: Mapping[str, Any],
     data: Mapping[str, Any] | None,
-    task: Task | None,
+    task: Callable[[], Task] | None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Returns the `report` of a checkpoint's `study`.
@@ -223,13 +223,14 @@ def study_report(
         spec: The quantization of its training.
         about: The track and the name of the model.
         data: Dataset, split and number of images of ``task``.
-        task: As in `study`.
+        task: Makes the task of `study`, once the folder of the report is known to be writable.
         progress: As in `study`.
     """
     if request.folder is not None:
         writable_project(request.folder, "--out")
     own = spec if quantized_weights(model) else None
-    rows = study(model, gradient_layers(model, plan), plan, request.sweep, own=own, task=task, progress=progress)
+    made = None if task is None else task()
+    rows = study(model, gradient_layers(model, plan), plan, request.sweep, own=own, task=made, progress=progress)
     described = {"weights": str(request.weights), **about, "label": spec.label, **records.provenance(), **(data or {})}
     return report(described, request.sweep, rows)
 

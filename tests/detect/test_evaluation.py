@@ -16,8 +16,9 @@ import yaml
 
 from qreg_yolo.config.detection import resolve
 from qreg_yolo.detect import QuantYOLO, evaluate, noise, runs
-from qreg_yolo.detect.batch_validator import BOXED, coco_map, load_detectors
+from qreg_yolo.detect.batch_validator import BOXED, coco_map
 from qreg_yolo.detect.data_check import ImageSet
+from qreg_yolo.detect.detectors import load_detectors
 from qreg_yolo.detect.robustness import DetectorRobustnessRequest
 from qreg_yolo.detect.robustness import measure as measure_robustness
 from qreg_yolo.errors import WeightsError

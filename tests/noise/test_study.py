@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from qreg_yolo.errors import FileAccessError
 from qreg_yolo.noise.jacobian import outputs_of
 from qreg_yolo.noise.perturbation import Task
-from qreg_yolo.noise.study import Plan, Row, gradient_layers, report, study
+from qreg_yolo.noise.study import NoiseRequest, Plan, Row, gradient_layers, report, study, study_report
 from qreg_yolo.noise.sweep import Sweep
 from qreg_yolo.quant.calibration import calibrate
 from qreg_yolo.quant.convert import plan_quantization, quantize_model
@@ -201,3 +203,17 @@ def test_the_report_is_json_with_the_numbers_asked_for() -> None:
         "predicted", "hessian", "shift", "gaussian", "remainder", "uniform", "quantization", "loss",
     }  # fmt: skip
     assert set(first["losses"]["mse"]["gaussian"]) == {"value", "lo", "hi"}
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_the_images_are_decoded(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    model = mixed()
+
+    def task() -> Task:
+        raise AssertionError("the images were decoded")
+
+    request = NoiseRequest(weights=tmp_path / "a.pt", folder=tmp_path / "file" / "noise")
+    with pytest.raises(FileAccessError, match="--out"):
+        study_report(
+            model, plan_of(model), request, spec=QuantSpec(), about={}, data=None, task=task, progress=no_progress
+        )
