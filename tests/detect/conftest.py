@@ -114,6 +114,41 @@ class Trained:
         return self.save_dir / "weights" / "last.pt"
 
 
+@dataclass
+class Watch:
+    """Callbacks of a training that save and validate every so many epochs, and note what happens."""
+
+    every: int
+    disturbed_epochs: int | None
+    """Disturb the averaged model in the last of so many epochs; None: never."""
+    counter: CallCounter = field(default_factory=CallCounter)
+    epochs: list[tuple[float, float]] = field(default_factory=list)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    ema_flags: list[bool] = field(default_factory=list)
+
+    def start(self, trainer: Any) -> None:
+        self.counter.phase = "train"
+        self.groups = [dict(group) for group in trainer.optimizer.param_groups]
+        self.ema_flags = [bool(v) for k, v in trainer.ema.ema.state_dict().items() if k.endswith(".initialized")]
+        for module in trainer.model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.3  # 32 steps have to do
+
+    def epoch_start(self, trainer: Any) -> None:
+        self.counter.phase = "train"
+        trainer.args.save = (trainer.epoch + 1) % self.every == 0
+
+    def epoch_trained(self, trainer: Any) -> None:
+        self.counter.phase = "val"
+        if trainer.epoch + 1 == self.disturbed_epochs:
+            trainer.ema.ema.model[0].bn.weight.mul_(0.5)
+
+    def epoch_validated(self, trainer: Any) -> None:
+        if self.counter.phase != "final_eval" and trainer.args.save:
+            metrics = trainer.validator.metrics.box
+            self.epochs.append((float(metrics.map50), float(metrics.map)))
+
+
 def train_tiny(
     data: Path,
     folder: Path,
@@ -132,43 +167,22 @@ def train_tiny(
     from qreg_yolo.detect import QuantYOLO
     from qreg_yolo.detect.trainer import QuantDetectionTrainer
 
-    found = CallCounter()
-    epochs_seen: list[tuple[float, float]] = []
-    state: dict[str, Any] = {}
+    watch = Watch(every, epochs if worse_at_the_end else None)
+    model = QuantYOLO(model_yaml)
+    for event, callback in (
+        ("on_train_start", watch.start),
+        ("on_train_epoch_start", watch.epoch_start),
+        ("on_train_epoch_end", watch.epoch_trained),
+        ("on_fit_epoch_end", watch.epoch_validated),
+    ):
+        model.add_callback(event, callback)
 
     class Watched(QuantDetectionTrainer):
         def final_eval(self) -> None:
-            found.phase = "final_eval"
+            watch.counter.phase = "final_eval"
             super().final_eval()
 
-    def start(trainer: Any) -> None:
-        found.phase = "train"
-        state["groups"] = [dict(group) for group in trainer.optimizer.param_groups]
-        state["ema"] = [bool(v) for k, v in trainer.ema.ema.state_dict().items() if k.endswith(".initialized")]
-        for module in trainer.model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = 0.3  # 32 steps have to do
-
-    def epoch_start(trainer: Any) -> None:
-        found.phase = "train"
-        trainer.args.save = (trainer.epoch + 1) % every == 0
-
-    def train_end(trainer: Any) -> None:
-        found.phase = "val"
-        if worse_at_the_end and trainer.epoch == epochs - 1:
-            trainer.ema.ema.model[0].bn.weight.mul_(0.5)
-
-    def epoch_end(trainer: Any) -> None:
-        if found.phase != "final_eval" and trainer.args.save:
-            metrics = trainer.validator.metrics.box
-            epochs_seen.append((float(metrics.map50), float(metrics.map)))
-
-    model = QuantYOLO(model_yaml)
-    model.add_callback("on_train_start", start)
-    model.add_callback("on_train_epoch_start", epoch_start)
-    model.add_callback("on_train_epoch_end", train_end)
-    model.add_callback("on_fit_epoch_end", epoch_end)
-    handle = nn.modules.module.register_module_forward_hook(found)
+    handle = nn.modules.module.register_module_forward_hook(watch.counter)
     try:
         metrics = model.train(
             trainer=Watched, data=str(data), qreg={**qreg, "val_every": every}, epochs=epochs, project=str(folder),
@@ -179,11 +193,11 @@ def train_tiny(
     return Trained(
         save_dir=Path(model.trainer.save_dir),
         best_map=(float(metrics.box.map50), float(metrics.box.map)),
-        epochs=epochs_seen,
-        counter=found,
+        epochs=watch.epochs,
+        counter=watch.counter,
         model=model.model,
-        optimizer_groups=state["groups"],
-        ema_flags=state["ema"],
+        optimizer_groups=watch.groups,
+        ema_flags=watch.ema_flags,
         ema_state=model.trainer.ema.ema.state_dict(),
     )
 
