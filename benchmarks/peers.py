@@ -1,6 +1,6 @@
-"""Who is timed: each peer turns a task's float network into one that trains with fake-quantized convolutions.
+"""The benchmarked peers: each turns a task's float network into one that trains with fake-quantized convolutions.
 
-A rival is given the same layers and bits as ours, and the same grid and starting step where its interface takes them.
+A peer is given the same layers and bits as ours, and the same grid and starting step where its interface takes them.
 What it does differently is its `note`, which is printed beside its numbers.
 """
 

@@ -33,6 +33,14 @@ class DataError(UserError, ValueError):
     """A dataset that exists and cannot be used."""
 
 
+class WeightsError(UserError, ValueError):
+    """A file that is not a usable checkpoint."""
+
+
+class ModelError(UserError, ValueError):
+    """A model YAML that does not describe a detector."""
+
+
 class AnalysisError(UserError, ValueError):
     """Measurements that cannot be compared or drawn."""
 
@@ -69,10 +77,6 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         )
 
 
-class ModelError(UserError, ValueError):
-    """A model YAML that does not describe a detector."""
-
-
 def check_same_settings(
     folder: object, before: Mapping[str, object], now: Mapping[str, object], remedy: str, error: type[UserError]
 ) -> None:
@@ -84,10 +88,6 @@ def check_same_settings(
     ]
     if changed:
         raise error(f"'{folder}' was begun with other settings: {'; '.join(changed)}. {remedy}")
-
-
-class WeightsError(UserError, ValueError):
-    """A file that is not a usable checkpoint."""
 
 
 SHOWN_FAULTS = 10
