@@ -7,22 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from qreg_yolo.cli.options import (
-    ActBits,
-    Amp,
-    Bits,
-    FirstLastBits,
-    LogNoise,
-    Method,
-    PerChannel,
-    Signed,
-    ValEvery,
-    WeightBits,
-    WeightOnly,
-    first_last,
-)
+from qreg_yolo.cli import options as shared
 from qreg_yolo.cli.process import find_own_code, prepare_ultralytics
-from qreg_yolo.io.resources import recipe_path
 from qreg_yolo.io.strict_yaml import ConfigError
 
 TRAIN_EXAMPLES = """\b
@@ -42,7 +28,6 @@ Data = Annotated[str | None, typer.Option(help="demo | cifar10 | cifar100. [defa
 DataDir = Annotated[str | None, typer.Option(help="Folder with cifar-10-batches-py or cifar-100-python.")]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Accept data files that are not the official ones.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch the official archive (over the network).")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: all cores]")]
 Device = Annotated[str | None, typer.Option(help="cpu | cuda | cuda:1. [default: a GPU where there is one]")]
 Model = Annotated[
     str | None,
@@ -69,23 +54,23 @@ def train(
     data_dir: DataDir = None,
     no_verify: NoVerify = False,
     download: Download = False,
-    bits: Bits = None,
-    weight_bits: WeightBits = None,
-    act_bits: ActBits = None,
-    method: Method = None,
-    weight_only: WeightOnly = None,
-    per_channel: PerChannel = None,
-    first_last_bits: FirstLastBits = None,
-    signed: Signed = None,
+    bits: shared.Bits = None,
+    weight_bits: shared.WeightBits = None,
+    act_bits: shared.ActBits = None,
+    method: shared.Method = None,
+    weight_only: shared.WeightOnly = None,
+    per_channel: shared.PerChannel = None,
+    first_last_bits: shared.FirstLastBits = None,
+    signed: shared.Signed = None,
     weights: Annotated[str | None, typer.Option(help="Checkpoint to start from. [default: from scratch]")] = None,
-    hyp: Annotated[str | None, typer.Option(help="Recipe: a name or a YAML file. [default: by data]")] = None,
+    hyp: shared.Recipe = None,
     train_images: Annotated[
         int | None, typer.Option(help="Size of a class-balanced subset to train on. [default: all]")
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the training set; the milestones scale with it.")
     ] = None,
-    val_every: ValEvery = None,
+    val_every: shared.ValEvery = None,
     milestones: Annotated[
         str | None, typer.Option(help="Epochs at which the learning rate drops, such as 50,90,130,180.")
     ] = None,
@@ -96,47 +81,40 @@ def train(
     weight_decay: Annotated[float | None, typer.Option(help="L2 coefficient of the network's parameters.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images per step, all processes together.")] = None,
     aug: Annotated[str | None, typer.Option(help="crop-flip | none.")] = None,
-    amp: Amp = None,
+    amp: shared.Amp = None,
     compile_: Annotated[bool | None, typer.Option("--compile", help="Compile the network (minutes).")] = None,
-    log_noise: LogNoise = None,
-    seed: Annotated[int | None, typer.Option(help="0 or more. [default: 0]")] = None,
+    log_noise: shared.LogNoise = None,
+    seed: shared.Seed = None,
     seeds: Annotated[
         str | None, typer.Option(help="Seeds of several runs, such as 0,1,2; prints mean and standard deviation.")
     ] = None,
-    threads: Threads = None,
+    threads: shared.Threads = None,
     device: Device = None,
     project: Annotated[str | None, typer.Option(help="Folder of the run's folder. [default: runs]")] = None,
     name: Annotated[str | None, typer.Option(help="The run's folder. [default: model, data, widths, seed]")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue an interrupted run from its last.safetensors.")] = None,
 ) -> None:
     """Train a quantized classifier (by default ResNet20 at 4 bits with LSQ, on the built-in demo set)."""
-    given = {
-        "model": model, "data": data, "data_dir": data_dir, "verify": False if no_verify else None, "bits": bits,
-        "weight_bits": weight_bits, "act_bits": act_bits, "method": method, "weight_only": weight_only,
-        "per_channel": per_channel, "first_last_bits": first_last(first_last_bits), "signed": signed,
-        "weights": weights, "train_images": train_images, "epochs": epochs, "val_every": val_every,
-        "milestones": milestones, "gamma": gamma, "lr0": lr0, "momentum": momentum, "nesterov": nesterov,
-        "weight_decay": weight_decay, "batch": batch, "aug": aug, "amp": amp, "compile": compile_,
-        "log_noise": log_noise, "seed": seed, "threads": threads, "device": device, "project": project, "name": name,
-    }  # fmt: skip
+    options = shared.given(locals())
     from qreg_yolo.config.classification import KINDS
     from qreg_yolo.config.key_values import parse_overrides
 
-    options = {key: value for key, value in given.items() if value is not None}
-    arguments = parse_overrides(overrides or [], KINDS)
-    prepare_ultralytics(online=download, checkpoints=False)
+    arguments = parse_overrides(options.pop("overrides", []), KINDS)
+    if options.pop("no_verify"):
+        options["verify"] = False
+    prepare_ultralytics(online=options.pop("download"), checkpoints=False)
     if resume is not None:
-        _resume(resume, {**options, "hyp": hyp, "seeds": seeds}, arguments)
+        _resume(options.pop("resume"), options, arguments)
     else:
-        _train(options, arguments, hyp, seeds, download)
+        _train(options, arguments, download)
 
 
-def _train(
-    options: dict[str, Any], arguments: dict[str, Any], hyp: str | None, seeds: str | None, download: bool
-) -> None:
+def _train(options: dict[str, Any], arguments: dict[str, Any], download: bool) -> None:
     from qreg_yolo.config.classification import resolve
 
-    config, notices = resolve(_recipe(hyp, options, arguments), options, arguments)
+    hyp, seeds = options.pop("hyp", None), options.pop("seeds", None)
+    demo = (options.get("data") or arguments.get("data", "demo")) == "demo"
+    config, notices = resolve(shared.recipe(hyp, "cifar_demo" if demo else "cifar_paper"), options, arguments)
     several = parse_seeds(seeds)
     if several and "seed" in {*options, *arguments}:
         raise ConfigError(f"--seeds {seeds} and a seed exclude each other. Give one of them.")
@@ -155,18 +133,13 @@ def _train(
 def _resume(checkpoint: Path, options: dict[str, Any], arguments: dict[str, Any]) -> None:
     from qreg_yolo.config.classification import together
 
-    options = {key: value for key, value in options.items() if value is not None}
-    clash = [name for name in _NEW_RUN if name in options]
-    if clash:
-        raise ConfigError(
-            f"--{clash[0]} cannot be combined with --resume: a resumed run keeps its own. Remove one of them."
-        )
-    given = together(options, arguments)
-    find_own_code(given.get("model", ""))
+    shared.refuse_with_resume(options, _NEW_RUN)
+    request = together(options, arguments)
+    find_own_code(request.get("model", ""))
     from qreg_yolo.classify import runs
     from qreg_yolo.classify.processes import say
 
-    say(runs.resume(checkpoint, given))
+    say(runs.resume(checkpoint, request))
 
 
 @app.command("val", epilog=VAL_EXAMPLES, short_help="Measure a classifier.")
@@ -178,7 +151,7 @@ def val(
     download: Download = False,
     split: Annotated[str | None, typer.Option(help="train, or val (demo) or test (CIFAR).")] = None,
     model: Annotated[str | None, typer.Option(help="The checkpoint's own package.module:factory.")] = None,
-    threads: Threads = None,
+    threads: shared.Threads = None,
     device: Device = None,
     project: Annotated[str | None, typer.Option(help="Folder of the results. [default: runs]")] = None,
 ) -> None:
@@ -210,17 +183,6 @@ def parse_seeds(text: str | None) -> tuple[int, ...]:
     if not all(part.strip().isdecimal() for part in parts) or len({int(part) for part in parts}) < len(parts):
         raise ConfigError(f"seeds={text!r} is not a list of different whole numbers. Write 0,1,2.")
     return tuple(int(part) for part in parts)
-
-
-def _recipe(hyp: str | None, options: dict[str, Any], arguments: dict[str, Any]) -> Path | None:
-    """Returns the recipe file: ``--hyp``, or the default of the dataset."""
-    if hyp is None:
-        data = str(options.get("data") or arguments.get("data", "demo"))
-        return recipe_path("cifar_demo" if data == "demo" else "cifar_paper")
-    try:
-        return recipe_path(hyp)
-    except FileNotFoundError as error:
-        raise ConfigError(f"--hyp: {error}") from None
 
 
 def fetch(data: str, data_dir: str | None, download: bool) -> None:

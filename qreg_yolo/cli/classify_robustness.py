@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from qreg_yolo.cli.classify import Data, DataDir, Device, Download, NoVerify, Threads, fetch
+from qreg_yolo.cli import options as shared
+from qreg_yolo.cli.classify import Data, DataDir, Device, Download, NoVerify, fetch
 from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
 from qreg_yolo.cli.process import find_own_code, prepare_ultralytics, rate_bar
 from qreg_yolo.cli.robustness import output_folder, parted
@@ -28,9 +29,9 @@ def robustness(
     data_dir: DataDir = None,
     no_verify: NoVerify = False,
     download: Download = False,
-    corruptions: Annotated[str, typer.Option(help="19 | 15 | names such as fog,snow.")] = "19",
-    severities: Annotated[str, typer.Option(help="Such as 3, 1-5 or 1,3.")] = "1-5",
-    limit: Annotated[int | None, typer.Option(help="Size of a fixed random subset.")] = None,
+    corruptions: shared.Corruptions = "19",
+    severities: shared.Severities = "1-5",
+    limit: shared.Limit = None,
     preset: Annotated[
         str | None, typer.Option(help="cifar32 | imagenet224 | tiny64 | inception299. [default: cifar32]")
     ] = None,
@@ -38,14 +39,12 @@ def robustness(
         Path | None, typer.Option(help="Folder of CIFAR-10-C's or CIFAR-100-C's .npy files, instead of corrupting.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the corruptions. [default: 0]")] = None,
-    frost_dir: Annotated[
-        Path | None, typer.Option(help="Folder of frost overlays. [default: the installed ones, or drawn]")
-    ] = None,
-    batch: Annotated[int | None, typer.Option(help="Images per batch. [default: as val]")] = None,
+    frost_dir: shared.FrostDir = None,
+    batch: shared.BatchSize = None,
     model: Annotated[str | None, typer.Option(help="The checkpoints' own package.module:factory.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that corrupt. [default: CPU 0, GPU cores]")] = None,
     device: Device = None,
-    threads: Threads = None,
+    threads: shared.Threads = None,
     out: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/robustness/DATA]")] = None,
 ) -> None:
     """Measure classifiers on clean and corrupted images, in one pass; the same call resumes."""

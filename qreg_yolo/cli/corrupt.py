@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from qreg_yolo.cli import options as shared
 from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
 from qreg_yolo.cli.process import bar, prepare_ultralytics
 from qreg_yolo.io.strict_yaml import ConfigError
@@ -26,22 +27,22 @@ ASK_ABOVE = 10e9
 def corrupt(
     source: Annotated[str, typer.Argument(help="Data YAML, demo, voc, a folder of images, or of CIFAR's pickles.")],
     out: Annotated[Path, typer.Argument(help="Folder to create; with --sheet, the image.")],
-    corruptions: Annotated[str, typer.Option(help="19 (all), 15 (the benchmark's), or names such as fog,snow.")] = "19",
-    severities: Annotated[str, typer.Option(help="Such as 3, 1-5 or 1,3.")] = "1-5",
+    corruptions: shared.Corruptions = "19",
+    severities: shared.Severities = "1-5",
     format_: Annotated[str, typer.Option("--format", help="png | webp (both lossless) | jpg.")] = "png",
     quality: Annotated[int | None, typer.Option(help="Quality of jpg, 1 to 100. [default: 95]")] = None,
     preset: Annotated[
         str | None,
         typer.Option(help="imagenet224 | cifar32 | tiny64 | inception299. [default: imagenet224; for CIFAR cifar32]"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the corruptions.")] = 0,
+    seed: shared.CorruptionSeed = 0,
     split: Annotated[str | None, typer.Option(help="train | val | test. [default: test, else val]")] = None,
-    limit: Annotated[int | None, typer.Option(help="Size of a fixed random subset.")] = None,
+    limit: shared.Limit = None,
     frost_dir: Annotated[
         Path | None, typer.Option(help="Frost overlays. [default: the installed ones, or drawn]")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; 0: this one. [default: cores, at most 8]")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be used.")] = False,
+    skip_bad: shared.SkipBad = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask above 10 GB.")] = False,
     sheet: Annotated[bool, typer.Option("--sheet", help="Draw a contact sheet of one image instead.")] = False,
 ) -> None:

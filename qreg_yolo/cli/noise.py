@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from qreg_yolo.cli.classify import DataDir, Device, NoVerify, Threads
-from qreg_yolo.cli.options import FirstLastBits, PerChannel, first_last
+from qreg_yolo.cli import options as shared
+from qreg_yolo.cli.classify import DataDir, Device, NoVerify
 from qreg_yolo.cli.process import bar, find_own_code, prepare_ultralytics
 from qreg_yolo.config.sections import COMMAND_LINE, named
 from qreg_yolo.io.strict_yaml import ConfigError
@@ -32,15 +32,15 @@ def noise(
     weights: Annotated[Path, typer.Argument(help="Checkpoint of a detector or a classifier.")],
     bits: Annotated[str, typer.Option(help="Widths of the weights, such as 2,4,8 or 1-8,32.")] = "2,4,8",
     methods: Annotated[str, typer.Option(help="Methods: lsq,lsq+,pact,dorefa.")] = "lsq,pact,dorefa",
-    first_last_bits: FirstLastBits = None,
-    per_channel: PerChannel = None,
+    first_last_bits: shared.FirstLastBits = None,
+    per_channel: shared.PerChannel = None,
     data: Annotated[str | None, typer.Option(help="Dataset or data YAML. [default: the checkpoint's]")] = None,
     data_dir: DataDir = None,
     no_verify: NoVerify = False,
     split: Annotated[str | None, typer.Option(help="Split of the data. [default: train]")] = None,
     limit: Annotated[int | None, typer.Option(help="Number of images. [default: 64; of detectors 16]")] = None,
     imgsz: Annotated[int | None, typer.Option(help="Image size of a detector, px. [default: its training's]")] = None,
-    class_map: Annotated[str | None, typer.Option(help="coco2voc, or a YAML file: data class to model class.")] = None,
+    class_map: shared.ClassMap = None,
     draws: Annotated[int, typer.Option(help="Random perturbations per distribution.")] = 16,
     seed: Annotated[int, typer.Option(help="Seed of the perturbations.")] = 0,
     no_loss: Annotated[
@@ -48,7 +48,7 @@ def noise(
     ] = False,
     model: Annotated[str | None, typer.Option(help="A classifier's own package.module:factory.")] = None,
     device: Device = None,
-    threads: Threads = None,
+    threads: shared.Threads = None,
     against: Annotated[Path | None, typer.Option(help="noise.json of its fp32 baseline: compare gradients.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
     out: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/noise]")] = None,
@@ -56,8 +56,8 @@ def noise(
     """Measure the noise of quantized weights and its effect on the loss, against the theorem's prediction."""
     with named(COMMAND_LINE):
         sweep = Sweep(
-            methods=tuple(methods.split(",")), bits=parse_bits(bits), first_last_bits=first_last(first_last_bits),
-            per_channel=bool(per_channel), draws=draws, seed=seed,
+            methods=tuple(methods.split(",")), bits=parse_bits(bits), per_channel=bool(per_channel), draws=draws,
+            first_last_bits=shared.first_last(first_last_bits), seed=seed,
         )  # fmt: skip
     asked: dict[str, Any] = {
         "weights": weights, "sweep": sweep, "losses": not no_loss, "data": data, "split": split, "limit": limit,

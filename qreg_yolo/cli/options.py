@@ -1,10 +1,15 @@
-"""Training options of both tracks."""
+"""Options that several commands have, and the reading of a training command's."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+
+from qreg_yolo.io.resources import recipe_path
+from qreg_yolo.io.strict_yaml import ConfigError
 
 Bits = Annotated[int | None, typer.Option(help="Width of weights and activations: 1..8, 32 = off. [default: 4]")]
 WeightBits = Annotated[int | None, typer.Option(help="Width of the weights alone.")]
@@ -24,8 +29,57 @@ LogNoise = Annotated[
 ]
 ValEvery = Annotated[int | None, typer.Option(help="Epochs from one validation to the next. [default: 1]")]
 Amp = Annotated[str | None, typer.Option(help="Mixed precision: off | bf16 | auto. [default: off]")]
+Recipe = Annotated[str | None, typer.Option(help="Recipe: a name or a YAML file. [default: by data]")]
+Seed = Annotated[int | None, typer.Option(help="0 or more. [default: 0]")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: all cores]")]
+Corruptions = Annotated[str, typer.Option(help="19 (all) | 15 (the benchmark's) | names such as fog,snow.")]
+Severities = Annotated[str, typer.Option(help="Such as 3, 1-5 or 1,3.")]
+CorruptionSeed = Annotated[int, typer.Option(help="Seed of the corruptions.")]
+FrostDir = Annotated[
+    Path | None, typer.Option(help="Folder of frost overlays. [default: the installed ones, or drawn]")
+]
+Limit = Annotated[int | None, typer.Option(help="Size of a fixed random subset.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images per batch. [default: as val]")]
+ClassMap = Annotated[str | None, typer.Option(help="coco2voc, or a YAML file: data class to model class.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be used.")]
+Online = Annotated[bool, typer.Option("--online", help="Let Ultralytics use the network.")]
 
 
 def first_last(text: str | None) -> int | str | None:
     """Returns ``--first-last-bits`` as `QuantSpec` takes it: a width, or the word."""
     return int(text) if text in ("8", "32") else text
+
+
+def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options that were given, by their names in the configuration.
+
+    Args:
+        arguments: `locals()` at the start of a command: each parameter, None where it was not given.
+    """
+    found = {name.rstrip("_"): value for name, value in arguments.items() if value is not None}
+    if "first_last_bits" in found:
+        found["first_last_bits"] = first_last(found["first_last_bits"])
+    return found
+
+
+def refuse_with_resume(options: Collection[str], new_run: Collection[str]) -> None:
+    """Raises a `ConfigError` if one of the options is for new runs alone: a resumed run keeps its own."""
+    for name in new_run:
+        if name in options:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} cannot be combined with --resume: a resumed run keeps its own. Remove one "
+                "of them."
+            )
+
+
+def recipe(hyp: str | None, default: str | None) -> Path | None:
+    """Returns the file of the recipe that ``--hyp`` names, or of the default one; None: there is none.
+
+    Raises:
+        ConfigError: There is no such recipe (the nearest is named) or file.
+    """
+    name = default if hyp is None else hyp
+    try:
+        return None if name is None else recipe_path(name)
+    except FileNotFoundError as error:
+        raise ConfigError(f"--hyp: {error}") from None

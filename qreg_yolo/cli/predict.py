@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from qreg_yolo.cli.options import Online, Threads
 from qreg_yolo.cli.process import prepare_ultralytics
 from qreg_yolo.config.key_values import parse_overrides
 from qreg_yolo.config.sections import COMMAND_LINE
@@ -25,8 +26,8 @@ def predict(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Any Ultralytics prediction argument.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: all cores]")] = None,
-    online: Annotated[bool, typer.Option("--online", help="Let Ultralytics use the network.")] = False,
+    threads: Threads = None,
+    online: Online = False,
 ) -> None:
     """Draw a checkpoint's detections on images."""
     arguments = parse_overrides(overrides or [], KINDS)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from qreg_yolo.cli import options as shared
 from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
 from qreg_yolo.cli.process import prepare_ultralytics, rate_bar
 from qreg_yolo.config.key_values import Kind, check_folder_name, parse_overrides
@@ -26,22 +27,20 @@ def robustness(
         list[str], typer.Argument(metavar="WEIGHTS... [project=FOLDER] [name=NAME]", help="Checkpoints and baseline.")
     ],
     data: Annotated[str, typer.Option(help="Data YAML, demo or voc.")],
-    corruptions: Annotated[str, typer.Option(help="19 | 15 | names such as fog,snow.")] = "19",
-    severities: Annotated[str, typer.Option(help="Such as 3, 1-5 or 1,3.")] = "1-5",
+    corruptions: shared.Corruptions = "19",
+    severities: shared.Severities = "1-5",
     split: Annotated[str | None, typer.Option(help="train | val | test. [default: test, else val]")] = None,
-    limit: Annotated[int | None, typer.Option(help="Size of a fixed random subset.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images per batch. [default: as val]")] = None,
+    limit: shared.Limit = None,
+    batch: shared.BatchSize = None,
     imgsz: Annotated[int | None, typer.Option(help="Image size, px. [default: each model's own]")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the corruptions.")] = 0,
+    seed: shared.CorruptionSeed = 0,
     preset: Annotated[str, typer.Option(help="imagenet224 | inception299 | tiny64 | cifar32.")] = "imagenet224",
-    frost_dir: Annotated[
-        Path | None, typer.Option(help="Folder of frost overlays. [default: the installed ones, or drawn]")
-    ] = None,
+    frost_dir: shared.FrostDir = None,
     workers: Annotated[int | None, typer.Option(help="Processes that corrupt. [default: CPU 0, GPU 8]")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, or the number of a GPU.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: all cores]")] = None,
-    class_map: Annotated[str | None, typer.Option(help="coco2voc, or a YAML file: data class to model class.")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be used.")] = False,
+    threads: shared.Threads = None,
+    class_map: shared.ClassMap = None,
+    skip_bad: shared.SkipBad = False,
     coco_eval: Annotated[bool, typer.Option("--coco-eval", help="Compare mAP with pycocotools.")] = False,
     out: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/robustness/DATA]")] = None,
 ) -> None:

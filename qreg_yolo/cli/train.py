@@ -7,27 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from qreg_yolo.cli.options import (
-    ActBits,
-    Amp,
-    Bits,
-    FirstLastBits,
-    LogNoise,
-    Method,
-    PerChannel,
-    Signed,
-    ValEvery,
-    WeightBits,
-    WeightOnly,
-    first_last,
-)
+from qreg_yolo.cli import options as shared
 from qreg_yolo.cli.process import prepare_ultralytics
 from qreg_yolo.config.checks import AMP_CHOICES
 from qreg_yolo.config.detection import RunConfig, resolve
 from qreg_yolo.config.key_values import parse_overrides
 from qreg_yolo.config.ultralytics_arguments import KINDS
 from qreg_yolo.errors import did_you_mean
-from qreg_yolo.io.resources import recipe_path
 from qreg_yolo.io.strict_yaml import ConfigError
 
 EXAMPLES = """\b
@@ -48,14 +34,14 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Any Ultralytics training argument.")
     ] = None,
-    bits: Bits = None,
-    weight_bits: WeightBits = None,
-    act_bits: ActBits = None,
-    method: Method = None,
-    weight_only: WeightOnly = None,
-    per_channel: PerChannel = None,
-    first_last_bits: FirstLastBits = None,
-    signed: Signed = None,
+    bits: shared.Bits = None,
+    weight_bits: shared.WeightBits = None,
+    act_bits: shared.ActBits = None,
+    method: shared.Method = None,
+    weight_only: shared.WeightOnly = None,
+    per_channel: shared.PerChannel = None,
+    first_last_bits: shared.FirstLastBits = None,
+    signed: shared.Signed = None,
     activation: Annotated[str | None, typer.Option(help="silu | relu. [default: silu]")] = None,
     head: Annotated[
         str | None, typer.Option(help="anchor_free | anchor (YOLOv5's own). [default: anchor_free]")
@@ -64,29 +50,24 @@ def train(
     model: Annotated[str | None, typer.Option(help="Ultralytics detection YAML. [default: yolov5n.yaml]")] = None,
     data: Annotated[str | None, typer.Option(help="Data YAML, demo or voc. [default: demo]")] = None,
     weights: Annotated[str | None, typer.Option(help="Checkpoint to start from; also YOLOv5 weights.")] = None,
-    hyp: Annotated[str | None, typer.Option(help="Recipe: a name or a YAML file. [default: by data]")] = None,
-    seed: Annotated[int | None, typer.Option(help="0 or more. [default: 0]")] = None,
+    hyp: shared.Recipe = None,
+    seed: shared.Seed = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
-    amp: Amp = None,
-    log_noise: LogNoise = None,
-    val_every: ValEvery = None,
+    amp: shared.Amp = None,
+    log_noise: shared.LogNoise = None,
+    val_every: shared.ValEvery = None,
     resume: Annotated[Path | None, typer.Option(help="Continue an interrupted run from its last.pt.")] = None,
     online: Annotated[bool | None, typer.Option("--online", help="Let Ultralytics use the network.")] = None,
 ) -> None:
     """Train a quantized detector (by default YOLOv5n at 4 bits with LSQ, on the built-in demo set)."""
-    given = {
-        "bits": bits, "weight_bits": weight_bits, "act_bits": act_bits, "method": method, "weight_only": weight_only,
-        "per_channel": per_channel, "first_last_bits": first_last(first_last_bits), "signed": signed,
-        "activation": activation, "head": head, "autoanchor": autoanchor, "model": model, "data": data,
-        "weights": weights, "seed": seed, "threads": threads, "online": online, "log_noise": log_noise,
-        "val_every": val_every,
-    }  # fmt: skip
-    options = {name: value for name, value in given.items() if value is not None}
-    arguments = _with_amp(amp, parse_overrides(overrides or [], KINDS))
+    options = shared.given(locals())
+    amp, arguments = options.pop("amp", None), parse_overrides(options.pop("overrides", []), KINDS)
+    arguments = _with_amp(amp, arguments)
     if resume is not None:
-        print(_resume(resume, options if hyp is None else {**options, "hyp": hyp}, arguments))
+        print(_resume(options.pop("resume"), options, arguments))
         return
-    config = resolve(_recipe(hyp, options, arguments), options, arguments)
+    default = _default_recipe(options, arguments)
+    config = resolve(shared.recipe(options.pop("hyp", None), default), options, arguments)
     prepare_ultralytics(online=config.run.online)
     print(_launch(config))
 
@@ -100,12 +81,7 @@ def _launch(config: RunConfig) -> str:
 
 
 def _resume(checkpoint: Path, options: dict[str, Any], arguments: dict[str, Any]) -> str:
-    clash = [name for name in _NEW_RUN if name in options]
-    if clash:
-        option = clash[0].replace("_", "-")
-        raise ConfigError(
-            f"--{option} cannot be combined with --resume: a resumed run keeps its own. Remove one of them."
-        )
+    shared.refuse_with_resume(options, _NEW_RUN)
     config = resolve(None, options, arguments)  # for the checks
     prepare_ultralytics(online=config.run.online)
     from qreg_yolo.detect import runs
@@ -126,14 +102,7 @@ def _with_amp(amp: str | None, arguments: dict[str, Any]) -> dict[str, Any]:
     return {**arguments, "amp": value}
 
 
-def _recipe(hyp: str | None, options: dict[str, Any], arguments: dict[str, Any]) -> Path | None:
-    """Returns the recipe file: ``--hyp``, or the default of the dataset, or None."""
-    if hyp is None:
-        name = _RECIPES.get(str(options.get("data") or arguments.get("data", "demo")))
-        if name == "voc_scratch" and "weights" in options:
-            name = "voc_finetune"
-        return None if name is None else recipe_path(name)
-    try:
-        return recipe_path(hyp)
-    except FileNotFoundError as error:
-        raise ConfigError(f"--hyp: {error}") from None
+def _default_recipe(options: dict[str, Any], arguments: dict[str, Any]) -> str | None:
+    """Returns the name of the dataset's recipe; None: it has none."""
+    name = _RECIPES.get(str(options.get("data") or arguments.get("data", "demo")))
+    return "voc_finetune" if name == "voc_scratch" and "weights" in options else name

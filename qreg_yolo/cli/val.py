@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from qreg_yolo.cli.options import ClassMap, Online, Threads
 from qreg_yolo.cli.process import prepare_ultralytics
 from qreg_yolo.config.detection import HeadConfig
 from qreg_yolo.config.key_values import parse_overrides
@@ -31,10 +32,10 @@ def val(
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="The checkpoint, if it is not the first argument.")] = None,
     head: Annotated[str | None, typer.Option(help="anchor_free | anchor. [default: the checkpoint's]")] = None,
-    class_map: Annotated[str | None, typer.Option(help="coco2voc, or a YAML file: data class to model class.")] = None,
+    class_map: ClassMap = None,
     data: Annotated[str | None, typer.Option(help="Data YAML, demo or voc. [default: the checkpoint's]")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: all cores]")] = None,
-    online: Annotated[bool, typer.Option("--online", help="Let Ultralytics use the network.")] = False,
+    threads: Threads = None,
+    online: Online = False,
 ) -> None:
     """Measure a checkpoint."""
     weights, words = _checkpoint(checkpoint, weights, overrides or [])
