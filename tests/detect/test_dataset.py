@@ -115,7 +115,7 @@ def test_arrays_of_others_are_neither_read_nor_replaced(own_data: Path) -> None:
     array = first_image(own_data).with_suffix(".npy")
     np.save(array, np.zeros((64, 64, 3), np.uint8))
     before = files_of(own_data)
-    with pytest.raises(DataError, match=rf"1 .npy files beside.*omit cache=disk.*\n.*{array.name}"):
+    with pytest.raises(DataError, match=rf"1 .npy files next to.*omit cache=disk.*\n.*{array.name}"):
         dataset(own_data, cache="disk")
     assert files_of(own_data) == before
     array.unlink()
