@@ -13,7 +13,7 @@ train: $(STAMP)
 test: $(STAMP)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
 
-# Without what imports Ultralytics: tests/conftest.py leaves it out.
+# Without what imports Ultralytics and three long files: tests/conftest.py leaves them out.
 test-fast: $(STAMP)
 	WITHOUT_ULTRALYTICS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile \
 		-m "not slow and not gpu and not data and not documented and not ultralytics" --ignore qreg_yolo/detect

@@ -29,6 +29,8 @@ if "WITHOUT_ULTRALYTICS" in os.environ:  # `make test-fast`: an import that its 
     sys.modules["ultralytics"] = None  # type: ignore[assignment]
     collect_ignore = ["cli", "detect", "documented", "config/test_detection.py", "config/test_ultralytics_keys.py"]
     collect_ignore_glob = ["test_*.py"]  # of this folder: on the whole package
+    # Killed runs, several processes, traced networks: a fifth of the time for 2 % of the tests. `make test` has them.
+    collect_ignore += ["classify/test_processes.py", "classify/test_resume.py", "quant/test_transforms.py"]
 
 process_helpers.preload("qreg_yolo.cli", "qreg_yolo.classify.runs")
 
