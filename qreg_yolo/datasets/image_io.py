@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -82,22 +83,23 @@ def encode(image: Image, kind: str, quality: int = 95) -> bytes:
     return data.tobytes()
 
 
-def is_whole(path: Path) -> bool:
-    """Returns whether a file is not a JPEG, or a JPEG that ends with its end marker.
+@dataclass(frozen=True)
+class Look:
+    """The result of a look at an image file."""
 
-    Any other JPEG may be cut short, or have bytes after the marker, as phones write them: then its pixels are complete.
-    """
-    with path.open("rb") as file:
-        if file.read(2) != b"\xff\xd8":
-            return True
-        file.seek(-2, os.SEEK_END)
-        return file.read() == b"\xff\xd9"
+    fault: str | None
+    """None: usable."""
+    pixels: int = 0
+    """Width times height; 0 for a file that is not an image."""
+    whole: bool = True
+    """Whether it is not a JPEG, or a JPEG that ends with its end marker."""
 
 
-def look(path: Path, min_side: int) -> tuple[str | None, int]:
-    """Returns the fault of an image file (None: usable) and its number of pixels.
+def look(path: Path, min_side: int) -> Look:
+    """Returns the result of a look at an image file.
 
-    Pixels are decoded only if a JPEG lacks its end marker.
+    Pixels are decoded only if a JPEG lacks its end marker: it may be cut short, or have bytes after the marker, as
+    phones write them, and then its pixels are complete.
 
     Args:
         path: The file.
@@ -109,11 +111,18 @@ def look(path: Path, min_side: int) -> tuple[str | None, int]:
             with Pillow.open(path) as image:
                 image.verify()
                 width, height = image.size
-            if not is_whole(path):
+            if not (whole := _is_whole(path)):
                 with Pillow.open(path) as image:
                     image.load()
     except Exception as error:  # whatever a decoder raises on bytes that are not an image
-        return str(error), 0
-    if min(width, height) < min_side:
-        return f"{width} x {height} pixels, less than {min_side}", width * height
-    return None, width * height
+        return Look(str(error))
+    small = f"{width} x {height} pixels, less than {min_side}" if min(width, height) < min_side else None
+    return Look(small, width * height, whole)
+
+
+def _is_whole(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.read(2) != b"\xff\xd8":
+            return True
+        file.seek(-2, os.SEEK_END)
+        return file.read() == b"\xff\xd9"

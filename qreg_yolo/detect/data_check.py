@@ -18,7 +18,7 @@ from ultralytics.data.utils import exif_size, verify_image_label
 from ultralytics.nn.autobackend import check_class_names
 from ultralytics.utils import DATASETS_DIR, NUM_THREADS, TQDM
 
-from qreg_yolo.datasets.image_io import is_whole, look
+from qreg_yolo.datasets.image_io import Look, look
 from qreg_yolo.datasets.labels import label_fault
 from qreg_yolo.datasets.sources import SourceImage, read_source, select_images
 from qreg_yolo.errors import DataError, fault_list
@@ -149,9 +149,10 @@ def scan(
 
 def _scan_one(pair: tuple[Path, Path], n_classes: int, single_cls: bool, min_side: int) -> Label | Fault:
     image, label = pair
-    if text := look(image, min_side)[0] if image.is_file() else "it does not exist":
-        return Fault(image, text)
-    with _unchanged(image) as readable:
+    seen = look(image, min_side) if image.is_file() else Look("it does not exist")
+    if seen.fault:
+        return Fault(image, seen.fault)
+    with _unchanged(image, seen.whole) as readable:
         arguments = (str(readable), str(label), "", False, n_classes, 0, 0, single_cls)
         found, *_, message = YOLODataset.result_to_label(None, verify_image_label(arguments))
     if found is None:
@@ -172,9 +173,9 @@ def usable(found: Sequence[Label | Fault], split: str, also: str = "") -> list[L
 
 
 @contextmanager
-def _unchanged(image: Path) -> Iterator[Path]:
+def _unchanged(image: Path, whole: bool) -> Iterator[Path]:
     """Yields a file for Ultralytics to check: a blank one of the same size if it would re-encode the image."""
-    if is_whole(image):
+    if whole:
         yield image
         return
     with tempfile.TemporaryDirectory() as folder, Image.open(image) as opened:

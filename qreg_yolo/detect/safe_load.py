@@ -90,7 +90,7 @@ def check_archive(archive: TorchArchive, path: Path) -> None:
     refused = _unknown(archive.names) | (archive.called - CALLED)
     if not refused:  # again as torch's reader sees the file: two readers may read a crafted zip differently
         try:
-            refused = _unknown(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+            refused = _unknown(torch.serialization.get_unsafe_globals_in_checkpoint(archive.rewound()))
         except Exception as error:  # torch's reader knows fewer opcodes than Python's
             raise unreadable(path, error) from error
     if refused:

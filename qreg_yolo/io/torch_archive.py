@@ -6,7 +6,7 @@ import math
 import zipfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,11 @@ class TorchArchive:
         except BaseException:
             self._file.close()
             raise
+
+    def rewound(self) -> BinaryIO:
+        """Returns the open file, at its start, for another reader."""
+        self._file.seek(0)
+        return self._file
 
     def _read(self, path: Path) -> None:
         try:

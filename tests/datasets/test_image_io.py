@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qreg_yolo.datasets.image_io import decode, encode, look
+from qreg_yolo.datasets.image_io import Look, decode, encode, look
 from qreg_yolo.errors import DataError
 from tests.corrupt.synthetic_images import gradient, texture
 
@@ -71,12 +71,12 @@ def test_what_is_no_image_is_named(data: bytes, tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(DataError):
         decode(path)
-    assert look(path, 32)[0]
+    assert look(path, 32).fault
 
 
 def test_a_look_tells_size_and_truncation(tmp_path: Path) -> None:
     path = write(tmp_path, "plain jpg")
-    assert look(path, 32) == (None, 2000)
-    assert look(path, 41)[0] == "50 x 40 pixels, less than 41"
+    assert look(path, 32) == Look(None, 2000)
+    assert look(path, 41).fault == "50 x 40 pixels, less than 41"
     path.write_bytes(path.read_bytes()[:-300])
-    assert "truncated" in str(look(path, 32)[0])
+    assert "truncated" in str(look(path, 32).fault)

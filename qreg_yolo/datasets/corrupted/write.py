@@ -197,9 +197,10 @@ def _look_at(tasks: list[Task], skip_bad: bool, progress: Progress) -> tuple[dic
     bad, pixels = dict[str, Entry](), dict[str, int]()
     with progress("Checking", len(tasks)) as advance:
         for task in tasks:
-            fault, pixels[task.image.place] = look(task.image.path, MIN_SIDE)
-            if fault is not None:
-                bad[task.image.place] = Entry(task.image.place, "", fault=fault)
+            seen = look(task.image.path, MIN_SIDE)
+            pixels[task.image.place] = seen.pixels
+            if seen.fault is not None:
+                bad[task.image.place] = Entry(task.image.place, "", fault=seen.fault)
             advance(1)
     if bad and not skip_bad:
         raise DataError(_refusal(bad.values(), len(tasks)))
