@@ -13,7 +13,7 @@ import pytest
 from qreg_yolo.corrupt import corrupt
 from qreg_yolo.datasets.corrupted import write as write_module
 from qreg_yolo.datasets.corrupted.write import write_sets
-from qreg_yolo.datasets.image_io import decode
+from qreg_yolo.datasets.image_io import Look, decode
 from qreg_yolo.datasets.sources import read_source
 from qreg_yolo.errors import DataError
 from qreg_yolo.io import files, strict_yaml
@@ -132,7 +132,7 @@ def test_what_cannot_be_used_is_named_or_left_out(
     else:
         bad.write_bytes(b"no image")
     if damage == "late":  # Pillow takes it for an image, OpenCV does not
-        monkeypatch.setattr("qreg_yolo.datasets.corrupted.write.look", lambda path, side: (None, 99))
+        monkeypatch.setattr("qreg_yolo.datasets.corrupted.write.look", lambda path, side: Look(None, 99))
     with pytest.raises(DataError, match=r"1 of 3 images cannot be used.*--skip-bad\.\n  000.jpg: "):
         write_sets(read_source(yaml), request(out))
     written = write_sets(read_source(yaml), request(out, skip_bad=True))
