@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import torch
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils.torch_utils import unwrap_model
 
+from qreg_yolo.detect.checkpoint import strip_checkpoint
 from qreg_yolo.errors import FileAccessError
 from qreg_yolo.io import files
 from qreg_yolo.training.environment import epoch_seed
@@ -155,8 +156,10 @@ def promote(last: Path) -> None:
     os.replace(last.with_name(_NEXT), last.with_name(NAME))
 
 
-def remove(last: Path) -> None:
-    """Deletes the sidecars of a finished run."""
+def conclude(last: Path, best: Path) -> None:
+    """Removes what only resuming needs from a finished run: from its checkpoints, atomically, and the sidecars."""
+    stripped = strip_checkpoint(last)
+    strip_checkpoint(best, {"train_results": stripped.get("train_results")})
     for name in (NAME, _NEXT):
         last.with_name(name).unlink(missing_ok=True)
 
@@ -175,6 +178,11 @@ def read(last: Path) -> dict[str, Any] | None:
         if isinstance(state, dict) and (state.get("version"), state.get("checkpoint_sha256")) == (VERSION, digest):
             return state
     return None
+
+
+def is_trained(checkpoint: Mapping[str, Any], epochs: int) -> bool:
+    """Returns whether a checkpoint is of the last epoch of its run."""
+    return int(checkpoint.get("epoch", -1)) + 1 >= epochs
 
 
 def rewrite_results(table: Path, results: dict[str, list[Any]]) -> None:

@@ -17,14 +17,14 @@ from torch import nn
 from ultralytics.cfg import DEFAULT_CFG, cfg2dict, get_cfg
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import yaml_model_load
-from ultralytics.utils import DEFAULT_CFG_DICT, LOCAL_RANK, LOGGER, RANK
+from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.patches import override_configs
-from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_model
+from ultralytics.utils.torch_utils import unwrap_model
 
 from qreg_yolo.detect import resume
 from qreg_yolo.detect.auto_anchor import update_anchors
-from qreg_yolo.detect.checkpoint import Start, load_start, load_weights, strip_checkpoint
+from qreg_yolo.detect.checkpoint import Start, load_start, load_weights
 from qreg_yolo.detect.compat import as_taken, check_ultralytics, refuse_unsupported, restore_threads
 from qreg_yolo.detect.data_check import Label
 from qreg_yolo.detect.dataset import DetectionDataset, build_dataset
@@ -264,12 +264,14 @@ class QuantDetectionTrainer(DetectionTrainer):
         self._accumulate = value
 
     def run_callbacks(self, event: str) -> None:
-        """Runs the callbacks of an event, after our own at the start of an epoch and of a batch."""
+        """Runs the callbacks of an event, after our own at the start of an epoch and of a batch, and at the end."""
         if event == "on_train_epoch_start":
             resume.begin_epoch(self)
             self._resume_gradients()
         elif event == "on_train_batch_start":
             self._batches_since_step += 1
+        elif event == "on_train_end":
+            resume.conclude(self.last, self.best)
         super().run_callbacks(event)
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -303,12 +305,22 @@ class QuantDetectionTrainer(DetectionTrainer):
         super().optimizer_step()
         self._batches_since_step = self._first_step_offset = 0
 
+    def _do_train(self) -> None:
+        """Trains as Ultralytics does; where a run was stopped after its last epoch, only its end is left."""
+        if not (self.resume and self._read is not None and resume.is_trained(self._read[1], self.epochs)):
+            super()._do_train()
+            return
+        self._setup_train()
+        self.epoch = self.epochs - 1
+        self.final_eval()
+        self.run_callbacks("on_train_end")
+
     def resume_training(self, ckpt: dict[str, Any] | None) -> None:
         """Resumes as Ultralytics does, then restores the exact state from the sidecar."""
-        super().resume_training(ckpt)
-        if ckpt is None or not self.resume:
+        if ckpt is None or not self.resume or resume.is_trained(ckpt, self.epochs):
             return
         resume.rewrite_results(self.csv, ckpt.get("train_results") or {})
+        super().resume_training(ckpt)
         self._resumed = resume.read(Path(str(self.args.resume)))
         if self._resumed is None:
             LOGGER.warning(
@@ -348,13 +360,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         return resume.save_checkpoints(self, super().save_model, self._batches_since_step)
 
     def final_eval(self) -> None:
-        """Strips the checkpoints atomically, then measures the best one as Ultralytics does."""
-        with torch_distributed_zero_first(LOCAL_RANK):
-            if RANK in {-1, 0}:
-                stripped = strip_checkpoint(self.last) if self.last.exists() else {}
-                if self.best.exists():
-                    strip_checkpoint(self.best, {"train_results": stripped.get("train_results")})
-                resume.remove(self.last)
+        """Measures the best checkpoint as Ultralytics does, before the two are stripped: a killed run still resumes."""
         if not self.best.exists():
             return
         LOGGER.info(f"\nValidating {self.best}...")

@@ -107,6 +107,36 @@ def test_a_resumed_run_ends_where_it_would_have(stopped: Run, tmp_path: Path) ->
     assert_refused(resume(stopped), 2, "finished run", "--weights")
 
 
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_run_that_was_stopped_after_its_last_epoch_is_concluded(
+    nth: int, trained: Run, hyp: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped before and after the best checkpoint was measured."""
+    original, seen = QuantDetectionTrainer.run_callbacks, 0
+
+    def stop(trainer: Any, name: str) -> None:
+        nonlocal seen
+        seen += name == "on_fit_epoch_end"
+        if seen == nth:
+            raise KeyboardInterrupt
+        original(trainer, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(QuantDetectionTrainer, "run_callbacks", stop)
+        options = ["--bits", 4, "--method", "lsq", "--seed", 3, "--threads", 1]
+        outcome = qreg_yolo("train", "--hyp", hyp, "--data", data, *options, f"project={tmp_path}", "name=run")
+    run = Run(tmp_path / "run", outcome)
+    assert outcome.code == 130, outcome.err
+    assert not (run.folder / records.FILE).exists()
+    outcome = resume(run)
+    assert outcome.code == 0, outcome.err
+    numbers = [records.read(one.folder / records.FILE).select("metric", "value", "n_images") for one in (run, trained)]
+    assert numbers[0].equals(numbers[1])
+    assert epochs(run) == epochs(trained)
+    assert sorted(path.name for path in run.best.parent.iterdir()) == ["best.pt", "best.safetensors", "last.pt"]
+    assert_refused(resume(run), 2, "finished run", "--weights")
+
+
 def test_a_finished_run_and_another_programs_run_are_not_resumed(trained: Run, tmp_path: Path) -> None:
     assert_refused(qreg_yolo("train", "--resume", trained.best), 2, "finished run", "--weights")
     checkpoint = torch.load(trained.best, weights_only=False)
