@@ -36,9 +36,9 @@ from qreg_yolo.datasets.demo.write import ensure_demo_data
 from qreg_yolo.detect import QuantDetectionModel, QuantYOLO
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from qreg_yolo.detect.validator import QuantDetectionValidator
+from qreg_yolo.io.process import THREADS_VARIABLE
 from qreg_yolo.io.records import provenance
 from qreg_yolo.quant import Quantizer
-from qreg_yolo.training.environment import THREADS_VARIABLE
 
 REST = "the rest of the loop"
 

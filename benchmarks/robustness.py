@@ -25,9 +25,9 @@ import torch
 import yaml
 from report import cpu_model, load_average
 
-from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
 from qreg_yolo.cli.process import prepare_ultralytics
 from qreg_yolo.io.records import provenance
+from qreg_yolo.metrics.conditions import parse_corruptions, parse_severities
 
 prepare_ultralytics(online=False)
 
@@ -40,8 +40,8 @@ from qreg_yolo.detect.data_check import ImageSet, check_data  # noqa: E402
 from qreg_yolo.detect.detectors import load_detectors  # noqa: E402
 from qreg_yolo.detect.robustness import DetectorRobustnessRequest, measure  # noqa: E402
 from qreg_yolo.detect.views import CorruptedBatches, View  # noqa: E402
+from qreg_yolo.io.process import use_threads  # noqa: E402
 from qreg_yolo.metrics.conditions import CLEAN, Condition  # noqa: E402
-from qreg_yolo.training.environment import use_threads  # noqa: E402
 
 
 def main() -> None:

@@ -78,7 +78,7 @@ def test_a_name_that_moved_is_found(tmp_path: Path) -> None:
     script.write_text(
         "import qreg_yolo.detect.nowhere\n"
         "from qreg_yolo.io import records\n"
-        "from qreg_yolo.training.environment import THREADS_VARIABLE\n"
+        "from qreg_yolo.io.process import THREADS_VARIABLE\n"
         "from qreg_yolo.io.files import THREADS_VARIABLE as moved\n"
         "from report import A, SIZE, shown, gone\n"
         "import brevitas.nn\n"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qreg_yolo.classify.data import ImageSet, evaluation_batches
+from qreg_yolo.quant.layers import weights_quantized_once
 from qreg_yolo.training.environment import BF16
 
 BATCH = 500
@@ -41,7 +42,7 @@ def evaluate(model: nn.Module, data: ImageSet, *, precision: str = "fp32", batch
     losses, correct = [], []
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), weights_quantized_once(model):
             for images, labels in evaluation_batches(data, batch=batch):
                 with in_precision(images.device, precision):
                     logits = model.forward(images)

@@ -18,7 +18,8 @@ from qreg_yolo.classify.train import Run, build_optimizer, fit
 from qreg_yolo.errors import FileAccessError
 from qreg_yolo.io import files
 from qreg_yolo.io.files import what_is_kept
-from qreg_yolo.io.locks import FolderLock, terminable
+from qreg_yolo.io.locks import FolderLock
+from qreg_yolo.io.process import terminable
 from qreg_yolo.quant.report import model_size, plan_summary
 from qreg_yolo.training.finite import NonFiniteError
 

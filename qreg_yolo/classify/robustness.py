@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from qreg_yolo.datasets.sources import select_keys
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.metrics.conditions import CLEAN, Condition
 from qreg_yolo.metrics.predictions import ACCURACIES, ImagePredictions
+from qreg_yolo.quant.layers import weights_quantized_once
 from qreg_yolo.robustness.journal import Rows, Task
 from qreg_yolo.robustness.measure import PUBLISHED, MeasuredModel, RobustnessResult, Track, check_distinct
 from qreg_yolo.robustness.measure import measure as measure_track
@@ -160,7 +161,9 @@ class ClassificationTrack(Track[Classifier]):
             workers = 0 if self.device.type == "cpu" else default_workers()
         source = self.published or self.request.corruption_options
         parts = [(condition, self.parts[number]) for condition, number in due]
-        with closing(corrupted(self.images, parts, source, workers)) as pixels:
+        with closing(corrupted(self.images, parts, source, workers)) as pixels, ExitStack() as evaluation:
+            for one in self.models:
+                evaluation.enter_context(weights_quantized_once(one.model))
             for (task, runs), (_, part), shown in zip(due.items(), parts, pixels, strict=True):
                 batch = self.images.subset(range(part.start, part.stop))
                 batch = batch.showing(torch.from_numpy(shown)).to(self.device)

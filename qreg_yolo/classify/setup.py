@@ -14,16 +14,9 @@ from qreg_yolo.classify.network import check_output, quantize_network
 from qreg_yolo.classify.processes import device_of
 from qreg_yolo.classify.train import Run
 from qreg_yolo.config.classification import ClassifyConfig
+from qreg_yolo.io.process import THREADS_VARIABLE, requested_threads, use_threads
 from qreg_yolo.io.strict_yaml import ConfigError
-from qreg_yolo.training.environment import (
-    BF16,
-    FP32,
-    THREADS_VARIABLE,
-    cpu_has_bf16,
-    keep_freed_memory,
-    requested_threads,
-    use_threads,
-)
+from qreg_yolo.training.environment import BF16, FP32, cpu_has_bf16, keep_freed_memory
 from qreg_yolo.training.tensor_file import fill
 
 

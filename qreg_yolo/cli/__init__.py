@@ -20,6 +20,7 @@ from qreg_yolo.cli import (
     plot,
     predict,
     robustness,
+    study,
     table,
     train,
     val,
@@ -50,6 +51,7 @@ app.command("corrupt", epilog=corrupt.EXAMPLES, short_help="Write corrupted sets
 app.command("robustness", epilog=robustness.EXAMPLES, short_help="Measure models on corrupted images.")(
     robustness.robustness
 )
+app.command("study", epilog=study.EXAMPLES, short_help="Run a study from one file.")(study.study)
 app.command("table", epilog=table.EXAMPLES, short_help="Compare quantized runs with their fp32 baselines.")(table.table)
 classify.app.command(
     "robustness", epilog=classify_robustness.EXAMPLES, short_help="Measure classifiers on corrupted images."

@@ -110,11 +110,11 @@ def train(
 
 
 def _train(options: dict[str, Any], arguments: dict[str, Any], download: bool) -> None:
-    from qreg_yolo.config.classification import resolve
+    from qreg_yolo.config.classification import default_recipe, resolve
 
     hyp, seeds = options.pop("hyp", None), options.pop("seeds", None)
-    demo = (options.get("data") or arguments.get("data", "demo")) == "demo"
-    config, notices = resolve(shared.recipe(hyp, "cifar_demo" if demo else "cifar_paper"), options, arguments)
+    recipe = default_recipe(str(options.get("data") or arguments.get("data", "demo")))
+    config, notices = resolve(shared.recipe(hyp, recipe), options, arguments)
     several = parse_seeds(seeds)
     if several and "seed" in {*options, *arguments}:
         raise ConfigError(f"--seeds {seeds} and a seed exclude each other. Give one of them.")

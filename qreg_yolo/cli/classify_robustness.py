@@ -9,9 +9,9 @@ import typer
 
 from qreg_yolo.cli import options as shared
 from qreg_yolo.cli.classify import Data, DataDir, Device, Download, NoVerify, fetch
-from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
 from qreg_yolo.cli.process import find_own_code, prepare_ultralytics, rate_bar
 from qreg_yolo.cli.robustness import output_folder, parted
+from qreg_yolo.metrics.conditions import parse_corruptions, parse_severities
 
 EXAMPLES = """\b
 Examples:

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from qreg_yolo.cli import options as shared
-from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
-from qreg_yolo.cli.process import bar, prepare_ultralytics
+from qreg_yolo.cli.process import bar, datasets_dir
 from qreg_yolo.io.strict_yaml import ConfigError
+from qreg_yolo.metrics.conditions import parse_corruptions, parse_severities
 
 EXAMPLES = """\b
 Examples:
@@ -70,7 +70,7 @@ def corrupt(
         if is_cifar:
             print(cifar.write_cifar(path, request, approve=lambda size: _approve(size, out, yes), progress=bar))
             return
-        images = read_source(path, split, datasets_dir=_datasets_dir)
+        images = read_source(path, split, datasets_dir=datasets_dir)
         if sheet:
             print(sheets.write_sheet(images, request))
             return
@@ -78,13 +78,6 @@ def corrupt(
     except KeyboardInterrupt:
         print(f"\nThe same command resumes: finished files stay in '{out}'.", file=sys.stderr)
         raise
-
-
-def _datasets_dir() -> Path:
-    prepare_ultralytics(online=False)
-    from qreg_yolo.detect.data_check import datasets_dir
-
-    return datasets_dir()
 
 
 def _approve(size: int, out: Path, yes: bool) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -57,6 +58,14 @@ def _is_local(host: str | bytes) -> bool:
         return ipaddress.ip_address(name).is_loopback or name == "0.0.0.0"
     except ValueError:
         return False
+
+
+def datasets_dir() -> Path:
+    """Returns Ultralytics' folder of datasets."""
+    prepare_ultralytics(online=False)
+    from qreg_yolo.detect import data_check
+
+    return data_check.datasets_dir()
 
 
 def find_own_code(model: str) -> None:

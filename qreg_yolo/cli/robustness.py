@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from qreg_yolo.cli import options as shared
-from qreg_yolo.cli.comparing import parse_corruptions, parse_severities
 from qreg_yolo.cli.process import prepare_ultralytics, rate_bar
 from qreg_yolo.config.key_values import Kind, check_folder_name, parse_overrides
 from qreg_yolo.errors import did_you_mean
 from qreg_yolo.io.strict_yaml import ConfigError
+from qreg_yolo.metrics.conditions import parse_corruptions, parse_severities
 
 EXAMPLES = """\b
 Examples:

@@ -10,7 +10,7 @@ import typer
 from qreg_yolo.cli import options as shared
 from qreg_yolo.cli.process import prepare_ultralytics
 from qreg_yolo.config.checks import AMP_CHOICES
-from qreg_yolo.config.detection import RunConfig, resolve
+from qreg_yolo.config.detection import RunConfig, default_recipe, resolve
 from qreg_yolo.config.key_values import parse_overrides
 from qreg_yolo.config.ultralytics_arguments import KINDS
 from qreg_yolo.errors import did_you_mean
@@ -27,7 +27,6 @@ Examples:
 
 _NEW_RUN = ("model", "data", "weights", "hyp", "seed", "head", "autoanchor", "log_noise", "val_every")
 """Options of a new run; a resumed one keeps its own."""
-_RECIPES = {"demo": "demo", "voc": "voc_scratch"}
 
 
 def train(
@@ -66,8 +65,9 @@ def train(
     if resume is not None:
         print(_resume(options.pop("resume"), options, arguments))
         return
-    default = _default_recipe(options, arguments)
-    config = resolve(shared.recipe(options.pop("hyp", None), default), options, arguments)
+    data = str(options.get("data") or arguments.get("data", "demo"))
+    recipe = shared.recipe(options.pop("hyp", None), default_recipe(data, fine_tuned="weights" in options))
+    config = resolve(recipe, options, arguments)
     prepare_ultralytics(online=config.run.online)
     print(_launch(config))
 
@@ -100,9 +100,3 @@ def _with_amp(amp: str | None, arguments: dict[str, Any]) -> dict[str, Any]:
     if arguments.get("amp", value) != value:
         raise ConfigError(f"--amp {amp} and amp={arguments['amp']} disagree. Give one of them.")
     return {**arguments, "amp": value}
-
-
-def _default_recipe(options: dict[str, Any], arguments: dict[str, Any]) -> str | None:
-    """Returns the name of the dataset's recipe; None: it has none."""
-    name = _RECIPES.get(str(options.get("data") or arguments.get("data", "demo")))
-    return "voc_finetune" if name == "voc_scratch" and "weights" in options else name

@@ -152,6 +152,11 @@ class ClassifyConfig:
 LAYOUT = {"run": Section.of(ClassifyOptions), "quant": QUANT, "train": Section.of(TrainOptions)}
 
 
+def default_recipe(data: str) -> str:
+    """Returns the name of the recipe of a dataset."""
+    return "cifar_demo" if data == "demo" else "cifar_paper"
+
+
 def load(path: Path) -> ClassifyConfig:
     """Returns the configuration of a YAML file; missing keys keep their defaults.
 

@@ -143,8 +143,13 @@ class RunConfig:
 
 
 LAYOUT = {"run": Section.of(RunOptions), "quant": QUANT, "head": Section.of(HeadConfig), "train": Section(dict, [])}
-_HEAD_OPTIONS = {"head": "kind", "autoanchor": "autoanchor"}
+HEAD_OPTIONS = {"head": "kind", "autoanchor": "autoanchor"}
 """Option -> key of section ``head``."""
+
+
+def default_recipe(data: str, *, fine_tuned: bool) -> str | None:
+    """Returns the name of the recipe of a dataset, from scratch or ``fine_tuned`` from weights; None: it has none."""
+    return {"demo": "demo", "voc": "voc_finetune" if fine_tuned else "voc_scratch"}.get(data)
 
 
 def load(path: Path) -> RunConfig:
@@ -173,13 +178,13 @@ def resolve(recipe: Path | None, options: Mapping[str, Any], overrides: Mapping[
         ConfigError: A recipe that is wrong by itself, an unknown option or argument (the nearest is named), a wrong
             value, or an option and a ``key=value`` that disagree.
     """
-    known = [*LAYOUT["run"].keys, *LAYOUT["quant"].keys, *_HEAD_OPTIONS]
+    known = [*LAYOUT["run"].keys, *LAYOUT["quant"].keys, *HEAD_OPTIONS]
     sections.check_known(options, known)
     given = sections.one_of_each(options, overrides, {*known} - {*ALIASES})
     own: dict[str, dict[str, Any]] = {name: {} for name in LAYOUT}
     for name, value in given.items():
-        section = "head" if name in _HEAD_OPTIONS else "run" if name in LAYOUT["run"].keys else "quant"
-        own[section if name in known else "train"][_HEAD_OPTIONS.get(name, name)] = value
+        section = "head" if name in HEAD_OPTIONS else "run" if name in LAYOUT["run"].keys else "quant"
+        own[section if name in known else "train"][HEAD_OPTIONS.get(name, name)] = value
     check_train(own["train"], COMMAND_LINE)
     stored: dict[str, dict[str, Any]] = {name: {} for name in LAYOUT}
     source = COMMAND_LINE

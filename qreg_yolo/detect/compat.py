@@ -18,7 +18,7 @@ from ultralytics.utils import ARGV, DEFAULT_CFG_DICT
 from ultralytics.utils.checks import check_version, check_yolov5u_filename
 
 from qreg_yolo.errors import InvalidValueError, UnsupportedError
-from qreg_yolo.training.environment import requested_threads
+from qreg_yolo.io.process import requested_threads
 
 _HOOKS: dict[type, tuple[str, ...]] = {
     DetectionModel: ("_apply", "_predict_once", "fuse", "info", "init_criterion", "is_fused", "load"),

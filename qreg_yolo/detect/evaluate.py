@@ -19,10 +19,10 @@ from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.errors import MissingFileError, did_you_mean
 from qreg_yolo.io.files import writable_project
+from qreg_yolo.io.process import use_threads
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.inspection import Inspection, one_thread
 from qreg_yolo.quant.report import count_macs, layer_reports, model_size
-from qreg_yolo.training.environment import use_threads
 
 
 def validate(

@@ -21,6 +21,7 @@ from qreg_yolo.detect.detectors import Detector, classes_of, load_detectors
 from qreg_yolo.detect.policy import first_last_layers, float_layers
 from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.detect.views import CorruptedBatches, View
+from qreg_yolo.io.process import use_threads
 from qreg_yolo.metrics.conditions import CLEAN
 from qreg_yolo.noise.jacobian import Outputs, Weights, outputs_of
 from qreg_yolo.noise.perturbation import Task
@@ -29,7 +30,6 @@ from qreg_yolo.quant.convert import plan_quantization
 from qreg_yolo.quant.spec import LayerPlan, QuantSpec
 from qreg_yolo.robustness.request import check_counts
 from qreg_yolo.terminal import Progress, no_progress
-from qreg_yolo.training.environment import use_threads
 
 LIMIT = 16
 """Default number of images that gradients and losses are measured on."""

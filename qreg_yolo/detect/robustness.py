@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Generator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ from qreg_yolo.detect.data_check import MIN_SIDE as ULTRALYTICS_MIN_SIDE
 from qreg_yolo.detect.data_check import ImageSet, check_data
 from qreg_yolo.detect.detectors import Detector, classes_of, load_detectors
 from qreg_yolo.detect.views import CorruptedBatches, View, ViewKey, load
+from qreg_yolo.io.process import use_threads
 from qreg_yolo.metrics import image_statistics
 from qreg_yolo.metrics.average_precision import mean_average_precision
 from qreg_yolo.metrics.conditions import Condition
@@ -34,7 +36,6 @@ from qreg_yolo.robustness.measure import RobustnessResult, Track
 from qreg_yolo.robustness.measure import measure as measure_track
 from qreg_yolo.robustness.request import RobustnessRequest
 from qreg_yolo.terminal import Progress, no_progress
-from qreg_yolo.training.environment import use_threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,13 +144,16 @@ class DetectionTrack(Track[Detector]):
             workers = 0 if self.device.type == "cpu" else 8
         views = list(self.views.values())
         batches = CorruptedBatches(self.images, views, self.parts, self.request.corruption_options)
-        for task, shown in load(batches, due, workers):
-            for key, batch in zip(self.views, shown, strict=True):
-                runs = [one.run_id for one in self.models if one.view == key and one.run_id in due[task]]
-                if runs:
-                    batch = validators[runs[0]].preprocess(batch)
-                for run_id in runs:
-                    yield task, run_id, validators[run_id].detections(batch, self.parts[task[1]].start)
+        with ExitStack() as evaluation:
+            for validator in validators.values():
+                evaluation.enter_context(validator.evaluation_ends)
+            for task, shown in load(batches, due, workers):
+                for key, batch in zip(self.views, shown, strict=True):
+                    runs = [one.run_id for one in self.models if one.view == key and one.run_id in due[task]]
+                    if runs:
+                        batch = validators[runs[0]].preprocess(batch)
+                    for run_id in runs:
+                        yield task, run_id, validators[run_id].detections(batch, self.parts[task[1]].start)
 
     def conclude(
         self, model: Detector, condition: Condition, rows: Rows

@@ -37,9 +37,9 @@ from qreg_yolo.detect.yolov5_weights import YOLOv5Weights
 from qreg_yolo.errors import FileAccessError, ModelError
 from qreg_yolo.io import records
 from qreg_yolo.io.files import writable_project
-from qreg_yolo.io.locks import FolderLock, refuse_if_locked, terminable
+from qreg_yolo.io.locks import FolderLock, refuse_if_locked
+from qreg_yolo.io.process import terminable, use_threads
 from qreg_yolo.quant.report import model_size, plan_summary
-from qreg_yolo.training.environment import use_threads
 from qreg_yolo.training.tensor_file import SUFFIX
 
 _DEFAULTS: dict[str, Any] = {"optimizer": "SGD"}

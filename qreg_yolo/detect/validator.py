@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ from qreg_yolo.detect.data_check import Label
 from qreg_yolo.detect.dataset import DetectionDataset, build_dataset
 from qreg_yolo.io.records import settings_text
 from qreg_yolo.io.strict_yaml import ConfigError
+from qreg_yolo.quant.layers import weights_quantized_once
 from qreg_yolo.training.environment import FP16, FP32
 
 _NMS_SECONDS, _NMS_SECONDS_PER_IMAGE = 2.0, 0.05
@@ -47,7 +49,13 @@ class QuantDetectionValidator(DetectionValidator):
     ) -> None:
         super().__init__(dataloader, save_dir, args, _callbacks)
         self._classes, self._scanned = classes, scanned
+        self.evaluation_ends = ExitStack()
+        """Closed when the measurement is over: until then each weight is quantized once."""
         self._workers = args.get("workers") if isinstance(args, dict) else None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self.evaluation_ends:
+            return super().__call__(*args, **kwargs)
 
     def init_metrics(self, model: Any) -> None:
         """Sets the metrics up as Ultralytics does, for the classes of the data; the model may have another order.
@@ -57,6 +65,7 @@ class QuantDetectionValidator(DetectionValidator):
             ConfigError: A map to a part of the classes, with a head that gives one class per box.
         """
         restore_threads()  # the first hook after select_device, in training and alone
+        self.evaluation_ends.enter_context(weights_quantized_once(model.model))
         if self._classes is None and not self.training and not self.args.single_cls:
             names, model_names = (class_names(one) for one in (self.data["names"], model.names))
             self._classes = match_classes(names, model_names, self.args.model, self.args.data)

@@ -1,14 +1,10 @@
-"""Protection of a folder that is written into: one process at a time, and an orderly end after SIGTERM."""
+"""Protection of a folder that is written into: one process at a time."""
 
 from __future__ import annotations
 
 import os
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -17,8 +13,6 @@ from qreg_yolo.errors import UserError
 
 LOCK = ".lock"
 """The file in a folder that is locked while a process writes into it; it holds the process's number."""
-TERMINATED = 143
-"""Exit status after SIGTERM, as shells count: 128 + 15."""
 
 
 class FolderInUseError(UserError, OSError):
@@ -84,24 +78,3 @@ def refuse_if_locked(folder: Path) -> None:
     if (folder / LOCK).exists():
         with FolderLock().take(folder):
             pass
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Turns SIGTERM into ``SystemExit(143)`` inside the block, so that files are closed and the end is reported.
-
-    The checkpoint of the last finished epoch is on disk by then; a resumed run trains the unfinished epoch again. A
-    process that handles the signal itself, and threads other than the main one, are left alone.
-    """
-    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(TERMINATED)
-
-    if mine:
-        signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        if mine:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)

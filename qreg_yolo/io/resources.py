@@ -1,4 +1,4 @@
-"""Recipes and data YAMLs that come with the package.
+"""Recipes, studies and data YAMLs that come with the package.
 
 The source tree has them in its top-level folders ``hyp/`` and ``data/``, the wheel inside the package.
 """
@@ -26,6 +26,11 @@ def recipe_path(name: str) -> Path:
 def data_path(name: str) -> Path:
     """Returns the data YAML of a dataset: one of `data_names`, or the path of a YAML file; errors as `recipe_path`."""
     return _find(name, data_names(), "data", "dataset")
+
+
+def study_path(name: str) -> Path:
+    """Returns the file of a study: a shipped one, or the path of a YAML file; errors as `recipe_path`."""
+    return _find(name, sorted(path.stem for path in _folder("hyp/studies").glob("*.yaml")), "hyp/studies", "study")
 
 
 def recipe_names() -> list[str]:

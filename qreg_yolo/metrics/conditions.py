@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from qreg_yolo.corrupt.spec import NAMES, SEVERITIES
+from qreg_yolo.corrupt.spec import BENCHMARK_NAMES, NAMES, SEVERITIES
 from qreg_yolo.errors import AnalysisError, MissingFileError, did_you_mean
 from qreg_yolo.io.strict_yaml import ConfigError, load
 
@@ -88,3 +88,45 @@ def read_layout(path: Path) -> Layout:
         if names.count(name) > 1:
             raise ConfigError(f"{path}: '{name}' is named twice. Name each condition once.")
     return layout
+
+
+def parse_corruptions(text: str) -> tuple[str, ...]:
+    """Returns the corruptions in ``19`` (all), ``15`` (the benchmark's) or ``fog,snow``, in canonical order.
+
+    Raises:
+        ConfigError: An unknown corruption; the nearest name is suggested.
+
+    >>> parse_corruptions("snow, gaussian_noise")
+    ('gaussian_noise', 'snow')
+    """
+    named = {"19": NAMES, "15": BENCHMARK_NAMES}.get(text.strip())
+    wanted = [word.strip() for word in text.split(",")] if named is None else named
+    for word in wanted:
+        if word not in NAMES:
+            raise ConfigError(
+                f"corruptions={text!r}: '{word}' is none of the 19.{did_you_mean(word, NAMES)} Write 19, 15, or names "
+                f"separated by commas: {', '.join(NAMES)}."
+            )
+    return tuple(name for name in NAMES if name in wanted)
+
+
+def parse_severities(text: str | None) -> tuple[int, ...]:
+    """Returns the severities in ``3``, ``1-5`` or ``1,3``; none for None.
+
+    Raises:
+        ConfigError: Something else, or a severity outside 1..5.
+
+    >>> parse_severities("1-3,5")
+    (1, 2, 3, 5)
+    """
+    found: set[int] = set()
+    for part in text.split(",") if text is not None else []:
+        first, dash, last = part.partition("-")
+        try:
+            low, high = int(first), int(last if dash else first)
+        except ValueError:
+            low, high = 0, 0
+        if not 1 <= low <= high <= 5:
+            raise ConfigError(f"severities={text!r} is not a list of severities 1 to 5. Write 3, 1-5 or 1,3.")
+        found.update(range(low, high + 1))
+    return tuple(sorted(found))

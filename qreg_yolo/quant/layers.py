@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, TypeAlias, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,6 +34,8 @@ INPUT_QUANTIZERS: dict[str, type[Quantizer]] = {
     "dorefa": DoReFaInputQuantizer,
 }
 
+_KEPT = "_kept_weight"
+"""Attribute of a layer inside `weights_quantized_once`: the quantized weight, once there is one."""
 _Layer = TypeVar("_Layer", bound=nn.Module)
 
 
@@ -79,7 +84,33 @@ class QuantLayer(nn.Module):
         return LayerPlan(weight=weight.spec if weight else None, input=act.spec if act else None)
 
     def _quantized_weight(self) -> Tensor:
-        return self.weight if self.weight_fake_quant is None else self.weight_fake_quant(self.weight)
+        if self.weight_fake_quant is None:
+            return self.weight
+        kept: list[Tensor] | None = self.__dict__.get(_KEPT)
+        if kept is None:
+            quantized: Tensor = self.weight_fake_quant(self.weight)
+            return quantized
+        if not kept:
+            with torch.no_grad():
+                kept.append(self.weight_fake_quant(self.weight))
+        return kept[0]
+
+
+@contextmanager
+def weights_quantized_once(model: nn.Module) -> Iterator[None]:
+    """Keeps the quantized weights of the first forward inside the block: for evaluation, where nothing changes them.
+
+    Inside the block no gradient reaches a quantized weight, and the model must not be trained, moved or cast after its
+    first forward.
+    """
+    layers = [one for one in model.modules() if isinstance(one, QuantLayer) and _KEPT not in one.__dict__]
+    for layer in layers:
+        layer.__dict__[_KEPT] = []
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.__dict__[_KEPT]
 
 
 class QuantConv2d(QuantLayer, nn.Conv2d):

@@ -22,7 +22,8 @@ from qreg_yolo.corrupt import load_overlays
 from qreg_yolo.errors import FileAccessError
 from qreg_yolo.io import records
 from qreg_yolo.io.files import writable_project
-from qreg_yolo.io.locks import FolderLock, terminable
+from qreg_yolo.io.locks import FolderLock
+from qreg_yolo.io.process import terminable
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.metrics import image_statistics
 from qreg_yolo.metrics.bootstrap import metric_values, metrics_of

@@ -1,4 +1,4 @@
-"""Environment of a run: CPU threads, memory, hardware arithmetic, seeds of epochs, and its record."""
+"""Environment of a run: memory, hardware arithmetic, seeds of epochs, and its record."""
 
 from __future__ import annotations
 
@@ -12,33 +12,7 @@ from pathlib import Path
 import torch
 
 from qreg_yolo.io import records
-from qreg_yolo.io.strict_yaml import ConfigError
-
-THREADS_VARIABLE = "QREG_YOLO_THREADS"
-"""Environment variable with the number of CPU threads; unset: all cores. Child processes inherit it."""
-
-
-def requested_threads() -> int:
-    """Returns the CPU threads to use: `THREADS_VARIABLE`, else every core this process may run on."""
-    text = os.environ.get(THREADS_VARIABLE, "")
-    if text:
-        if not text.isdecimal() or int(text) < 1:
-            raise ConfigError(f"{THREADS_VARIABLE}={text!r} is not a whole number of at least 1.")
-        return int(text)
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def use_threads(threads: int | None) -> None:
-    """Sets the CPU threads of this process and its children; None keeps the default, all cores.
-
-    Raises:
-        ConfigError: `THREADS_VARIABLE` is not a number.
-    """
-    if threads is not None:
-        os.environ[THREADS_VARIABLE] = str(threads)
-    requested_threads()
-
+from qreg_yolo.io.process import requested_threads
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Of glibc's ``malloc.h``; see mallopt(3)."""

@@ -19,8 +19,8 @@ from qreg_yolo.detect.compat import check_ultralytics
 from qreg_yolo.detect.policy import frozen_norms
 from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.detect.resume import preserved_random_state
+from qreg_yolo.io.process import requested_threads
 from qreg_yolo.quant import Quantizer, quantized_layers
-from qreg_yolo.training.environment import requested_threads
 from tests import TINY
 from tests.detect.conftest import SETTINGS, Trained, train_tiny
 from tests.detect.factories import calibrated

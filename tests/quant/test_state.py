@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections import Counter
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from qreg_yolo.quant.calibration import calibrate, uninitialized_quantizers
 from qreg_yolo.quant.convert import quantize_model, quantized_layers
+from qreg_yolo.quant.layers import weights_quantized_once
 from qreg_yolo.quant.spec import QuantSpec
 
 
@@ -115,3 +117,38 @@ def test_repr_names_method_width_and_sign():
     assert "LSQPlusInputQuantizer(lsq+, 4 bits, offset)" in repr(build(method="lsq+"))
     assert "signed=?" in repr(build(calibrated=False))
     assert "4 channels" in repr(build(per_channel=True))
+
+
+@pytest.mark.parametrize("method", ["lsq", "dorefa"])
+def test_inside_the_context_each_weight_is_quantized_once(method):
+    model = build(positive=True, method=method)
+    quantizers = [layer.weight_fake_quant for layer in quantized_layers(model).values()]
+    calls = Counter()
+    for quantizer in quantizers:
+        quantizer.register_forward_hook(lambda module, *_: calls.update([module]))
+    with torch.no_grad():
+        expected = model(X.abs())
+        before = Counter(calls)
+        with weights_quantized_once(model):
+            assert list(model.state_dict()) == list(copy.deepcopy(model).state_dict()), "nothing is added to the state"
+            for _ in range(3):
+                with weights_quantized_once(model):  # the inner block leaves it to the outer one
+                    assert torch.equal(model(X.abs()), expected)
+        within = calls - before
+        assert set(within.values()) == {1}
+        model(X.abs())
+    assert calls - before - within == before, "outside, each forward quantizes"
+
+
+def test_weights_that_changed_are_quantized_anew_after_the_context():
+    model = build()
+    with pytest.raises(KeyboardInterrupt), weights_quantized_once(model):
+        first = model(X.abs())
+        raise KeyboardInterrupt
+    with torch.no_grad():
+        for layer in quantized_layers(model).values():
+            layer.weight.mul_(-1)
+    second = model(X.abs())
+    assert not torch.equal(first, second)
+    second.sum().backward()
+    assert all(layer.weight.grad is not None for layer in quantized_layers(model).values())

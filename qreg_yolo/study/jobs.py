@@ -1,0 +1,256 @@
+"""The jobs of a study: commands with a folder of results; what is done, and what is left, is read from the disk."""
+
+from __future__ import annotations
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from qreg_yolo.io import files, records
+from qreg_yolo.io.results_csv import EPOCH, ResultsError, read_results
+from qreg_yolo.io.results_csv import FILE as RESULTS
+from qreg_yolo.metrics.conditions import CLEAN, Condition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(ABC):
+    """One command of a study."""
+
+    name: str
+    """Unique in the study, such as ``train/yolov5n-fp32-s0``."""
+    needs: tuple[Job, ...] = ()
+    """Jobs that have to be done before."""
+    after: tuple[Job, ...] = ()
+    """Jobs that have to be over before, done or failed."""
+    kind: ClassVar[str]
+    unit: ClassVar[str] = "step"
+    """Noun of what `total` counts."""
+    wide: ClassVar[bool] = False
+    """Whether it takes the threads of all jobs."""
+
+    @property
+    def group(self) -> str:
+        """Jobs of one group take about the same time per unit."""
+        return self.kind
+
+    @property
+    def total(self) -> int:
+        """Units of work."""
+        return 1
+
+    def finished(self) -> int:
+        """Returns the units of work that lie on the disk."""
+        return self.total if self.is_done() else 0
+
+    @abstractmethod
+    def is_done(self) -> bool:
+        """Returns whether all of its results lie on the disk."""
+
+    def has_inputs(self) -> bool:
+        """Returns whether there is anything to work on, once `after` is over."""
+        return True
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """Returns the arguments of ``qreg-yolo`` that do what is left; unusable remains are deleted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Job):
+    """A training, detector or classifier."""
+
+    folder: Path
+    """The run's folder."""
+    classify: bool
+    model: str
+    options: Mapping[str, Any]
+    """Options of the command."""
+    overrides: Mapping[str, Any]
+    """Its ``key=value`` words."""
+    config: Mapping[str, Any]
+    """The whole configuration, as in the run's ``config.yaml``."""
+    epochs: int
+    label: str
+    """Method and widths, such as `lsq-w4a4`."""
+    seed: int
+    kind = "train"
+    unit = "epoch"
+
+    @property
+    def group(self) -> str:
+        return f"{self.kind} {self.model} {'fp32' if self.label == 'fp32' else 'quantized'}"
+
+    @property
+    def total(self) -> int:
+        return self.epochs
+
+    @property
+    def checkpoint(self) -> Path:
+        """Its last checkpoint."""
+        return self.folder / "weights" / ("last.safetensors" if self.classify else "last.pt")
+
+    def finished(self) -> int:
+        if self.is_done():
+            return self.epochs
+        try:
+            rows = read_results(self.folder / RESULTS).column(EPOCH)
+        except (ResultsError, OSError):
+            return 0
+        return min(len(rows), self.epochs)
+
+    def is_done(self) -> bool:
+        # A classifier's records are written before the checkpoint is replaced.
+        pending = self.checkpoint.with_name(f".{self.checkpoint.name}.tmp")
+        return (self.folder / records.FILE).is_file() and not (self.classify and pending.exists())
+
+    def command(self) -> list[str]:
+        start = ["classify", "train"] if self.classify else ["train"]
+        if self.checkpoint.is_file():
+            own = {name: self.options[name] for name in ("data_dir", "model") if self.classify and name in self.options}
+            return [*start, "--resume", str(self.checkpoint), *_options(own)]
+        shutil.rmtree(self.folder, ignore_errors=True)  # without a checkpoint, nothing of it can be used
+        places = {"project": str(self.folder.parent), "name": self.folder.name}
+        return [*start, *_options(self.options), *(f"{k}={_word(v)}" for k, v in {**self.overrides, **places}.items())]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Robustness(Job):
+    """The measurement of all trained networks under the protocol's conditions."""
+
+    folder: Path
+    trainings: Sequence[Training]
+    conditions: Sequence[Condition]
+    options: Mapping[str, Any]
+    classify: bool
+    kind = "robustness"
+    unit = "condition"
+    wide = True
+
+    @property
+    def total(self) -> int:
+        return len(self.conditions) * len(self.trainings)
+
+    @property
+    def records(self) -> Path:
+        """The table of its measurements."""
+        return self.folder / records.FILE
+
+    def finished(self) -> int:
+        wanted = {files.sha256(one.checkpoint): one for one in self._trained()}
+        return sum(key[0] in wanted for key in self._measured())
+
+    def has_inputs(self) -> bool:
+        return bool(self._trained())
+
+    def is_done(self) -> bool:
+        trained, measured = self._trained(), self._measured()
+        wanted = [(files.sha256(one.checkpoint), condition) for one in trained for condition in self.conditions]
+        return bool(trained) and all(one in measured for one in wanted)
+
+    def command(self) -> list[str]:
+        start = ["classify", "robustness"] if self.classify else ["robustness"]
+        weights = [str(one.checkpoint) for one in self._trained()]
+        return [*start, *weights, *_options({**self.options, "out": str(self.folder)})]
+
+    def _trained(self) -> list[Training]:
+        return [one for one in self.trainings if one.is_done()]
+
+    def _measured(self) -> set[tuple[str, Condition]]:
+        """Returns the conditions in the records, each with the SHA-256 of its checkpoint."""
+        if not self.records.is_file():
+            return set()
+        columns = ("weights_sha256", "corruption", "severity")
+        rows = records.read(self.records).select(columns).unique().rows()
+        found = {(sha256, (name or CLEAN, severity or 0)) for sha256, name, severity in rows}
+        return {one for one in found if one[1] in self.conditions}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise(Job):
+    """The noise study of one network, or its gradients against its baseline's."""
+
+    folder: Path
+    training: Training
+    against: Noise | None = None
+    """The baseline's."""
+    bits: Sequence[int] = ()
+    methods: Sequence[str] = ()
+    kind = "noise"
+
+    @property
+    def group(self) -> str:
+        return f"{self.kind} {self.training.model} {'' if self.against is None else 'against'}"
+
+    @property
+    def report(self) -> Path:
+        """Its JSON file."""
+        return self.folder / "noise.json"
+
+    def is_done(self) -> bool:
+        return _newer(self.report, [self.training.checkpoint])
+
+    def command(self) -> list[str]:
+        options: dict[str, Any] = {"bits": ",".join(map(str, self.bits))}
+        options |= {"methods": ",".join(self.methods)} if self.methods else {}
+        options |= {"against": str(self.against.folder)} if self.against is not None else {}
+        data_dir = self.training.options.get("data_dir")
+        own = {name: value for name, value in (("data_dir", data_dir),) if value is not None}
+        return ["noise", str(self.training.checkpoint), *_options({**options, **own, "out": str(self.folder)})]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis(Job):
+    """A table or a figure, made anew when its measurements are newer."""
+
+    inputs: Sequence[Path]
+    output: Path
+    arguments: Sequence[str]
+    kind = "analysis"
+
+    def is_done(self) -> bool:
+        return _newer(self.output, [path for path in self.inputs if path.exists()])
+
+    def command(self) -> list[str]:
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        return [*self.arguments, "--out", str(self.output)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves(Analysis):
+    """Curves of one column of trainings; seeds of a variant share a label."""
+
+    trainings: Sequence[Training] = ()
+
+    def has_inputs(self) -> bool:
+        return any(one.is_done() for one in self.trainings)
+
+    def command(self) -> list[str]:
+        runs = [f"{one.label}={one.folder}" for one in self.trainings if one.is_done()]
+        return [*self.arguments[:2], *runs, *self.arguments[2:], "--out", str(self.output)]
+
+
+def _newer(output: Path, inputs: Sequence[Path]) -> bool:
+    """Returns whether a file exists and none of its inputs is newer."""
+    return output.is_file() and all(path.stat().st_mtime_ns <= output.stat().st_mtime_ns for path in inputs)
+
+
+def _options(options: Mapping[str, Any]) -> list[str]:
+    """Returns options as words: ``{"weight_only": True, "bits": 4}`` as ``--weight-only --bits 4``."""
+    words = []
+    for name, value in options.items():
+        if value is None or value is False:
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            words.append(str(value))
+    return words
+
+
+def _word(value: object) -> str:
+    """Returns the text of a value in a ``key=value`` word."""
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_word, value))}]"
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
