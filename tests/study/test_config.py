@@ -1,0 +1,79 @@
+"""The file of a study: strict keys, choices and lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qreg_yolo.io.resources import study_path
+from qreg_yolo.io.strict_yaml import ConfigError, dumps
+from qreg_yolo.study.config import Grid, Protocol, load
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_study_of_one_line_has_defaults(tmp_path: Path) -> None:
+    study = load(write(tmp_path, "grid: {track: classify}"))
+    assert study.grid.model == ("resnet20",)
+    assert study.grid.methods == ({"method": "lsq"},)
+    assert study.grid.bits == (8, 4, 2)
+    assert study.grid.seeds == (0,)
+    assert len(study.protocol.conditions) == 1 + 19 * 5
+    assert study.analyses.table1
+
+
+def test_what_is_written_is_read_back_equal(tmp_path: Path) -> None:
+    text = """
+grid: {model: [yolov5n.yaml, yolov5s.yaml], methods: [lsq, {method: dorefa, weight_only: true}], bits: 4, seeds: [0, 1]}
+protocol: {corruptions: [fog, snow], severities: [1, 3]}
+analyses: {noise: true}
+"""
+    study = load(write(tmp_path, text))
+    assert study.protocol.corruptions == "fog,snow"
+    assert study.protocol.conditions == [("clean", 0), ("snow", 1), ("snow", 3), ("fog", 1), ("fog", 3)]
+    assert load(write(tmp_path, dumps(study.to_dict()))) == study
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("gird: {}", ["'gird' is not a section", "Did you mean 'grid'?"]),
+        ("grid: {method: lsq}", ["no 'method'", "Did you mean 'methods'?"]),
+        ("seeds: [0]", ["It belongs in section 'grid'"]),
+        ("grid: {track: detection}", ["track='detection'", "Did you mean 'detect'?"]),
+        ("grid: {bits: [3, 9]}", ["bits=9 is not a width"]),
+        ("grid: {seeds: []}", ["seeds is empty"]),
+        ("grid: {seeds: [0, 0]}", ["holds a value twice"]),
+        ("grid: {seeds: [-1]}", ["at least 0"]),
+        ("grid: {methods: [lsk]}", ["method='lsk'", "Did you mean 'lsq'?"]),
+        ("grid: {methods: [{method: lsq, weightonly: true}]}", ["'weightonly'", "Did you mean 'weight_only'?"]),
+        ("grid: {methods: [{weight_only: true}]}", ["is not a name or a mapping"]),
+        ("grid: {overrides: [1]}", ["overrides must be a mapping"]),
+        ("protocol: {corruptions: fogg}", ["'fogg' is none of the 19", "Did you mean 'fog'?"]),
+        ("protocol: {severities: 6}", ["severities='6'"]),
+        ("protocol: {limit: 0}", ["limit=0"]),
+        ("analyses: {table1: 1}", ["table1=1 is not true or false"]),
+        ("analyses: [table1]", ["not a mapping"]),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, text))
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+
+
+def test_the_baseline_is_no_width_of_the_grid() -> None:
+    assert Grid(model="resnet20", bits=[32, 8]).bits == (8,)
+    assert Protocol(corruptions=15, severities=3).conditions[0] == ("clean", 0)
+    assert len(Protocol(corruptions=15, severities=3).conditions) == 16
+
+
+@pytest.mark.parametrize("name", ["demo", "qreg_cifar10", "qreg_cifar100", "qreg_voc", "small_data"])
+def test_the_shipped_studies_are_valid(name: str) -> None:
+    assert load(study_path(name)).grid.seeds
