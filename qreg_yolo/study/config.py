@@ -13,7 +13,7 @@ from qreg_yolo.config.sections import Section
 from qreg_yolo.errors import InvalidTypeError, InvalidValueError, check_choice, did_you_mean
 from qreg_yolo.io.records import TRACKS
 from qreg_yolo.metrics.conditions import Condition, conditions_of, parse_corruptions, parse_severities
-from qreg_yolo.quant.spec import FLOAT_BITS, METHODS, check_bits
+from qreg_yolo.quant.spec import FLOAT_BITS, METHODS, QuantSpec, check_bits
 
 BASELINE = "baseline"
 """Value of ``weights``: the fp32 baseline of the same model and seed."""
@@ -65,6 +65,9 @@ class Grid:
             check_bits("bits", bits)
         object.__setattr__(self, "bits", tuple(bits for bits in self.bits if bits != FLOAT_BITS))  # the baseline
         object.__setattr__(self, "methods", tuple(map(_method, self.methods)))
+        for method in self.methods:
+            for bits in self.bits:
+                QuantSpec.from_options({**method, "bits": bits})
         if not all(isinstance(model, str) and model for model in self.model):
             raise InvalidTypeError(f"model={list(self.model)}: each must be a text.")
         if not all(type(seed) is int and seed >= 0 for seed in self.seeds):

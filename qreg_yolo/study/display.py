@@ -80,10 +80,14 @@ class PlainDisplay:
 
 
 class LiveDisplay:
-    """A table of the jobs, drawn anew every second; failures stay above it."""
+    """A table of the jobs, drawn anew every second; failures stay above it.
 
-    def __init__(self) -> None:
-        self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=False)
+    Args:
+        console: The terminal; None: stderr.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._live = Live(console=console or Console(stderr=True), auto_refresh=False)
 
     def __enter__(self) -> Self:
         self._live.start()
