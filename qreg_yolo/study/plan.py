@@ -210,12 +210,12 @@ def _analyses(
         mine = [one for one in trainings if one.model == model]
         stem = mine[0].folder.name.removesuffix(f"-{mine[0].label}-s{mine[0].seed}")
         if study.analyses.heatmaps:
-            measured(f"heatmap/{stem}", f"heatmap-{stem}.pdf", "plot", "--runs", f"{stem}-*")
+            measured(f"heatmap/{stem}", f"heatmap-{stem}.svg", "plot", "--runs", f"{stem}-*")
         for column in _columns(study):
             name = f"{stem}-{column.partition('/')[2]}"
             found.append(
                 Curves(
-                    name=f"curves/{name}", after=tuple(mine), trainings=mine, output=folder / f"curves-{name}.pdf",
+                    name=f"curves/{name}", after=tuple(mine), trainings=mine, output=folder / f"curves-{name}.svg",
                     inputs=[one.folder / RESULTS for one in mine], arguments=["plot", "curves", "--column", column],
                 )
             )  # fmt: skip

@@ -44,7 +44,12 @@ SUBSTITUTIONS = [
     Substitution(r"--epochs 8", "--epochs 1", "epochs"),
     added(CLASSIFY_TRAIN + r"(?!.*--epochs)", "--epochs 1", "epochs"),
     Substitution(r"runs/resnet20-demo-fp32-s0/(\S+)", r"runs/resnet20-cifar10-fp32-s0/\1 --data-dir DIR", "data"),
-    added(r"--data-dir DIR", "--no-verify", "data: the files in DIR are synthetic, not the official ones"),
+    added(r"qreg-yolo study demo", "--dry-run", "time: minutes of training"),
+    added(
+        r"(?<!qreg_cifar10 )--data-dir DIR",
+        "--no-verify",
+        "data: the files in DIR are synthetic, not the official ones",
+    ),
     Substitution(r"--limit (64 --draws 32|16)", "--limit 1 --draws 4", "data, seeds: a pass per draw"),
     added(r"qreg-yolo noise (?!.*--(no-loss|draws))", "--limit 1 --draws 4", "data, seeds"),
     Substitution(r"--bits 1-8,32 --limit", "--bits 32 --limit", "time: each width and method takes seconds"),

@@ -65,6 +65,14 @@ def write_records(path: Path) -> None:
     written.write_text(text)
 
 
+def write_study(path: Path) -> None:
+    """Writes a study of two short trainings."""
+    path.write_text(
+        "grid: {track: classify, bits: 4, overrides: {epochs: 1, train_images: 100}}\n"
+        "protocol: {corruptions: fog, severities: 1, limit: 20}\n"
+    )
+
+
 def write_layout(path: Path) -> None:
     """Writes the default layout of the heatmap's conditions."""
     path.write_text(yaml.safe_dump([list(row) for row in DEFAULT_LAYOUT]))
