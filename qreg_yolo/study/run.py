@@ -63,7 +63,9 @@ class Run:
         run = cls(jobs, folder, engine, History(folder))
         for job in jobs:
             chosen = only is None or fnmatchcase(job.name, only)
-            run.states[job.name] = "done" if job.is_done() else "waiting" if chosen else "left out"
+            before = [run.states[one.name] for one in (*job.needs, *job.after)]
+            done = job.is_done() and not (chosen and "waiting" in before)  # else there will be more to work on
+            run.states[job.name] = "done" if done else "waiting" if chosen else "left out"
         return run
 
     def in_state(self, *states: State) -> list[Job]:

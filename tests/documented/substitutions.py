@@ -48,7 +48,7 @@ SUBSTITUTIONS = [
     added(
         r"(?<!qreg_cifar10 )--data-dir DIR",
         "--no-verify",
-        "data: the files in DIR are synthetic, not the official ones",
+        "data: the files in DIR are synthetic",
     ),
     Substitution(r"--limit (64 --draws 32|16)", "--limit 1 --draws 4", "data, seeds: a pass per draw"),
     added(r"qreg-yolo noise (?!.*--(no-loss|draws))", "--limit 1 --draws 4", "data, seeds"),

@@ -65,7 +65,7 @@ def write_records(path: Path) -> None:
     written.write_text(text)
 
 
-def write_study(path: Path) -> None:
+def write_grid(path: Path) -> None:
     """Writes a study of two short trainings."""
     path.write_text(
         "grid: {track: classify, bits: 4, overrides: {epochs: 1, train_images: 100}}\n"

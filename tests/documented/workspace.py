@@ -60,7 +60,7 @@ SOURCES: dict[str, str | Callable[[Path], object]] = {
     ),
     "records.csv": inputs.write_records,
     "layout.yaml": inputs.write_layout,
-    "my_study.yaml": inputs.write_study,
+    "my_study.yaml": inputs.write_grid,
     "a": inputs.write_curves,
     "b": inputs.write_curves,
     "c": inputs.write_curves,

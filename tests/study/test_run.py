@@ -155,3 +155,11 @@ def test_the_history_survives_a_line_that_was_cut_short(tmp_path: Path) -> None:
     assert again.estimate(job, 3) == 9
     again.add(job, units=1, seconds=6, exit_status=0, command="x", end=[])
     assert History(tmp_path).estimate(job, 1) == 4
+
+
+def test_what_has_results_waits_for_new_work_before_it(tmp_path: Path) -> None:
+    jobs = jobs_in(tmp_path, {"a": "", "b": "", "c": ""}, after={"c": "a b"})
+    (tmp_path / "a").touch()
+    (tmp_path / "c").touch()
+    assert Run.of(jobs, tmp_path, writer(), None).states == {"a": "done", "b": "waiting", "c": "waiting"}
+    assert Run.of(jobs, tmp_path, writer(), "c").states == {"a": "done", "b": "left out", "c": "done"}

@@ -1,0 +1,172 @@
+"""``qreg-yolo study``: a small study from its file to its figures, added to, broken, and killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from qreg_yolo.io import records
+from qreg_yolo.io.locks import FolderLock
+from tests.cli.conftest import Outcome, assert_refused, qreg_yolo
+
+GRID: dict[str, Any] = {
+    "track": "classify",
+    "bits": [4],
+    "seeds": [0],
+    "overrides": {"epochs": 2, "train_images": 40, "batch": 20},
+}
+PROTOCOL = {"corruptions": ["fog"], "severities": 1, "limit": 20}
+VALUES = ("model", "method", "weight_bits", "seed", "split", "n_images", "corruption", "severity", "metric", "value")
+
+
+def write(path: Path, **grid: Any) -> Path:
+    path.write_text(yaml.safe_dump({"grid": {**GRID, **grid}, "protocol": PROTOCOL, "analyses": {"noise": False}}))
+    return path
+
+
+def study(*arguments: object) -> Outcome:
+    return qreg_yolo("study", *arguments, "--jobs", 2, "--threads", 1)
+
+
+def attempts(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "jobs.jsonl").read_text().splitlines()]
+
+
+def values(folder: Path) -> list[tuple[Any, ...]]:
+    tables = [*sorted(folder.glob("trainings/*/records.csv")), folder / "robustness" / "records.csv"]
+    return sorted((row for path in tables for row in records.read(path).select(VALUES).rows()), key=str)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the folder of a finished study."""
+    folder = tmp_path_factory.mktemp("study")
+    outcome = study(write(folder / "small.yaml"), "--out", folder / "out")
+    assert outcome.code == 0, outcome.err + outcome.out
+    assert "small: 0 done, 0 incomplete, 6 to run." in outcome.out
+    return folder / "out"
+
+
+def test_a_study_ends_in_tables_and_figures(finished: Path) -> None:
+    names = ["resnet20-fp32-s0", "resnet20-lsq-w4a4-s0"]
+    assert sorted(path.name for path in (finished / "trainings").iterdir()) == names
+    assert {path.name for path in (finished / "analyses").iterdir()} == {
+        "table1.txt", "heatmap-resnet20.svg", "curves-resnet20-loss.svg",
+    }  # fmt: skip
+    assert "lsq 4" in (finished / "analyses" / "table1.txt").read_text()
+    measured = records.read(finished / "robustness" / "records.csv")
+    assert set(measured["corruption"].to_list()) == {None, "fog"}
+    assert {row["exit"] for row in attempts(finished)} == {0}
+    assert all("qreg-yolo" in row["command"] and row["commit"] for row in attempts(finished))
+    assert "$ qreg-yolo classify train" in (finished / "logs" / f"train-{names[0]}.log").read_text()
+
+
+def test_a_finished_study_runs_nothing(finished: Path) -> None:
+    before = len(attempts(finished))
+    outcome = study(finished.parent / "small.yaml", "--out", finished)
+    assert outcome.code == 0, outcome.err
+    assert "6 done, 0 incomplete, 0 to run." in outcome.out
+    assert "Table 1" in outcome.out
+    assert len(attempts(finished)) == before
+
+
+def test_a_new_seed_runs_alone(finished: Path, tmp_path: Path) -> None:
+    wider = write(tmp_path / "small.yaml", seeds=[0, 1])
+    dry = study(wider, "--out", finished, "--dry-run")
+    assert "2 done, 4 incomplete, 2 to run. Estimated time:" in dry.out
+    assert "done      train/resnet20-lsq-w4a4-s0" in dry.out
+    before, one = len(attempts(finished)), values(finished)
+    outcome = study(wider, "--out", finished)
+    assert outcome.code == 0, outcome.err
+    new = [row["job"] for row in attempts(finished)[before:]]
+    trained = ["train/resnet20-fp32-s1", "train/resnet20-lsq-w4a4-s1"]
+    assert sorted(new) == sorted([*trained, "robustness", "table1", "heatmap/resnet20", "curves/resnet20-loss"])
+    both = values(finished)
+    assert [row for row in both if row[3] == 0] == one, "what was measured stays"
+    assert len(both) == 2 * len(one)
+
+
+def test_a_job_that_fails_is_told_and_the_rest_runs(tmp_path: Path) -> None:
+    path = write(tmp_path / "bad.yaml", model=["resnet20", "no.such.module:net"], bits=[])
+    outcome = study(path, "--only", "train/*")
+    assert outcome.code == 1
+    folder = Path("runs/studies/bad")
+    ends = {row["job"]: row["exit"] for row in attempts(folder)}
+    assert ends == {"train/resnet20-fp32-s0": 0, "train/net-fp32-s0": 2}
+    assert "train/net-fp32-s0 failed (exit status 2)" in outcome.out
+    assert "cannot be imported" in outcome.out
+    assert f"failed: train/net-fp32-s0 ({folder.absolute()}/logs/train-net-fp32-s0.log)" in outcome.out
+    (row,) = [row for row in attempts(folder) if row["exit"]]
+    assert "cannot be imported" in row["end"][-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": 3}, ["section 'grid' has no 'seed'", "Did you mean 'seeds'"]),
+        ({"data": "cifar10"}, ["data=cifar10 needs its folder", "--data-dir"]),
+        ({"data": "cifar10", "data_dir": "gone"}, ["There is no folder 'gone'", "--data-dir"]),
+        ({"overrides": {"epochz": 1}}, ["there is no option 'epochz'", "Did you mean 'epochs'"]),
+        ({"track": "detect", "model": "yolov5n.yaml", "data": "gone.yaml", "overrides": {}}, ["no file 'gone.yaml'"]),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_refused_before_anything_runs(
+    change: dict[str, Any], words: list[str], tmp_path: Path
+) -> None:
+    assert_refused(study(write(tmp_path / "wrong.yaml", **change)), 2, *words)
+    assert not Path("runs").exists()
+
+
+def test_names_of_studies_and_jobs_are_suggested(tmp_path: Path) -> None:
+    assert_refused(study("dem"), 2, "There is no study 'dem'", "Did you mean 'demo'?")
+    small = write(tmp_path / "small.yaml")
+    assert_refused(study(small, "--only", "train/resnet20-fp32"), 2, "Did you mean 'train/resnet20-fp32-s0'?")
+
+
+def test_a_folder_of_another_study_is_refused(finished: Path, tmp_path: Path) -> None:
+    other = write(tmp_path / "other.yaml", overrides={**GRID["overrides"], "epochs": 3})
+    assert_refused(study(other, "--out", finished), 2, "begun with other settings", "epochs=2", "epochs=3", "--out")
+
+
+def test_two_calls_in_one_folder(finished: Path) -> None:
+    with FolderLock().take(finished):
+        outcome = study(finished.parent / "small.yaml", "--out", finished)
+    assert_refused(outcome, 1, "Another process")
+
+
+def start(path: Path, out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "qreg_yolo", "study", path, "--out", out, "--jobs", "2", "--threads", "1"]
+    return subprocess.Popen(map(str, command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def until_trained(folder: Path) -> None:
+    end = time.monotonic() + 120
+    while not list(folder.glob("trainings/*/weights/last.safetensors")):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_stopped_study_resumes_to_the_same_records(how: signal.Signals, finished: Path, tmp_path: Path) -> None:
+    path, out = write(tmp_path / "small.yaml", overrides={**GRID["overrides"]}), tmp_path / "out"
+    with start(path, out) as process:
+        until_trained(out)
+        process.send_signal(how)
+        printed = process.communicate()[0]
+    assert process.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143}[how]
+    assert ("The same command resumes the study." in printed) == (how == signal.SIGTERM)
+    outcome = study(path, "--out", out)
+    assert outcome.code == 0, outcome.out + outcome.err
+    mine, undisturbed = values(out), [row for row in values(finished) if row[3] == 0]
+    assert mine == undisturbed
