@@ -91,7 +91,7 @@ class LocalEngine:
             arguments = task.arguments()
             if arguments is None:
                 return "done"
-            log.write(f"$ qreg-yolo {shlex.join(arguments)}\n".encode())
+            log.write(_heading(arguments).encode())
             log.flush()
             number = min(set(range(self.slots)) - {one.slot for one in self._running.values()})
             process = subprocess.Popen(
@@ -155,6 +155,11 @@ class _Process:
         self.process.wait()
 
 
+def _heading(arguments: Sequence[str]) -> str:
+    """Returns the first line of an attempt's log."""
+    return f"$ qreg-yolo {shlex.join(arguments)}\n"
+
+
 @dataclass
 class InProcessEngine:
     """Runs each command at once, in this process; for tests."""
@@ -169,6 +174,7 @@ class InProcessEngine:
         if arguments is None:
             return "done"
         with task.log.open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+            log.write(_heading(arguments))
             code = self.run(arguments)
         self._over.append(Ended(task.name, code, time.monotonic() - start))
         return "started"

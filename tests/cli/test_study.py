@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from qreg_yolo.cli import main
 from qreg_yolo.io import records
 from qreg_yolo.io.locks import FolderLock
+from qreg_yolo.study.engines import InProcessEngine
 from tests.cli.conftest import Outcome, assert_refused, qreg_yolo
 
 GRID: dict[str, Any] = {
@@ -35,6 +38,23 @@ def write(path: Path, **grid: Any) -> Path:
 
 def study(*arguments: object) -> Outcome:
     return qreg_yolo("study", *arguments, "--jobs", 2, "--threads", 1)
+
+
+def run_here(arguments: Sequence[str]) -> int:
+    try:
+        main(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _commands_run_in_this_process() -> Iterator[None]:
+    """Spares the imports of a process for each job; `start` still starts real ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QREG_YOLO_THREADS", "1")
+        patch.setattr("qreg_yolo.study.engines.LocalEngine", lambda **options: InProcessEngine(run_here))
+        yield
 
 
 def attempts(folder: Path) -> list[dict[str, Any]]:
@@ -156,7 +176,7 @@ def until_trained(folder: Path) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_a_stopped_study_resumes_to_the_same_records(how: signal.Signals, finished: Path, tmp_path: Path) -> None:
     path, out = write(tmp_path / "small.yaml", overrides={**GRID["overrides"]}), tmp_path / "out"
