@@ -60,6 +60,10 @@ SURFACE = {
             "--skip-bad", "--coco-eval", "--out",
         ],
     },
+    "study": {
+        "arguments": ["file"],
+        "options": ["--out", "--data-dir", "--jobs", "--threads", "--only", "--dry-run"],
+    },
     "table": {"arguments": ["records"], "options": ["--kind", "--format", "--out", *COMPARING]},
     "plot heatmap": {"arguments": ["records"], "options": ["--out", "--layout", "--palette", *COMPARING]},
     "plot severity": {"arguments": ["records"], "options": ["--out", "--corruption", *COMPARING]},
