@@ -27,7 +27,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_the_package_and_its_resources_and_nothing_else(wheel: Path) -> None:
     names = ZipFile(wheel).namelist()
-    expected = {f"qreg_yolo/_resources/{p.relative_to(ROOT)}" for d in ("hyp", "data") for p in (ROOT / d).rglob("*.yaml")}
+    resources = [path for folder in ("hyp", "data") for path in (ROOT / folder).rglob("*.yaml")]
+    expected = {f"qreg_yolo/_resources/{path.relative_to(ROOT)}" for path in resources}
     expected |= {str(p.relative_to(ROOT)) for p in (ROOT / "qreg_yolo").rglob("*.py")} | {"qreg_yolo/py.typed"}
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert {"hyp/voc_scratch.yaml", "data/voc.yaml"} <= {name.removeprefix("qreg_yolo/_resources/") for name in names}

@@ -1,4 +1,4 @@
-"""Copies the rows of a small_data study's finished trainings next to this file: ``python copy_rows.py STUDY_FOLDER``."""
+"""Copies the rows of a study's finished trainings next to this file: ``python copy_rows.py STUDY_FOLDER``."""
 
 from __future__ import annotations
 

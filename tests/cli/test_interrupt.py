@@ -107,7 +107,7 @@ def test_a_resumed_run_ends_where_it_would_have(stopped: Run, tmp_path: Path) ->
     assert_refused(resume(stopped), 2, "finished run", "--weights")
 
 
-@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize("nth", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_that_was_stopped_after_its_last_epoch_is_concluded(
     nth: int, trained: Run, hyp: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
