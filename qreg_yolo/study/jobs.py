@@ -228,6 +228,7 @@ class Curves(Analysis):
         return any(one.is_done() for one in self.trainings)
 
     def command(self) -> list[str]:
+        self.output.parent.mkdir(parents=True, exist_ok=True)
         runs = [f"{one.label}={one.folder}" for one in self.trainings if one.is_done()]
         return [*self.arguments[:2], *runs, *self.arguments[2:], "--out", str(self.output)]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qreg_yolo.config import classification, detection
+from qreg_yolo.corrupt.spec import NAMES
 from qreg_yolo.datasets.cifar import cifar_in
 from qreg_yolo.datasets.sources import find_data, read_source
 from qreg_yolo.errors import DataError, MissingFileError, check_same_settings
@@ -15,6 +16,7 @@ from qreg_yolo.io.resources import recipe_path
 from qreg_yolo.io.results_csv import FILE as RESULTS
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.io.strict_yaml import load as load_yaml
+from qreg_yolo.metrics.conditions import CLEAN
 from qreg_yolo.quant.spec import FLOAT_BITS, QuantSpec
 from qreg_yolo.study.config import BASELINE, Grid, StudyConfig
 from qreg_yolo.study.jobs import Analysis, Curves, Job, Noise, Robustness, Training
@@ -36,6 +38,8 @@ def jobs_of(study: StudyConfig, folder: Path) -> list[Job]:
     """
     trainings = _trainings(study.grid, folder / "trainings")
     robustness = _robustness(study, trainings, folder / "robustness")
+    if study.analyses.table1 and {name for name, _ in study.protocol.conditions} != {CLEAN, *NAMES}:
+        raise ConfigError("Table 1 averages over all 19 corruptions. Give corruptions: 19, or table1: false.")
     jobs: list[Job] = [*trainings]
     if study.analyses.noise:
         jobs += _noise(study, trainings, folder / "noise")
@@ -177,7 +181,7 @@ def _noise(study: StudyConfig, trainings: Sequence[Training], folder: Path) -> l
     methods = tuple(dict.fromkeys(method["method"] for method in study.grid.methods))
     for one in trainings:
         baseline = baselines.get((one.model, one.seed))
-        widths, own = study.grid.bits or (FLOAT_BITS,), methods
+        widths, own = (*study.grid.bits, FLOAT_BITS), methods  # the others are compared with the float weights
         if baseline is not None:
             widths, own = (one.options["bits"],), (one.options["method"],)
         found.append(

@@ -70,6 +70,7 @@ def write_grid(path: Path) -> None:
     path.write_text(
         "grid: {track: classify, bits: 4, overrides: {epochs: 1, train_images: 100}}\n"
         "protocol: {corruptions: fog, severities: 1, limit: 20}\n"
+        "analyses: {table1: false}\n"
     )
 
 

@@ -99,11 +99,12 @@ def test_trainings_from_the_baseline_need_it(tmp_path: Path) -> None:
 def test_what_follows_the_trainings(tmp_path: Path) -> None:
     protocol = Protocol(corruptions="fog", severities=2, limit=7)
     jobs = {
-        job.name: job for job in jobs_of(study(protocol=protocol, analyses=Analyses(noise=True), bits=[4]), tmp_path)
+        job.name: job
+        for job in jobs_of(study(protocol=protocol, analyses=Analyses(noise=True, table1=False), bits=[4]), tmp_path)
     }
     base, quantized = "resnet20-fp32-s0", "resnet20-lsq-w4a4-s0"
     assert list(jobs) == [
-        f"train/{base}", f"train/{quantized}", f"noise/{base}", f"noise/{quantized}", "robustness", "table1",
+        f"train/{base}", f"train/{quantized}", f"noise/{base}", f"noise/{quantized}", "robustness",
         "heatmap/resnet20", "curves/resnet20-loss",
     ]  # fmt: skip
     assert [one.name for one in jobs["robustness"].after] == [f"train/{base}", f"train/{quantized}"]
@@ -116,8 +117,17 @@ def test_what_follows_the_trainings(tmp_path: Path) -> None:
         "classify", "robustness", "--data", "demo", "--corruptions", "fog", "--severities", "2", "--limit", "7",
         "--out", str(tmp_path / "robustness"),
     ]  # fmt: skip
+    assert jobs[f"noise/{base}"].command()[2:4] == ["--bits", "4,32"], "the others are compared with the float weights"
     assert not jobs["robustness"].has_inputs()
     assert not jobs["curves/resnet20-loss"].has_inputs()
+
+
+def test_table_1_is_made_of_all_corruptions(tmp_path: Path) -> None:
+    (job,) = [job for job in jobs_of(study(), tmp_path) if job.name == "table1"]
+    records, table = tmp_path / "robustness" / "records.csv", tmp_path / "analyses" / "table1.txt"
+    assert job.command() == ["table", str(records), "--kind", "table1", "--out", str(table)]
+    with pytest.raises(ConfigError, match="all 19 corruptions"):
+        jobs_of(study(protocol=Protocol(corruptions=15)), tmp_path)
 
 
 @pytest.mark.parametrize(
