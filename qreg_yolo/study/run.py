@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 from qreg_yolo.errors import FileAccessError, did_you_mean
 from qreg_yolo.io.files import writable_project, write_text
-from qreg_yolo.io.locks import FolderLock
+from qreg_yolo.io.locks import FolderInUseError, FolderLock
 from qreg_yolo.io.process import terminable
 from qreg_yolo.io.strict_yaml import ConfigError, dumps
 from qreg_yolo.study.config import StudyConfig
@@ -93,11 +93,7 @@ class Run:
         return self.folder / "logs" / f"{job.name.replace('/', '-')}.log"
 
     def execute(self, display: Display) -> None:
-        """Runs what is left; ends every command before it raises.
-
-        Raises:
-            OSError: The study's folder cannot be written.
-        """
+        """Runs what is left; ends every command before it raises, an `OSError` where the folder cannot be written."""
         try:
             (self.folder / "logs").mkdir(exist_ok=True)
             while True:
@@ -107,15 +103,10 @@ class Run:
                 for ended in self.engine.wait(_TICK_S):
                     self._end(ended, display)
                 display.update(self)
-        except BaseException as error:
+        except BaseException:
             if self.running:
                 display.event(self, f"Stopping {len(self.running)} jobs")
             self.engine.cancel()
-            if isinstance(error, OSError):
-                raise FileAccessError(
-                    f"'{self.folder}' cannot be written: {error.strerror or error}. What is finished is kept: make "
-                    "room there, then the same command resumes."
-                ) from error
             raise
 
     def _start(self, display: Display) -> None:
@@ -191,7 +182,15 @@ def execute(study: StudyConfig, run: Run, display: Display) -> bool:
         OSError: The folder cannot be written.
     """
     writable_project(run.folder, "folder with --out")
-    with FolderLock().take(run.folder), terminable():
-        write_text(run.folder / STUDY, dumps(study.to_dict()))
-        run.execute(display)
+    try:
+        with FolderLock().take(run.folder), terminable():
+            write_text(run.folder / STUDY, dumps(study.to_dict()))
+            run.execute(display)
+    except FolderInUseError:
+        raise
+    except OSError as error:
+        raise FileAccessError(
+            f"'{run.folder}' cannot be written: {error.strerror or error}. What is finished is kept: make room there, "
+            "then the same command resumes."
+        ) from error
     return not run.in_state("failed", "blocked")

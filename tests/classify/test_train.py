@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,20 @@ def test_a_run_that_is_not_finite_stops_and_names_the_layer(cifar10: Path, tmp_p
     with pytest.raises(NonFiniteError, match=r"in epoch 2.*layer 'second' \(Conv2d\).*last good checkpoint is .*last"):
         train(cifar10, tmp_path, bits=32)
     assert column(tmp_path / "run", "epoch") == [1]
+
+
+def test_a_weight_is_quantized_once_per_evaluation(cifar10: Path, tmp_path: Path) -> None:
+    from qreg_yolo.classify.datasets import load_split
+
+    folder = train(cifar10, tmp_path, epochs=1)
+    model, *_ = load_classifier(folder / "weights" / "last.safetensors", NORMED)
+    calls: Counter[Any] = Counter()
+    for layer in quantized_layers(model).values():
+        layer.weight_fake_quant.register_forward_hook(lambda module, *_: calls.update([module]))  # type: ignore[union-attr]
+    test = load_split("cifar10", "test", str(cifar10), verify=False)
+    assert len(test) > 3
+    evaluate(model, test, batch=3)
+    assert set(calls.values()) == {1}
 
 
 def test_a_checkpoint_gives_the_numbers_of_its_run(cifar10: Path, tmp_path: Path) -> None:

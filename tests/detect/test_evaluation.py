@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from torch import Tensor
 
 from qreg_yolo.config.detection import resolve
 from qreg_yolo.detect import QuantYOLO, evaluate, noise, runs
@@ -24,7 +25,9 @@ from qreg_yolo.detect.robustness import measure as measure_robustness
 from qreg_yolo.errors import WeightsError
 from qreg_yolo.io import records
 from qreg_yolo.metrics.average_precision import METRICS
+from qreg_yolo.quant.lsq import LSQWeightQuantizer
 from tests.detect.conftest import Trained
+from tests.detect.robustness_helpers import request
 
 
 def copied(data: Path, folder: Path, *, order: list[int] | None = None, **changes: Any) -> Path:
@@ -181,6 +184,24 @@ def test_a_checkpoint_is_read_once(
     reads.clear()
     evaluate.predict(trained.best, str(tiny_data.parent / "images" / "train"), {"project": str(tmp_path)}, 1)
     assert reads == {"best.pt": 1}
+
+
+def test_a_weight_is_quantized_once_per_measurement(
+    trained: Trained, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: Counter[int] = Counter()
+    original = LSQWeightQuantizer.forward
+
+    def counted(quantizer: LSQWeightQuantizer, weight: Tensor) -> Tensor:
+        calls[id(quantizer)] += 1
+        return original(quantizer, weight)
+
+    monkeypatch.setattr(LSQWeightQuantizer, "forward", counted)
+    evaluate.validate(trained.best, str(tiny_data), {"project": str(tmp_path), "plots": False, "batch": 1}, 1)
+    assert set(calls.values()) == {1}
+    calls.clear()
+    measure_robustness(request([trained.best], tiny_data, tmp_path / "robustness", batch=1))
+    assert set(calls.values()) == {1}
 
 
 PROGRAM = """

@@ -129,6 +129,17 @@ def test_commands_are_ended_before_an_error_leaves(error: BaseException, tmp_pat
         pass
 
 
+def test_a_full_disk_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("qreg_yolo.study.run.write_text", full)
+    seen: list[str] = []
+    with pytest.raises(FileAccessError, match=r"No space left on device.*the same command resumes"):
+        execute(STUDY_OF_ONE, run_in(tmp_path, writer(seen=seen)), Events())
+    assert seen == []
+
+
 def test_a_job_that_an_earlier_call_still_runs_is_waited_for(tmp_path: Path) -> None:
     class Held(InProcessEngine):
         tries = 0
