@@ -252,11 +252,7 @@ class QuantDetectionTrainer(DetectionTrainer):
 
     @property
     def accumulate(self) -> int:
-        """Batches per optimizer step.
-
-        Ultralytics compares it with the batches since the last step, which it forgets in a resume: an offset corrects
-        the first step.
-        """
+        """Batches per optimizer step; an offset corrects the first one of a resumed run, where Ultralytics starts anew."""
         return self._accumulate + self._first_step_offset
 
     @accumulate.setter
@@ -307,13 +303,13 @@ class QuantDetectionTrainer(DetectionTrainer):
 
     def _do_train(self) -> None:
         """Trains as Ultralytics does; where a run was stopped after its last epoch, only its end is left."""
-        if not (self.resume and self._read is not None and resume.is_trained(self._read[1], self.epochs)):
+        if self.resume and self._read is not None and resume.is_trained(self._read[1], self.epochs):
+            self._setup_train()
+            self.epoch = self.epochs - 1
+            self.final_eval()
+            self.run_callbacks("on_train_end")
+        else:
             super()._do_train()
-            return
-        self._setup_train()
-        self.epoch = self.epochs - 1
-        self.final_eval()
-        self.run_callbacks("on_train_end")
 
     def resume_training(self, ckpt: dict[str, Any] | None) -> None:
         """Resumes as Ultralytics does, then restores the exact state from the sidecar."""
