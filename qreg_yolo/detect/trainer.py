@@ -252,7 +252,7 @@ class QuantDetectionTrainer(DetectionTrainer):
 
     @property
     def accumulate(self) -> int:
-        """Batches per optimizer step; an offset corrects the first one of a resumed run, where Ultralytics starts anew."""
+        """Batches per optimizer step; an offset corrects the first of a resumed run, where Ultralytics counts anew."""
         return self._accumulate + self._first_step_offset
 
     @accumulate.setter

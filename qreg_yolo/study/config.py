@@ -17,6 +17,11 @@ from qreg_yolo.quant.spec import FLOAT_BITS, METHODS, QuantSpec, check_bits
 
 BASELINE = "baseline"
 """Value of ``weights``: the fp32 baseline of the same model and seed."""
+_OWNED = (
+    "model", "data", "data_dir", "method", "bits", "weight_bits", "act_bits", "seed", "seeds", "hyp", "weights",
+    "resume", "project", "name",
+)  # fmt: skip
+"""Options of a training that the other keys of the grid, or the study itself, set."""
 _METHOD_KEYS = ("method", "act_bits", "weight_only", "per_channel", "first_last_bits", "signed")
 
 
@@ -61,6 +66,11 @@ class Grid:
         check_texts(self, "data", unset=("data_dir", "recipe", "weights"))
         if not isinstance(self.overrides, Mapping):
             raise InvalidTypeError(f"overrides must be a mapping, not {self.overrides!r}.")
+        for name in self.overrides:
+            if name in _OWNED:
+                raise InvalidValueError(
+                    f"overrides: the study sets '{name}' itself. Remove it, or use the grid."
+                )
         for bits in self.bits:
             check_bits("bits", bits)
         object.__setattr__(self, "bits", tuple(bits for bits in self.bits if bits != FLOAT_BITS))  # the baseline

@@ -21,8 +21,8 @@ from qreg_yolo.quant.spec import FLOAT_BITS, QuantSpec
 from qreg_yolo.study.config import BASELINE, Grid, StudyConfig
 from qreg_yolo.study.jobs import Analysis, Curves, Job, Noise, Robustness, Training
 
-_OWN = ("project", "name", "threads", "device", "data_dir", "verify", "weights")
-"""Options that do not decide the numbers of a run, or that name a file by its place."""
+_OWN = ("project", "name", "threads", "device", "data_dir", "verify")
+"""Options that do not decide the numbers of a run."""
 
 
 def jobs_of(study: StudyConfig, folder: Path) -> list[Job]:
@@ -34,7 +34,7 @@ def jobs_of(study: StudyConfig, folder: Path) -> list[Job]:
 
     Raises:
         ConfigError: Options of a training that its command would refuse.
-        FileNotFoundError: The recipe or the weights do not exist.
+        FileNotFoundError: The recipe does not exist.
     """
     trainings = _trainings(study.grid, folder / "trainings")
     robustness = _robustness(study, trainings, folder / "robustness")
@@ -56,11 +56,15 @@ def check(study: StudyConfig, jobs: Sequence[Job], datasets_dir: Callable[[], Pa
         datasets_dir: As `read_source`.
 
     Raises:
-        FileNotFoundError: The data do not exist.
+        FileNotFoundError: The data or the weights do not exist.
         DataError: They exist and cannot be used.
         ConfigError: The folder holds trainings with other settings.
     """
     grid = study.grid
+    if grid.weights not in (None, BASELINE) and not Path(str(grid.weights)).is_file():
+        raise MissingFileError(
+            f"There is no checkpoint '{grid.weights}'. Give the path of one, or baseline."
+        )
     if grid.track == "classify" and grid.data != "demo":
         _check_cifar(grid)
     elif grid.track == "detect":
@@ -87,12 +91,10 @@ def _check_cifar(grid: Grid) -> None:
 
 def _settings(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Returns the options of a configuration that decide its run's numbers."""
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for section, options in config.items()
-        for name, value in options.items()
-        if name not in _OWN
-    }
+    found = {name: value for options in config.values() for name, value in options.items() if name not in _OWN}
+    if found.get("weights") is not None:  # the baseline's, wherever the study's folder was moved to
+        found["weights"] = "/".join(Path(found["weights"]).parts[-3:])
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
 
 def _trainings(grid: Grid, folder: Path) -> list[Training]:

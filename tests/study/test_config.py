@@ -54,6 +54,7 @@ analyses: {noise: true}
         ("grid: {methods: [{method: lsq, weightonly: true}]}", ["'weightonly'", "Did you mean 'weight_only'?"]),
         ("grid: {methods: [{weight_only: true}]}", ["is not a name or a mapping"]),
         ("grid: {methods: [{method: pact, signed: signed}]}", ["section 'grid'", "does not go with method='pact'"]),
+        ("grid: {overrides: {seed: 1}}", ["the study sets 'seed' itself"]),
         ("grid: {overrides: [1]}", ["overrides must be a mapping"]),
         ("protocol: {corruptions: fogg}", ["'fogg' is none of the 19", "Did you mean 'fog'?"]),
         ("protocol: {severities: 6}", ["severities='6'"]),

@@ -9,7 +9,7 @@ import pytest
 
 from qreg_yolo.config import classification
 from qreg_yolo.errors import MissingFileError
-from qreg_yolo.io.strict_yaml import ConfigError
+from qreg_yolo.io.strict_yaml import ConfigError, dumps
 from qreg_yolo.study.config import Analyses, Grid, Protocol, StudyConfig
 from qreg_yolo.study.jobs import Training
 from qreg_yolo.study.plan import check, jobs_of
@@ -161,6 +161,8 @@ def test_missing_data_are_refused(tmp_path: Path) -> None:
         checked(study(data="cifar10", data_dir="gone"), tmp_path)
     with pytest.raises(ValueError, match="does not hold 'cifar-100-python'"):
         checked(study(data="cifar100", data_dir=str(tmp_path)), tmp_path)
+    with pytest.raises(MissingFileError, match=r"no checkpoint 'gone\.pt'.*baseline"):
+        checked(study(weights="gone.pt"), tmp_path)
     with pytest.raises(MissingFileError, match=r"no file 'gone\.yaml'"):
         checked(study(track="detect", model="yolov5n.yaml", data="gone.yaml"), tmp_path)
 
@@ -172,3 +174,14 @@ def test_a_folder_of_another_study_is_refused(tmp_path: Path) -> None:
     (base.folder / "config.yaml").write_text(classification.dump(config))
     with pytest.raises(ConfigError, match=r"begun with other settings: .*this call has epochs=6.*--out"):
         checked(study(overrides={"epochs": 6}), tmp_path)
+
+
+def test_a_study_may_be_moved_but_not_begin_from_other_weights(tmp_path: Path) -> None:
+    of = study(weights="baseline", bits=[4])
+    quantized = trainings(of, tmp_path / "first")[1]
+    moved = trainings(of, tmp_path / "second")[1]
+    moved.folder.mkdir(parents=True)
+    (moved.folder / "config.yaml").write_text(dumps(dict(quantized.config)))
+    checked(of, tmp_path / "second")
+    with pytest.raises(ConfigError, match=r"weights=resnet20-fp32-s0/weights/last\.safetensors.*weights=None"):
+        checked(study(bits=[4]), tmp_path / "second")
