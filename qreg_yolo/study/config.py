@@ -68,9 +68,7 @@ class Grid:
             raise InvalidTypeError(f"overrides must be a mapping, not {self.overrides!r}.")
         for name in self.overrides:
             if name in _OWNED:
-                raise InvalidValueError(
-                    f"overrides: the study sets '{name}' itself. Remove it, or use the grid."
-                )
+                raise InvalidValueError(f"overrides: the study sets '{name}' itself. Remove it, or use the grid.")
         for bits in self.bits:
             check_bits("bits", bits)
         object.__setattr__(self, "bits", tuple(bits for bits in self.bits if bits != FLOAT_BITS))  # the baseline

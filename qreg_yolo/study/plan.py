@@ -62,9 +62,7 @@ def check(study: StudyConfig, jobs: Sequence[Job], datasets_dir: Callable[[], Pa
     """
     grid = study.grid
     if grid.weights not in (None, BASELINE) and not Path(str(grid.weights)).is_file():
-        raise MissingFileError(
-            f"There is no checkpoint '{grid.weights}'. Give the path of one, or baseline."
-        )
+        raise MissingFileError(f"There is no checkpoint '{grid.weights}'. Give the path of one, or baseline.")
     if grid.track == "classify" and grid.data != "demo":
         _check_cifar(grid)
     elif grid.track == "detect":
