@@ -158,10 +158,10 @@ def promote(last: Path) -> None:
 
 def conclude(last: Path, best: Path) -> None:
     """Removes what only resuming needs from a finished run: from its checkpoints, atomically, and the sidecars."""
+    for name in (NAME, _NEXT):  # first: a study takes a checkpoint with its sidecar for one to resume
+        last.with_name(name).unlink(missing_ok=True)
     stripped = strip_checkpoint(last)
     strip_checkpoint(best, {"train_results": stripped.get("train_results")})
-    for name in (NAME, _NEXT):
-        last.with_name(name).unlink(missing_ok=True)
 
 
 def read(last: Path) -> dict[str, Any] | None:

@@ -108,12 +108,16 @@ class Training(Job):
 
     def command(self) -> list[str]:
         start = ["classify", "train"] if self.classify else ["train"]
-        if self.checkpoint.is_file():
+        if self._can_resume():
             own = {name: self.options[name] for name in ("data_dir", "model") if self.classify and name in self.options}
             return [*start, "--resume", str(self.checkpoint), *_options(own)]
-        shutil.rmtree(self.folder, ignore_errors=True)  # without a checkpoint, nothing of it can be used
+        shutil.rmtree(self.folder, ignore_errors=True)  # nothing of it can be used
         places = {"project": str(self.folder.parent), "name": self.folder.name}
         return [*start, *_options(self.options), *(f"{k}={_word(v)}" for k, v in {**self.overrides, **places}.items())]
+
+    def _can_resume(self) -> bool:
+        """Returns whether there is a checkpoint; a detector's, until its run is finished, with a sidecar."""
+        return self.checkpoint.is_file() and (self.classify or any(self.checkpoint.parent.glob("last.resume*.pt")))
 
 
 @dataclass(frozen=True, kw_only=True)

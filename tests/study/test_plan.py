@@ -77,6 +77,18 @@ def test_an_interrupted_training_resumes_and_remains_without_a_checkpoint_go(tmp
     ]
 
 
+def test_a_detector_resumes_with_its_sidecar_alone(tmp_path: Path) -> None:
+    job = trainings(study(track="detect", model="yolov5n.yaml"), tmp_path)[0]
+    job.checkpoint.parent.mkdir(parents=True)
+    job.checkpoint.touch()
+    sidecar = job.checkpoint.with_name("last.resume.pt")
+    sidecar.touch()
+    assert job.command() == ["train", "--resume", str(job.checkpoint)]
+    sidecar.unlink()  # killed between the end of the training and its records
+    assert "--resume" not in job.command()
+    assert not job.folder.exists()
+
+
 def test_a_classifier_is_done_when_its_last_checkpoint_is_in_place(tmp_path: Path) -> None:
     job = trainings(study(), tmp_path)[0]
     job.checkpoint.parent.mkdir(parents=True)
