@@ -73,7 +73,7 @@ def refuse_with_resume(options: Collection[str], new_run: Collection[str]) -> No
 
 
 def recipe(hyp: str | None, default: str | None) -> Path | None:
-    """Returns the file of the recipe that ``--hyp`` names, or of the default one; None: there is none.
+    """Returns the file of the recipe that ``--hyp`` names, or of the default one; None without either.
 
     Raises:
         ConfigError: There is no such recipe (the nearest is named) or file.

@@ -104,8 +104,8 @@ def parse_corruptions(text: str) -> tuple[str, ...]:
     for word in wanted:
         if word not in NAMES:
             raise ConfigError(
-                f"corruptions={text!r}: '{word}' is none of the 19.{did_you_mean(word, NAMES)} Write 19, 15, or names "
-                f"separated by commas: {', '.join(NAMES)}."
+                f"corruptions={text!r}: '{word}' is not one of the 19.{did_you_mean(word, NAMES)} Write 19, 15, or "
+                f"names separated by commas: {', '.join(NAMES)}."
             )
     return tuple(name for name in NAMES if name in wanted)
 

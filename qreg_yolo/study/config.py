@@ -151,7 +151,7 @@ class Analyses:
     table1: bool = True
     """`table --kind table1`: relative error improvements (QReg, Eq. 5)."""
     heatmaps: bool = True
-    """`plot heatmap`, one per model."""
+    """`plot heatmap`, one per model, and `plot legend` (QReg, Fig. 3a)."""
     curves: bool = True
     """`plot curves` of the validation loss, one per model."""
     noise: bool = False

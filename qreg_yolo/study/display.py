@@ -71,7 +71,7 @@ class PlainDisplay:
             self._line(f"{one.job.name}: {text or 'running'}, {duration(left)} left")
         self._line(summary(run))
 
-    def event(self, run: Run, text: str) -> None:
+    def event(self, run: Run, text: str, *, routine: bool = False) -> None:
         self._line(text)
 
     def _line(self, text: str) -> None:
@@ -101,8 +101,8 @@ class LiveDisplay:
     def update(self, run: Run) -> None:
         self._live.update(Group(self._table(run), Text(summary(run))), refresh=True)
 
-    def event(self, run: Run, text: str) -> None:
-        if not text.endswith("started") and " done in " not in text:  # the table shows these
+    def event(self, run: Run, text: str, *, routine: bool = False) -> None:
+        if not routine:  # which the table shows
             self._live.console.print(text, markup=False, highlight=False)
         self.update(run)
 

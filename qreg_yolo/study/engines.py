@@ -51,7 +51,7 @@ class Ended:
     seconds: float
 
 
-Submitted = Literal["started", "held", "done"]
+Submitted = Literal["started", "locked", "done"]
 
 
 class Engine(Protocol):
@@ -62,7 +62,7 @@ class Engine(Protocol):
         """Commands that may run at a time."""
 
     def submit(self, task: Task) -> Submitted:
-        """Starts a command, unless it still runs (``held``), started by a process that is gone, or nothing is left."""
+        """Starts a command, unless a process of an earlier call still runs it (locked) or nothing is left (done)."""
 
     def wait(self, seconds: float) -> list[Ended]:
         """Returns the commands that ended, after some seconds at the latest."""
@@ -87,7 +87,7 @@ class LocalEngine:
     def submit(self, task: Task) -> Submitted:
         with task.log.open("ab") as log:
             if not lock_descriptor(log.fileno(), blocking=False):
-                return "held"
+                return "locked"
             arguments = task.arguments()
             if arguments is None:
                 return "done"

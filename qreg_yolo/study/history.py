@@ -64,8 +64,10 @@ class History:
             job.name, job.group, units, round(seconds, 1), exit_status, command, end, origin["commit"], origin["time"]
         )
         with self._path.open("a+b") as file:
-            if file.tell() and not _ends_with_newline(file.fileno(), file.tell()):
-                file.write(b"\n")
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # the last line was cut short
+                    file.write(b"\n")
             file.write(json.dumps(asdict(attempt)).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -80,10 +82,6 @@ class History:
         """Returns the seconds that some units of a job take, by the mean of its group; None: not measured yet."""
         seconds, known = self._spent[job.group]
         return seconds / known * units if known else None
-
-
-def _ends_with_newline(descriptor: int, size: int) -> bool:
-    return os.pread(descriptor, 1, size - 1) == b"\n" if hasattr(os, "pread") else True
 
 
 def end_of(log: Path, lines: int = END_LINES) -> list[str]:

@@ -6,6 +6,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,12 +43,12 @@ class Job(ABC):
         return 1
 
     def finished(self) -> int:
-        """Returns the units of work that lie on the disk."""
+        """Returns the units of work that are on the disk."""
         return self.total if self.is_done() else 0
 
     @abstractmethod
     def is_done(self) -> bool:
-        """Returns whether all of its results lie on the disk."""
+        """Returns whether all of its results are on the disk."""
 
     def has_inputs(self) -> bool:
         """Returns whether there is anything to work on, once `after` is over."""
@@ -143,16 +144,13 @@ class Robustness(Job):
         return self.folder / records.FILE
 
     def finished(self) -> int:
-        wanted = {files.sha256(one.checkpoint): one for one in self._trained()}
-        return sum(key[0] in wanted for key in self._measured())
+        return len(self._wanted() & self._measured())
 
     def has_inputs(self) -> bool:
         return bool(self._trained())
 
     def is_done(self) -> bool:
-        trained, measured = self._trained(), self._measured()
-        wanted = [(files.sha256(one.checkpoint), condition) for one in trained for condition in self.conditions]
-        return bool(trained) and all(one in measured for one in wanted)
+        return self.has_inputs() and self._wanted() <= self._measured()
 
     def command(self) -> list[str]:
         start = ["classify", "robustness"] if self.classify else ["robustness"]
@@ -162,14 +160,17 @@ class Robustness(Job):
     def _trained(self) -> list[Training]:
         return [one for one in self.trainings if one.is_done()]
 
+    def _wanted(self) -> set[tuple[str, Condition]]:
+        """Returns the conditions of each trained network, with the SHA-256 of its checkpoint."""
+        return {(_sha256(one.checkpoint), condition) for one in self._trained() for condition in self.conditions}
+
     def _measured(self) -> set[tuple[str, Condition]]:
-        """Returns the conditions in the records, each with the SHA-256 of its checkpoint."""
+        """Returns the conditions in the records, likewise."""
         if not self.records.is_file():
             return set()
         columns = ("weights_sha256", "corruption", "severity")
         rows = records.read(self.records).select(columns).unique().rows()
-        found = {(sha256, (name or CLEAN, severity or 0)) for sha256, name, severity in rows}
-        return {one for one in found if one[1] in self.conditions}
+        return {(sha256, (name or CLEAN, severity or 0)) for sha256, name, severity in rows}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,12 +198,12 @@ class Noise(Job):
         return _newer(self.report, [self.training.checkpoint])
 
     def command(self) -> list[str]:
-        options: dict[str, Any] = {"bits": ",".join(map(str, self.bits))}
-        options |= {"methods": ",".join(self.methods)} if self.methods else {}
-        options |= {"against": str(self.against.folder)} if self.against is not None else {}
-        data_dir = self.training.options.get("data_dir")
-        own = {name: value for name, value in (("data_dir", data_dir),) if value is not None}
-        return ["noise", str(self.training.checkpoint), *_options({**options, **own, "out": str(self.folder)})]
+        options = {
+            "bits": ",".join(map(str, self.bits)), "methods": ",".join(self.methods) or None,
+            "against": None if self.against is None else self.against.folder,
+            "data_dir": self.training.options.get("data_dir"), "out": self.folder,
+        }  # fmt: skip
+        return ["noise", str(self.training.checkpoint), *_options(options)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +213,7 @@ class Analysis(Job):
     inputs: Sequence[Path]
     output: Path
     arguments: Sequence[str]
+    """All but ``--out``."""
     kind = "analysis"
 
     def is_done(self) -> bool:
@@ -219,7 +221,11 @@ class Analysis(Job):
 
     def command(self) -> list[str]:
         self.output.parent.mkdir(parents=True, exist_ok=True)
-        return [*self.arguments, "--out", str(self.output)]
+        return [*self.arguments, *self.runs(), "--out", str(self.output)]
+
+    def runs(self) -> list[str]:
+        """Returns the runs that the command names."""
+        return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,10 +237,19 @@ class Curves(Analysis):
     def has_inputs(self) -> bool:
         return any(one.is_done() for one in self.trainings)
 
-    def command(self) -> list[str]:
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        runs = [f"{one.label}={one.folder}" for one in self.trainings if one.is_done()]
-        return [*self.arguments[:2], *runs, *self.arguments[2:], "--out", str(self.output)]
+    def runs(self) -> list[str]:
+        return [f"{one.label}={one.folder}" for one in self.trainings if one.is_done()]
+
+
+def _sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file, read again only when its time or size has changed."""
+    state = path.stat()
+    return _sha256_of(path, state.st_mtime_ns, state.st_size)
+
+
+@cache
+def _sha256_of(path: Path, mtime_ns: int, size: int) -> str:
+    return files.sha256(path)
 
 
 def _newer(output: Path, inputs: Sequence[Path]) -> bool:

@@ -133,8 +133,8 @@ def _training(
     }  # fmt: skip
     config, epochs = _resolved(grid, options, own)
     return Training(
-        name=f"train/{name}", folder=folder / name, classify=classify, model=model, options=options | _hyp(grid),
-        overrides=own, config=config, epochs=epochs, label=label, seed=seed,
+        name=f"train/{name}", folder=folder / name, classify=classify, model=model, overrides=own,
+        options=options | {"hyp": grid.recipe}, config=config, epochs=epochs, label=label, seed=seed,
         needs=(baseline,) if baseline is not None and grid.weights == BASELINE else (),
     )  # fmt: skip
 
@@ -142,10 +142,6 @@ def _training(
 def _detector_options() -> list[str]:
     """Returns the names of a detector's options that are not Ultralytics' arguments."""
     return [*detection.LAYOUT["run"].keys, *detection.HEAD_OPTIONS]
-
-
-def _hyp(grid: Grid) -> dict[str, str]:
-    return {} if grid.recipe is None else {"hyp": str(grid.recipe)}
 
 
 def _resolved(grid: Grid, options: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
@@ -200,21 +196,22 @@ def _analyses(
     found: list[Analysis] = []
 
     def measured(name: str, file: str, *arguments: str) -> None:
-        command = [*arguments[:1], *(["heatmap"] if arguments[0] == "plot" else []), str(robustness.records)]
         found.append(
             Analysis(
-                name=name, needs=(robustness,), inputs=[robustness.records], output=folder / file,
-                arguments=[*command, *arguments[1:]],
+                name=name, needs=(robustness,), inputs=[robustness.records], output=folder / file, arguments=arguments
             )
-        )  # fmt: skip
+        )
 
+    table = str(robustness.records)
     if study.analyses.table1:
-        measured("table1", "table1.txt", "table", "--kind", "table1")
+        measured("table1", "table1.txt", "table", table, "--kind", "table1")
+    if study.analyses.heatmaps:
+        found.append(Analysis(name="legend", inputs=[], output=folder / "legend.svg", arguments=["plot", "legend"]))
     for model in dict.fromkeys(one.model for one in trainings):
         mine = [one for one in trainings if one.model == model]
         stem = mine[0].folder.name.removesuffix(f"-{mine[0].label}-s{mine[0].seed}")
         if study.analyses.heatmaps:
-            measured(f"heatmap/{stem}", f"heatmap-{stem}.svg", "plot", "--runs", f"{stem}-*")
+            measured(f"heatmap/{stem}", f"heatmap-{stem}.svg", "plot", "heatmap", table, "--runs", f"{stem}-*")
         for column in _columns(study):
             name = f"{stem}-{column.partition('/')[2]}"
             found.append(

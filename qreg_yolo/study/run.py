@@ -1,4 +1,4 @@
-"""The run of a study: starts each job when its needs are done, and keeps nothing but what lies on the disk."""
+"""The run of a study: starts each job when its needs are done, with no state but what is on the disk."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Display(Protocol):
     def update(self, run: Run) -> None:
         """Shows the present state; called about once a second."""
 
-    def event(self, run: Run, text: str) -> None:
-        """Shows that a job started or ended."""
+    def event(self, run: Run, text: str, *, routine: bool = False) -> None:
+        """Shows that something happened; ``routine``: that a job started or is done."""
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Run:
     history: History
     states: dict[str, State] = field(default_factory=dict)
     running: dict[str, Running] = field(default_factory=dict)
-    held: set[str] = field(default_factory=set)
+    locked: set[str] = field(default_factory=set)
     """Jobs that a process of an earlier call still runs."""
 
     @classmethod
@@ -140,9 +140,9 @@ class Run:
         elif submitted == "started":
             self.states[job.name] = "running"
             self.running[job.name] = Running(job, arguments, before, time.monotonic())
-            display.event(self, f"{job.name} started" + (f" after {job.unit} {before}" if before else ""))
-        elif job.name not in self.held:
-            self.held.add(job.name)
+            display.event(self, f"{job.name} started" + (f" after {job.unit} {before}" if before else ""), routine=True)
+        elif job.name not in self.locked:
+            self.locked.add(job.name)
             display.event(self, f"{job.name} still runs in a process of an earlier call; waiting for its end")
 
     def _end(self, ended: Ended, display: Display) -> None:
@@ -159,7 +159,7 @@ class Run:
             lines = "".join(f"\n    {line}" for line in end)
             display.event(self, f"{job.name} failed ({why}); the end of {self.log(job)}:{lines}")
         else:
-            display.event(self, f"{job.name} done in {duration(ended.seconds)}")
+            display.event(self, f"{job.name} done in {duration(ended.seconds)}", routine=True)
 
 
 @dataclass(frozen=True)

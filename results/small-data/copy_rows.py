@@ -14,6 +14,8 @@ HERE = Path(__file__).parent
 def main(study: Path) -> None:
     """Writes ``records.csv`` of all finished trainings, and ``training/<run>.csv``, the epochs of each."""
     done = sorted(path.parent for path in study.glob(f"trainings/*/{records.FILE}"))
+    if not done:
+        sys.exit(f"'{study}' has no finished training.")
     tables = [(run / records.FILE).read_text(encoding="utf-8").splitlines(keepends=True) for run in done]
     rows = [line for table in tables for line in table[1:]]
     (HERE / records.FILE).write_text("".join([*tables[0][:1], *rows]), encoding="utf-8")

@@ -65,9 +65,9 @@ def test_a_sheet_has_a_tile_per_cell(yaml: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--corruptions", "fogg"], ["'fogg' is none of the 19", "Did you mean 'fog'"]),
+        (["--corruptions", "fogg"], ["'fogg' is not one of the 19", "Did you mean 'fog'"]),
         (["--corruptions", "16"], ["'16'", "19, 15, or names"]),
-        (["--corruptions", ""], ["none of the 19"]),
+        (["--corruptions", ""], ["not one of the 19"]),
         (["--severities", "6"], ["severities='6'", "1 to 5"]),
         (["--severities", "0-3"], ["severities='0-3'"]),
         (["--format", "pgn"], ["Did you mean 'png'"]),

@@ -73,7 +73,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     outcome = study(write(folder / "small.yaml"), "--out", folder / "out")
     assert outcome.code == 0, outcome.err + outcome.out
-    assert "small: 0 done, 0 incomplete, 5 to run." in outcome.out
+    assert "small: 0 done, 0 incomplete, 6 to run." in outcome.out
     return folder / "out"
 
 
@@ -81,7 +81,7 @@ def test_a_study_ends_in_tables_and_figures(finished: Path) -> None:
     names = ["resnet20-fp32-s0", "resnet20-lsq-w4a4-s0"]
     assert sorted(path.name for path in (finished / "trainings").iterdir()) == names
     drawn = sorted((finished / "analyses").iterdir())
-    assert [path.name for path in drawn] == ["curves-resnet20-loss.svg", "heatmap-resnet20.svg"]
+    assert [path.name for path in drawn] == ["curves-resnet20-loss.svg", "heatmap-resnet20.svg", "legend.svg"]
     assert all("<svg" in path.read_text() for path in drawn)
     measured = records.read(finished / "robustness" / "records.csv")
     assert set(measured["corruption"].to_list()) == {None, "fog"}
@@ -94,7 +94,7 @@ def test_a_finished_study_runs_nothing(finished: Path) -> None:
     before = len(attempts(finished))
     outcome = study(finished.parent / "small.yaml", "--out", finished)
     assert outcome.code == 0, outcome.err
-    assert "5 done, 0 incomplete, 0 to run." in outcome.out
+    assert "6 done, 0 incomplete, 0 to run." in outcome.out
     assert "heatmap/resnet20: " in outcome.out
     assert len(attempts(finished)) == before
 
@@ -102,7 +102,7 @@ def test_a_finished_study_runs_nothing(finished: Path) -> None:
 def test_a_new_seed_runs_alone(finished: Path, tmp_path: Path) -> None:
     wider = write(tmp_path / "small.yaml", seeds=[0, 1])
     dry = study(wider, "--out", finished, "--dry-run")
-    assert "2 done, 3 incomplete, 2 to run. Estimated time:" in dry.out
+    assert "3 done, 3 incomplete, 2 to run. Estimated time:" in dry.out
     assert "done      train/resnet20-lsq-w4a4-s0" in dry.out
     before, one = len(attempts(finished)), values(finished)
     outcome = study(wider, "--out", finished)

@@ -64,5 +64,5 @@ class Events:
     def update(self, run: object) -> None:
         self._on_update()
 
-    def event(self, run: object, text: str) -> None:
+    def event(self, run: object, text: str, *, routine: bool = False) -> None:
         self.texts.append(text)

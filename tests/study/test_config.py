@@ -56,7 +56,7 @@ analyses: {noise: true}
         ("grid: {methods: [{method: pact, signed: signed}]}", ["section 'grid'", "does not go with method='pact'"]),
         ("grid: {overrides: {seed: 1}}", ["the study sets 'seed' itself"]),
         ("grid: {overrides: [1]}", ["overrides must be a mapping"]),
-        ("protocol: {corruptions: fogg}", ["'fogg' is none of the 19", "Did you mean 'fog'?"]),
+        ("protocol: {corruptions: fogg}", ["'fogg' is not one of the 19", "Did you mean 'fog'?"]),
         ("protocol: {severities: 6}", ["severities='6'"]),
         ("protocol: {limit: 0}", ["limit=0"]),
         ("analyses: {table1: 1}", ["table1=1 is not true or false"]),

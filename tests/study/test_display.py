@@ -65,7 +65,7 @@ def test_plain_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     with PlainDisplay(lines.append) as display:
         run = run_of(tmp_path)
-        display.event(run, "job-0 started")
+        display.event(run, "job-0 started", routine=True)
         display.update(run)
         assert len(lines) == 1, "nothing else within ten minutes"
         monkeypatch.setattr("qreg_yolo.study.display._QUIET_S", -1.0)

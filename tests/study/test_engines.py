@@ -135,7 +135,7 @@ def test_while_a_child_outlives_its_parent_its_job_does_not_start_again(tmp_path
     child = killed_parent(tmp_path, "stubborn")
     try:
         assert lives(child)
-        assert engine().submit(task(tmp_path, "a", "say")) == "held"
+        assert engine().submit(task(tmp_path, "a", "say")) == "locked"
     finally:
         os.kill(child, signal.SIGKILL)
     end = time.monotonic() + 10

@@ -116,7 +116,7 @@ def test_what_follows_the_trainings(tmp_path: Path) -> None:
     }
     base, quantized = "resnet20-fp32-s0", "resnet20-lsq-w4a4-s0"
     assert list(jobs) == [
-        f"train/{base}", f"train/{quantized}", f"noise/{base}", f"noise/{quantized}", "robustness",
+        f"train/{base}", f"train/{quantized}", f"noise/{base}", f"noise/{quantized}", "robustness", "legend",
         "heatmap/resnet20", "curves/resnet20-loss",
     ]  # fmt: skip
     assert [one.name for one in jobs["robustness"].after] == [f"train/{base}", f"train/{quantized}"]

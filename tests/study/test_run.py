@@ -141,17 +141,17 @@ def test_a_full_disk_is_told_before_anything_starts(tmp_path: Path, monkeypatch:
 
 
 def test_a_job_that_an_earlier_call_still_runs_is_waited_for(tmp_path: Path) -> None:
-    class Held(InProcessEngine):
+    class Locked(InProcessEngine):
         tries = 0
 
         def submit(self, task: Task) -> Any:
-            Held.tries += 1
-            if Held.tries == 3:
+            Locked.tries += 1
+            if Locked.tries == 3:
                 (tmp_path / "a").write_text("by the earlier call")
-            return "held" if Held.tries < 3 else super().submit(task)
+            return "locked" if Locked.tries < 3 else super().submit(task)
 
     events = Events()
-    run = Run.of(jobs_in(tmp_path, {"a": ""}), tmp_path, Held(lambda arguments: 1), None)
+    run = Run.of(jobs_in(tmp_path, {"a": ""}), tmp_path, Locked(lambda arguments: 1), None)
     assert execute(STUDY_OF_ONE, run, events)
     assert events.texts == ["a still runs in a process of an earlier call; waiting for its end"]
     assert not (tmp_path / FILE).exists(), "this call did not run it"
