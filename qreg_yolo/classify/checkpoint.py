@@ -21,7 +21,7 @@ from qreg_yolo.errors import MissingFileError, WeightsError
 from qreg_yolo.io import files
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.convert import apply_plan, quantized_layers
-from qreg_yolo.quant.spec import LayerPlan, QuantSpec
+from qreg_yolo.quant.spec import BEFORE_INIT, LayerPlan, QuantSpec
 from qreg_yolo.training.tensor_file import SUFFIX, fill, keys, read, tensors_of
 
 HEADER = "qreg_yolo_classifier"
@@ -52,7 +52,7 @@ class Description:
     @property
     def spec(self) -> QuantSpec:
         """The quantization that was requested."""
-        return QuantSpec.from_options(self.config["quant"])
+        return QuantSpec.from_options({**BEFORE_INIT, **self.config["quant"]})
 
     def resolve(self, model: nn.Module, unreached: Mapping[str, str]) -> None:
         """Takes the plans from a calibrated model, and the layers that calibration left in full precision."""

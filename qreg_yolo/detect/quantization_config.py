@@ -10,7 +10,7 @@ from torch import nn
 
 from qreg_yolo.config.detection import HeadConfig
 from qreg_yolo.errors import InvalidTypeError, InvalidValueError, check_choice, did_you_mean
-from qreg_yolo.quant.spec import FLOAT_BITS, LayerPlan, QuantSpec
+from qreg_yolo.quant.spec import BEFORE_INIT, FLOAT_BITS, LayerPlan, QuantSpec
 
 KEY = "qreg"
 """The key in ``model.yaml`` and in the trainer's arguments."""
@@ -79,7 +79,7 @@ class QuantizationConfig:
             )
         layers = data["layers"]
         return cls(
-            spec=QuantSpec.from_options(data["spec"]),
+            spec=QuantSpec.from_options({**BEFORE_INIT, **data["spec"]}),
             activation=data["activation"],
             pretrained=data["pretrained"],
             precision=data["precision"],
