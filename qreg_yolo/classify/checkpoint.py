@@ -44,6 +44,8 @@ class Description:
     """The run's configuration (sections ``run``, ``quant`` and ``train``)."""
     precision: str
     """`fp32` | `bf16`: arithmetic outside the quantizers."""
+    training: str = "qat"
+    """`qat`, or `none`: quantized without training."""
     layers: dict[str, LayerPlan] = field(default_factory=dict)
     """The plan of every quantized layer, by full name."""
     skipped: dict[str, str] = field(default_factory=dict)
@@ -68,6 +70,7 @@ class Description:
         """Returns the description that `to_dict` wrote; whatever its absence or type raises is the caller's."""
         layers = {str(name): LayerPlan.from_dict(plan) for name, plan in data["layers"].items()}
         texts = {name: str(data[name]) for name in ("model", "precision")}
+        texts["training"] = str(data.get("training", "qat"))
         config = {section: dict(data["config"][section]) for section in ("run", "quant", "train")}
         classes = tuple(str(name) for name in data["classes"])
         return cls(**texts, classes=classes, config=config, layers=layers, skipped=dict(data["skipped"]))

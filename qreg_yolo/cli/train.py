@@ -41,6 +41,8 @@ def train(
     per_channel: shared.PerChannel = None,
     first_last_bits: shared.FirstLastBits = None,
     signed: shared.Signed = None,
+    init: shared.Init = None,
+    offset: shared.Offset = None,
     activation: Annotated[str | None, typer.Option(help="silu | relu. [default: silu]")] = None,
     head: Annotated[
         str | None, typer.Option(help="anchor_free | anchor (YOLOv5's own). [default: anchor_free]")
@@ -67,6 +69,8 @@ def train(
         return
     data = str(options.get("data") or arguments.get("data", "demo"))
     recipe = shared.recipe(options.pop("hyp", None), default_recipe(data, fine_tuned="weights" in options))
+    if recipe is not None:
+        options["recipe"] = recipe.stem
     config = resolve(recipe, options, arguments)
     prepare_ultralytics(online=config.run.online)
     print(_launch(config))

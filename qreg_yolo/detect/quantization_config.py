@@ -16,6 +16,8 @@ KEY = "qreg"
 """The key in ``model.yaml`` and in the trainer's arguments."""
 LOG_NOISE, VAL_EVERY = "log_noise", "val_every"
 """Keys of the trainer's request only: whether to log the weight noise of each epoch, and epochs per validation."""
+RECIPE = "recipe"
+"""Key of the trainer's request: the name of the recipe, for the records."""
 VERSION = 1
 _ACTIVATIONS = {"silu": None, "relu": "nn.ReLU()"}
 """Our name -> value of Ultralytics' ``activation``; None: its default, SiLU."""
@@ -38,6 +40,10 @@ class QuantizationConfig:
     """Arithmetic of training outside the quantizers."""
     head: HeadConfig = field(default_factory=HeadConfig)
     """The detection head."""
+    training: str = "qat"
+    """`qat`, or `none`: quantized without training."""
+    recipe: str | None = None
+    """Name of the training's recipe."""
     layers: Mapping[str, LayerPlan] | None = None
     """Full name -> plan of every quantized layer."""
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -58,9 +64,11 @@ class QuantizationConfig:
             raise InvalidTypeError(f"{LOG_NOISE} must be true or false, not {log_noise!r}.")
         if type(every := options.pop(VAL_EVERY, 1)) is not int or every < 1:
             raise InvalidValueError(f"{VAL_EVERY}={every!r} is not a whole number of at least 1.")
+        recipe = options.pop(RECIPE, None)
         check_choice("activation", activation, tuple(_ACTIVATIONS))
         head = _head(options.pop("head", None))
-        return cls(spec=QuantSpec.from_options(options), activation=activation, pretrained=pretrained, head=head)
+        spec = QuantSpec.from_options(options)
+        return cls(spec=spec, activation=activation, pretrained=pretrained, head=head, recipe=recipe)
 
     @classmethod
     def read(cls, model_yaml: Mapping[str, Any]) -> QuantizationConfig:
@@ -84,6 +92,8 @@ class QuantizationConfig:
             pretrained=data["pretrained"],
             precision=data["precision"],
             head=HeadConfig(**data.get("head", {})),
+            training=data.get("training", "qat"),
+            recipe=data.get("recipe"),
             layers=None if layers is None else {name: LayerPlan.from_dict(plan) for name, plan in layers.items()},
             skipped=dict(data["skipped"]),
         )
@@ -104,6 +114,8 @@ class QuantizationConfig:
             "pretrained": self.pretrained,
             "precision": self.precision,
             **({"head": asdict(self.head)} if self.head.has_anchors else {}),
+            "training": self.training,
+            "recipe": self.recipe,
             "layers": layers,
             "skipped": dict(self.skipped),
         }

@@ -29,7 +29,7 @@ from qreg_yolo.detect.preflight import (
     check_names,
     check_resume,
 )
-from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, VAL_EVERY, QuantizationConfig
+from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, RECIPE, VAL_EVERY, QuantizationConfig
 from qreg_yolo.detect.safe_load import check_file
 from qreg_yolo.detect.safetensors_checkpoint import save_safetensors
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
@@ -88,6 +88,7 @@ def train(config: RunConfig) -> outputs.RunResult:
             "head": asdict(config.head) if config.head.has_anchors else config.head.kind,
             LOG_NOISE: config.run.log_noise,
             VAL_EVERY: config.run.val_every,
+            RECIPE: config.run.recipe,
         },
     }
     if arguments.get("exist_ok"):

@@ -213,6 +213,10 @@ class QuantSpec:
         """Returns the start of learned ranges: `init`, with `auto` resolved."""
         return self.init if self.init != "auto" else "mse" if pretrained else "paper"
 
+    def started(self, *, pretrained: bool) -> str | None:
+        """Returns `initial` for the records; None if no range is learned."""
+        return None if self.is_float or self.method == "dorefa" else self.initial(pretrained=pretrained)
+
     def first_last(self) -> QuantSpec:
         """Returns the spec of the first and last layers (a side in full precision stays so)."""
         bits = (
