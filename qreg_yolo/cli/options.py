@@ -32,6 +32,7 @@ Offset = Annotated[str | None, typer.Option(help="LSQ+ zero points: integer | fl
 LogNoise = Annotated[
     bool | None, typer.Option("--log-noise", help="Log each layer's weight noise per epoch in results.csv.")
 ]
+NoEpoch0 = Annotated[bool | None, typer.Option("--no-epoch0", help="Do not measure the accuracy before training.")]
 ValEvery = Annotated[int | None, typer.Option(help="Epochs from one validation to the next. [default: 1]")]
 Amp = Annotated[str | None, typer.Option(help="Mixed precision: off | bf16 | auto. [default: off]")]
 Recipe = Annotated[str | None, typer.Option(help="Recipe: a name or a YAML file. [default: by data]")]

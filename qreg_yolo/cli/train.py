@@ -25,7 +25,7 @@ Examples:
   qreg-yolo train --bits 4 --head anchor --weights yolov5n.pt
   qreg-yolo train --resume runs/yolov5n-lsq-w4a4-s0/weights/last.pt"""
 
-_NEW_RUN = ("model", "data", "weights", "hyp", "seed", "head", "autoanchor", "log_noise", "val_every")
+_NEW_RUN = ("model", "data", "weights", "hyp", "seed", "head", "autoanchor", "log_noise", "val_every", "no_epoch0")
 """Options of a new run; a resumed one keeps its own."""
 
 
@@ -57,6 +57,7 @@ def train(
     amp: shared.Amp = None,
     log_noise: shared.LogNoise = None,
     val_every: shared.ValEvery = None,
+    no_epoch0: shared.NoEpoch0 = None,
     resume: Annotated[Path | None, typer.Option(help="Continue an interrupted run from its last.pt.")] = None,
     online: Annotated[bool | None, typer.Option("--online", help="Let Ultralytics use the network.")] = None,
 ) -> None:
@@ -67,6 +68,8 @@ def train(
     if resume is not None:
         print(_resume(options.pop("resume"), options, arguments))
         return
+    if options.pop("no_epoch0", None):
+        options["epoch0"] = False
     data = str(options.get("data") or arguments.get("data", "demo"))
     recipe = shared.recipe(options.pop("hyp", None), default_recipe(data, fine_tuned="weights" in options))
     if recipe is not None:

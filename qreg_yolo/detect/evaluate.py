@@ -73,11 +73,9 @@ def validate(
     results = outputs.defined(numbers, made[0].n_objects)
     outputs.append_records(
         save_dir / outputs.RECORDS,
-        weights,
-        model.yaml,
+        outputs.identity(weights, model.yaml, int(trained.get("seed", 0))),
         results,
         data=checked.yaml.stem,
-        seed=int(trained.get("seed", 0)),
         evaluated={split: outputs.Evaluated(made[0].seen, made[0].evaluation, made[0].precision)},
         val_split=split,
     )

@@ -85,6 +85,7 @@ def capture(trainer: BaseTrainer, batches_since_step: int) -> dict[str, Any]:
         "batches_since_step": batches_since_step,
         "gradients": {n: p.grad for n, p in model.named_parameters() if waiting and p.grad is not None},
         "mosaic_buffer": [int(index) for index in getattr(dataset, "buffer", ())],
+        **({"epoch_zero": trainer.zero.to_dict()} if trainer.zero is not None else {}),
     }
 
 
