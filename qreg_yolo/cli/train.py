@@ -70,21 +70,39 @@ def train(
         return
     if options.pop("no_epoch0", None):
         options["epoch0"] = False
-    data = str(options.get("data") or arguments.get("data", "demo"))
-    recipe = shared.recipe(options.pop("hyp", None), default_recipe(data, fine_tuned="weights" in options))
+    hyp = options.pop("hyp", None)
+    prepare_ultralytics(online=resolve(None, options, arguments).run.online)
+    default, start, options, arguments = _defaults(hyp, options, arguments)
+    recipe = shared.recipe(hyp, default)
     if recipe is not None:
         options["recipe"] = recipe.stem
-    config = resolve(recipe, options, arguments)
-    prepare_ultralytics(online=config.run.online)
-    print(_launch(config))
+    print(_launch(resolve(recipe, options, arguments), start))
 
 
-def _launch(config: RunConfig) -> str:
+def _defaults(
+    hyp: str | None, options: dict[str, Any], arguments: dict[str, Any]
+) -> tuple[str | None, Any, dict[str, Any], dict[str, Any]]:
+    """Returns the default recipe, the start of the training if it was read, and the options and arguments to use."""
+    data, weights = str(options.get("data") or arguments.get("data", "demo")), options.get("weights")
+    usual = default_recipe(data, fine_tuned=weights is not None)
+    if hyp is not None or weights is None or resolve(None, options, arguments).quant.is_float:
+        return usual, None, options, arguments
+    from qreg_yolo.detect.fine_tuning import RECIPE, fine_tuning
+
+    found = fine_tuning(Path(weights), options, arguments)
+    if not found.fits:
+        return usual, found.start, options, arguments
+    if known := str(found):
+        print(f"As '{weights}': {known}")
+    return RECIPE, found.start, {**found.options, **options}, {**found.arguments, **arguments}
+
+
+def _launch(config: RunConfig, start: Any) -> str:
     from qreg_yolo.detect import runs
 
     if config.run.data == "demo":
         print("Training on the built-in demo set. For PASCAL VOC: --data voc (see data/voc.yaml).")
-    return runs.train(config).table
+    return runs.train(config, start).table
 
 
 def _resume(checkpoint: Path, options: dict[str, Any], arguments: dict[str, Any]) -> str:

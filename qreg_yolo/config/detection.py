@@ -45,6 +45,8 @@ class RunOptions:
     """0 or more."""
     threads: int | None = None
     """CPU threads of torch, 1 or more; None: all cores."""
+    average: float | None = None
+    """Span of the averaged weights, as a share of the run's steps: above 0, at most 1; None: Ultralytics' schedule."""
     epoch0: bool = True
     """Whether to measure the accuracy before training, where all weights come from a checkpoint."""
     recipe: str | None = None
@@ -62,6 +64,8 @@ class RunOptions:
         check_counts(self, 0, "seed")
         check_counts(self, 1, "val_every", unset=("threads",))
         check_bools(self, "online", "log_noise", "epoch0")
+        if self.average is not None:
+            check_number(self, "average", 0, 1, above=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from qreg_yolo.detect import epoch_zero, resume
 from qreg_yolo.detect.auto_anchor import update_anchors
+from qreg_yolo.detect.averaging import AveragedModel
 from qreg_yolo.detect.checkpoint import Start, load_start, load_weights
 from qreg_yolo.detect.compat import as_taken, check_ultralytics, refuse_unsupported, restore_threads
 from qreg_yolo.detect.data_check import Label
@@ -34,7 +35,7 @@ from qreg_yolo.detect.outputs import Evaluated, defined
 from qreg_yolo.detect.policy import clipping_warning, frozen_norms
 from qreg_yolo.detect.precision import precision_of
 from qreg_yolo.detect.preflight import RESUMABLE
-from qreg_yolo.detect.quantization_config import EPOCH0, KEY, LOG_NOISE, VAL_EVERY, QuantizationConfig
+from qreg_yolo.detect.quantization_config import AVERAGE, EPOCH0, KEY, LOG_NOISE, VAL_EVERY, QuantizationConfig
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.errors import InvalidValueError
 from qreg_yolo.io.files import what_is_kept
@@ -151,7 +152,7 @@ class QuantDetectionTrainer(DetectionTrainer):
             return checkpoint
         weights = self._start
         if weights is None and isinstance(start, (str, Path)) and Path(start).is_file():
-            weights = load_start(Path(start))
+            weights, _ = load_start(Path(start))
         if Path(str(self.model)).suffix in (".pt", SUFFIX):
             model = load_weights(Path(self.model))[0]
             self.model = self.get_model(model.yaml, weights or (None if start is False else model), verbose)
@@ -307,6 +308,8 @@ class QuantDetectionTrainer(DetectionTrainer):
                 )
             self._overflowed = True
         super().optimizer_step()
+        if isinstance(self.ema, AveragedModel):
+            self.ema.observe(self._batch["img"])
         self._batches_since_step = self._first_step_offset = 0
 
     def _do_train(self) -> None:
@@ -321,6 +324,9 @@ class QuantDetectionTrainer(DetectionTrainer):
 
     def resume_training(self, ckpt: dict[str, Any] | None) -> None:
         """Resumes as Ultralytics does, then restores the exact state from the sidecar."""
+        if (share := self._asked(AVERAGE, None)) is not None:
+            frozen = frozen_norms(unwrap_model(self.model), self.args.freeze)
+            self.ema = AveragedModel(self.model, share * self._steps, frozen)
         if ckpt is None or not self.resume or resume.is_trained(ckpt, self.epochs):
             return
         resume.rewrite_results(self.csv, ckpt.get("train_results") or {})
@@ -335,6 +341,11 @@ class QuantDetectionTrainer(DetectionTrainer):
             resume.restore(self, self._resumed)
             if (zero := self._resumed.get("epoch_zero")) is not None:
                 self.zero = EpochZero(**zero)
+
+    @property
+    def _steps(self) -> float:
+        """Optimizer steps of the whole run."""
+        return float(len(self.train_loader) * self.epochs / self._accumulate)
 
     def _resume_gradients(self) -> None:
         if self._resumed is not None:
