@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, nn
@@ -30,11 +30,11 @@ class AveragedModel(ModelEMA):
     """
 
     def __init__(self, model: nn.Module, window: float, frozen: Collection[str] = ()) -> None:
-        super().__init__(model)  # type: ignore[no-untyped-call]
+        super().__init__(model)
         self._every = min(max(round(window / 16), 1), _MOST_STEPS)
         self._norms = [m for name, m in self.ema.named_modules() if isinstance(m, _BatchNorm) and name not in frozen]
         largest = 1.0 - 1.0 / max(window, 1.0)
-        self.decay = lambda n: min(largest, (1.0 + n) / (10.0 + n))
+        self.decay: Callable[[int], float] = lambda n: min(largest, (1.0 + n) / (10.0 + n))
 
     def update(self, model: nn.Module) -> None:
         """Averages the parameters; buffers stay."""
