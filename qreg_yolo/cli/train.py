@@ -71,30 +71,22 @@ def train(
     if options.pop("no_epoch0", None):
         options["epoch0"] = False
     hyp = options.pop("hyp", None)
-    prepare_ultralytics(online=resolve(None, options, arguments).run.online)
-    default, start, options, arguments = _defaults(hyp, options, arguments)
+    asked = resolve(None, options, arguments)
+    prepare_ultralytics(online=asked.run.online)
+    start, inherited = None, None
+    default = default_recipe(asked.run.data, fine_tuned=asked.run.weights is not None)
+    if hyp is None and asked.run.weights is not None and not asked.quant.is_float:
+        from qreg_yolo.detect.fine_tuning import RECIPE, fine_tuning
+
+        found = fine_tuning(Path(asked.run.weights), options, arguments)
+        start, inherited = found.start, found.sections
+        if inherited is not None:
+            default = RECIPE
+            print(f"From '{asked.run.weights}': {found}")
     recipe = shared.recipe(hyp, default)
     if recipe is not None:
         options["recipe"] = recipe.stem
-    print(_launch(resolve(recipe, options, arguments), start))
-
-
-def _defaults(
-    hyp: str | None, options: dict[str, Any], arguments: dict[str, Any]
-) -> tuple[str | None, Any, dict[str, Any], dict[str, Any]]:
-    """Returns the default recipe, the start of the training if it was read, and the options and arguments to use."""
-    data, weights = str(options.get("data") or arguments.get("data", "demo")), options.get("weights")
-    usual = default_recipe(data, fine_tuned=weights is not None)
-    if hyp is not None or weights is None or resolve(None, options, arguments).quant.is_float:
-        return usual, None, options, arguments
-    from qreg_yolo.detect.fine_tuning import RECIPE, fine_tuning
-
-    found = fine_tuning(Path(weights), options, arguments)
-    if not found.fits:
-        return usual, found.start, options, arguments
-    if known := str(found):
-        print(f"As '{weights}': {known}")
-    return RECIPE, found.start, {**found.options, **options}, {**found.arguments, **arguments}
+    print(_launch(resolve(recipe, options, arguments, inherited), start))
 
 
 def _launch(config: RunConfig, start: Any) -> str:
