@@ -86,6 +86,13 @@ def refuse_detector_options(options: Mapping[str, Any], weights: Path) -> None:
             raise ConfigError(f"--{option} applies to detectors; '{weights}' is a classifier. Remove it.")
 
 
+def refuse_detector_arguments(arguments: Mapping[str, Any], weights: Path) -> None:
+    """Raises a `ConfigError` if a ``key=value`` for detectors was given with a classifier's checkpoint."""
+    for name in arguments:
+        if name not in ("data", "split", "device", "project"):
+            raise ConfigError(f"{name}= applies to detectors; '{weights}' is a classifier. Remove it.")
+
+
 def refuse_classifier_options(options: Mapping[str, Any], weights: Path) -> None:
     """Raises a `ConfigError` if an option for classifiers was given with a detector's checkpoint."""
     for name, value in options.items():
