@@ -22,6 +22,7 @@ from qreg_yolo.io import files
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.convert import apply_plan, quantized_layers
 from qreg_yolo.quant.spec import BEFORE_INIT, LayerPlan, QuantSpec
+from qreg_yolo.training.epoch_zero import EpochZero
 from qreg_yolo.training.tensor_file import SUFFIX, fill, keys, read, tensors_of
 
 HEADER = "qreg_yolo_classifier"
@@ -86,6 +87,8 @@ class Progress:
     """``results.csv`` so far, a row per epoch."""
     optimizer: dict[str, Any] | None = None
     """The optimizer's state, by the number of the parameter."""
+    zero: EpochZero | None = None
+    """Accuracy before training; None: it was not measured."""
 
 
 def save_classifier(path: Path, model: nn.Module, description: Description, progress: Progress) -> None:
@@ -106,6 +109,7 @@ def save_classifier(path: Path, model: nn.Module, description: Description, prog
         "description": description.to_dict(),
         "epoch": progress.epoch,
         "rows": progress.rows if resumable else None,
+        **({"zero": progress.zero.to_dict()} if resumable and progress.zero is not None else {}),
     }
     files.write_bytes(path, save(tensors, {HEADER: json.dumps(header)}))
 
@@ -128,7 +132,8 @@ def load_classifier(path: Path, model: str | None = None) -> tuple[nn.Module, De
     header, tensors = read(path, HEADER, VERSION, LACKING)
     try:
         description = Description.from_dict(header["description"])
-        progress = Progress(epoch=int(header["epoch"]), rows=list(header["rows"] or []))
+        zero = EpochZero(**header["zero"]) if "zero" in header else None
+        progress = Progress(epoch=int(header["epoch"]), rows=list(header["rows"] or []), zero=zero)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"The description in '{path}' is incomplete ({type(error).__name__}: {error}).") from error
     check_same_model(path, description, model)

@@ -78,7 +78,8 @@ def correct(request: CorrectionRequest) -> str:
     path.parent.mkdir(parents=True)
     save_classifier(path, network, description, Progress())
     found = runs.measure(path, asked)
-    outputs.append_records(folder / outputs.RECORDS, path, path.stem, description, found.numbers, data=found.data)
+    identity = outputs.identity(path, path.stem, description, found.data)
+    outputs.append_records(folder / outputs.RECORDS, identity, found.numbers, found.data)
     return f"{found.line}\nResults: {folder}"
 
 

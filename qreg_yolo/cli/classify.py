@@ -73,6 +73,7 @@ def train(
         int | None, typer.Option(help="Passes over the training set; the milestones scale with it.")
     ] = None,
     val_every: shared.ValEvery = None,
+    no_epoch0: shared.NoEpoch0 = None,
     milestones: Annotated[
         str | None, typer.Option(help="Epochs at which the learning rate drops, such as 50,90,130,180.")
     ] = None,
@@ -104,6 +105,8 @@ def train(
     arguments = parse_overrides(options.pop("overrides", []), KINDS)
     if options.pop("no_verify"):
         options["verify"] = False
+    if options.pop("no_epoch0", None):
+        options["epoch0"] = False
     prepare_ultralytics(online=options.pop("download"), checkpoints=False)
     if resume is not None:
         _resume(options.pop("resume"), options, arguments)

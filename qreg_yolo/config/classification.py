@@ -54,6 +54,8 @@ class ClassifyOptions:
     """0 or more."""
     threads: int | None = None
     """CPU threads of torch, 1 or more; None: all cores."""
+    epoch0: bool = True
+    """Whether to measure the accuracy before training, where the weights come from a checkpoint."""
     recipe: str | None = None
     """Name of the recipe that options come from, for the records; None: without one."""
     device: str | None = None
@@ -62,7 +64,7 @@ class ClassifyOptions:
     def __post_init__(self) -> None:
         check_texts(self, "model", unset=("data_dir", "weights", "device", "recipe"))
         check_choice("data", self.data, DATA)
-        check_bools(self, "verify")
+        check_bools(self, "verify", "epoch0")
         check_counts(self, 0, "seed")
         check_counts(self, 1, unset=("threads", "train_images"))
 

@@ -19,7 +19,6 @@ from qreg_yolo.detect import outputs
 from qreg_yolo.detect.anchor_head import check_levels
 from qreg_yolo.detect.checkpoint import Start, existing, load_start, quantization_warning
 from qreg_yolo.detect.data_check import ImageSet, Label, check_data
-from qreg_yolo.detect.epoch_zero import NAME
 from qreg_yolo.detect.facade import QuantYOLO
 from qreg_yolo.detect.precision import amp_hint, resolve_amp
 from qreg_yolo.detect.preflight import (
@@ -41,6 +40,7 @@ from qreg_yolo.io.files import writable_project
 from qreg_yolo.io.locks import FolderLock, refuse_if_locked
 from qreg_yolo.io.process import terminable, use_threads
 from qreg_yolo.quant.report import model_size, plan_summary
+from qreg_yolo.training.epoch_zero import NAME
 from qreg_yolo.training.tensor_file import SUFFIX
 
 _DEFAULTS: dict[str, Any] = {"optimizer": "SGD"}
@@ -240,7 +240,7 @@ def callbacks(config: RunConfig | None, lock: FolderLock, data: str) -> dict[str
         ]
         if (zero := trainer.zero) is not None:
             identity = outputs.named_identity(NAME, zero.weights_sha256, yaml, trainer.args.seed)
-            measured.append(({**identity, "training": "none"}, outputs.defined(zero.metrics, objects)))
+            measured.append(({**identity, "training": "none"}, outputs.defined(dict(zero.metrics), objects)))
         for identity, results in measured:
             outputs.append_records(
                 trainer.save_dir / outputs.RECORDS, identity, results, data=data, evaluated=evaluated, command=command

@@ -29,7 +29,7 @@ from qreg_yolo.detect.checkpoint import Start, load_start, load_weights
 from qreg_yolo.detect.compat import as_taken, check_ultralytics, refuse_unsupported, restore_threads
 from qreg_yolo.detect.data_check import Label
 from qreg_yolo.detect.dataset import DetectionDataset, build_dataset
-from qreg_yolo.detect.epoch_zero import EpochZero, comes_from
+from qreg_yolo.detect.epoch_zero import comes_from
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.outputs import Evaluated, defined
 from qreg_yolo.detect.policy import clipping_warning, frozen_norms
@@ -44,6 +44,7 @@ from qreg_yolo.quant.calibration import calibrate
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
 from qreg_yolo.quant.weight_noise import noise_columns
 from qreg_yolo.training.environment import keep_freed_memory
+from qreg_yolo.training.epoch_zero import EpochZero
 from qreg_yolo.training.finite import NonFiniteError, all_finite, diagnosis, norm_is_finite
 from qreg_yolo.training.tensor_file import SUFFIX
 
