@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from qreg_yolo.config.detection import HeadConfig
+from qreg_yolo.config.oscillation import KEY as OSCILLATION
+from qreg_yolo.config.oscillation import OscillationOptions
 from qreg_yolo.errors import InvalidTypeError, InvalidValueError, check_choice, did_you_mean
 from qreg_yolo.quant.spec import FLOAT_BITS, LayerPlan, QuantSpec
 
@@ -17,6 +19,7 @@ KEY = "qreg"
 LOG_NOISE, VAL_EVERY = "log_noise", "val_every"
 """Keys of the trainer's request only: whether to log the weight noise of each epoch, and epochs per validation."""
 VERSION = 1
+_Options = TypeVar("_Options", HeadConfig, OscillationOptions)
 _ACTIVATIONS = {"silu": None, "relu": "nn.ReLU()"}
 """Our name -> value of Ultralytics' ``activation``; None: its default, SiLU."""
 
@@ -47,7 +50,8 @@ class QuantizationConfig:
     def from_request(cls, request: Mapping[str, Any], *, pretrained: bool = False) -> QuantizationConfig:
         """Returns the configuration of a user's options: `QuantSpec`'s, ``activation`` and ``head``.
 
-        ``head`` is a kind, or a mapping of `HeadConfig`'s fields. ``log_noise`` and ``val_every`` are only checked.
+        ``head`` is a kind, or a mapping of `HeadConfig`'s fields. ``log_noise``, ``val_every`` and ``oscillation`` are
+        only checked.
 
         Raises:
             ValueError: An unknown option (the nearest is named) or a wrong value.
@@ -59,8 +63,11 @@ class QuantizationConfig:
         if type(every := options.pop(VAL_EVERY, 1)) is not int or every < 1:
             raise InvalidValueError(f"{VAL_EVERY}={every!r} is not a whole number of at least 1.")
         check_choice("activation", activation, tuple(_ACTIVATIONS))
+        oscillation = _fields(OSCILLATION, options.pop(OSCILLATION, {}), OscillationOptions)
         head = _head(options.pop("head", None))
-        return cls(spec=QuantSpec.from_options(options), activation=activation, pretrained=pretrained, head=head)
+        spec = QuantSpec.from_options(options)
+        oscillation.check_method(spec)
+        return cls(spec=spec, activation=activation, pretrained=pretrained, head=head)
 
     @classmethod
     def read(cls, model_yaml: Mapping[str, Any]) -> QuantizationConfig:
@@ -114,8 +121,13 @@ class QuantizationConfig:
 def _head(given: str | Mapping[str, Any] | None) -> HeadConfig:
     if not isinstance(given, Mapping):
         return HeadConfig() if given is None else HeadConfig(kind=given)
-    known = [one.name for one in fields(HeadConfig)]
+    return _fields("head", given, HeadConfig)
+
+
+def _fields(section: str, given: Mapping[str, Any], options: type[_Options]) -> _Options:
+    known = [one.name for one in fields(options)]
     for name in given:
         if name not in known:
-            raise InvalidValueError(f"head has no '{name}'.{did_you_mean(str(name), known)} Known: {', '.join(known)}.")
-    return HeadConfig(**given)
+            hint = did_you_mean(str(name), known)
+            raise InvalidValueError(f"{section} has no '{name}'.{hint} Known: {', '.join(known)}.")
+    return options(**given)

@@ -31,6 +31,8 @@ from qreg_yolo.training.environment import epoch_seed
 VERSION = 1
 NAME = "last.resume.pt"
 """The sidecar of ``last.pt``."""
+EXTENSIONS = "extensions"
+"""Key of the state of the trainer's extensions; absent without any."""
 _NEXT = "last.resume.next.pt"
 """The pending sidecar while ``last.pt`` is replaced."""
 
@@ -85,6 +87,7 @@ def capture(trainer: BaseTrainer, batches_since_step: int) -> dict[str, Any]:
         "batches_since_step": batches_since_step,
         "gradients": {n: p.grad for n, p in model.named_parameters() if waiting and p.grad is not None},
         "mosaic_buffer": [int(index) for index in getattr(dataset, "buffer", ())],
+        **({EXTENSIONS: extensions} if (extensions := trainer.extensions.state()) else {}),
     }
 
 
@@ -95,6 +98,7 @@ def restore(trainer: BaseTrainer, state: dict[str, Any]) -> None:
     for saved, group in zip(state["optimizer"]["param_groups"], trainer.optimizer.param_groups, strict=True):
         saved["fused"] = group.get("fused")  # the device of this run picks the kernel
     trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.extensions.restore(state.get(EXTENSIONS, {}))
     dataset = trainer.train_loader.dataset
     if getattr(dataset, "buffer", None) == [] and trainer.train_loader.num_workers == 0:
         for index in state["mosaic_buffer"]:

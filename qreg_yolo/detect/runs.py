@@ -88,6 +88,7 @@ def train(config: RunConfig) -> outputs.RunResult:
             "head": asdict(config.head) if config.head.has_anchors else config.head.kind,
             LOG_NOISE: config.run.log_noise,
             VAL_EVERY: config.run.val_every,
+            **config.oscillation.section(),
         },
     }
     if arguments.get("exist_ok"):
@@ -222,7 +223,7 @@ def callbacks(config: RunConfig | None, lock: FolderLock, data: str) -> dict[str
     def record(trainer: QuantDetectionTrainer) -> None:
         if RANK not in {-1, 0}:
             return
-        evaluated = {"train": trainer.evaluated_training, "val": trainer.evaluated_validation}
+        evaluated = outputs.evaluated(trainer)
         for weights, results in ((trainer.last, outputs.last_epoch(trainer.csv)), (trainer.best, trainer.metrics)):
             outputs.append_records(
                 trainer.save_dir / outputs.RECORDS,

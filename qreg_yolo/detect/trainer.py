@@ -22,6 +22,7 @@ from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.patches import override_configs
 from ultralytics.utils.torch_utils import unwrap_model
 
+from qreg_yolo.config.oscillation import OscillationOptions
 from qreg_yolo.detect import resume
 from qreg_yolo.detect.auto_anchor import update_anchors
 from qreg_yolo.detect.checkpoint import Start, load_start, load_weights
@@ -29,20 +30,21 @@ from qreg_yolo.detect.compat import as_taken, check_ultralytics, refuse_unsuppor
 from qreg_yolo.detect.data_check import Label
 from qreg_yolo.detect.dataset import DetectionDataset, build_dataset
 from qreg_yolo.detect.model import QuantDetectionModel
-from qreg_yolo.detect.outputs import Evaluated, defined
+from qreg_yolo.detect.outputs import defined
 from qreg_yolo.detect.policy import clipping_warning, frozen_norms
 from qreg_yolo.detect.precision import precision_of
 from qreg_yolo.detect.preflight import RESUMABLE
-from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, VAL_EVERY, QuantizationConfig
+from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, OSCILLATION, VAL_EVERY, QuantizationConfig
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.errors import InvalidValueError
 from qreg_yolo.io.files import what_is_kept
-from qreg_yolo.io.records import settings_text
 from qreg_yolo.quant.calibration import calibrate
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
 from qreg_yolo.quant.weight_noise import noise_columns
 from qreg_yolo.training.environment import keep_freed_memory
+from qreg_yolo.training.extensions import Extensions
 from qreg_yolo.training.finite import NonFiniteError, all_finite, diagnosis, norm_is_finite
+from qreg_yolo.training.oscillation import oscillation_extensions
 from qreg_yolo.training.tensor_file import SUFFIX
 
 CALIBRATION_IMAGES = 64
@@ -85,15 +87,16 @@ class QuantDetectionTrainer(DetectionTrainer):
             QuantizationConfig.from_request(overrides[KEY])  # raises before a folder is made
         self._accumulate = 1
         self._batch: dict[str, Any] = {}
-        self._batches_since_step = 0
+        self._batches_since_step = self._batches_of_epoch = 0
         self._first_step_offset = 0
+        self.extensions = Extensions()
         self._resumed: dict[str, Any] | None = None
         self._overflowed = False
         self._links = ExitStack()
         self._start, self._read, self._scanned = start, resumed, scanned
         super().__init__({KEY: None, **cfg2dict(cfg)}, overrides, _callbacks)
         restore_threads()
-        self._precision = precision_of(self.args.amp, self.device)
+        self.precision = precision_of(self.args.amp, self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
             self.args.amp = False  # Ultralytics refuses bf16 there; the model itself applies it
@@ -167,7 +170,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         if request is not None:
             head = QuantizationConfig.read(model_yaml).head.kind
             config = QuantizationConfig.from_request({"head": head, **request}, pretrained=weights is not None)
-            replace(config, precision=self._precision).write(model_yaml)
+            replace(config, precision=self.precision).write(model_yaml)
         model = self.set_model_names_for_load(
             QuantDetectionModel(
                 model_yaml, nc=self.data["nc"], ch=self.data["channels"], verbose=verbose and RANK == -1
@@ -248,6 +251,9 @@ class QuantDetectionTrainer(DetectionTrainer):
             count, decay_of = len(group["params"]), group["weight_decay"]
             LOGGER.info(f"Of these, {count} are in a group of their own: {group['param_group']}(decay={decay_of})")
         StepSizeRule(plain, relative=spec.relative_steps).attach(optimizer)
+        options = OscillationOptions(**self._asked(OSCILLATION, {}))
+        self.extensions = oscillation_extensions(plain, options, log=self._asked(LOG_NOISE, False))
+        self.extensions.attach(optimizer)
         return optimizer
 
     @property
@@ -263,9 +269,11 @@ class QuantDetectionTrainer(DetectionTrainer):
         """Runs the callbacks of an event, after our own at the start of an epoch and of a batch, and at the end."""
         if event == "on_train_epoch_start":
             resume.begin_epoch(self)
+            self._batches_of_epoch = 0
             self._resume_gradients()
         elif event == "on_train_batch_start":
             self._batches_since_step += 1
+            self._batches_of_epoch += 1
         elif event == "on_train_end":
             resume.conclude(self.last, self.best)
         super().run_callbacks(event)
@@ -298,7 +306,11 @@ class QuantDetectionTrainer(DetectionTrainer):
                     "norm 10 they are 0 in this step, as in Ultralytics. If this lasts, lower lr0 or check the images."
                 )
             self._overflowed = True
+        images = self.batch_size * self._batches_since_step  # Ultralytics' loss sums over those of all processes
+        progress = (self.epoch + self._batches_of_epoch / len(self.train_loader)) / self.epochs
+        self.extensions.before_step(progress, scale=images * self.scaler.get_scale())
         super().optimizer_step()
+        self.extensions.after_step(self.ema.ema)
         self._batches_since_step = self._first_step_offset = 0
 
     def _do_train(self) -> None:
@@ -349,7 +361,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         metrics = defined(metrics, self.validator.n_objects)
         if self._asked(LOG_NOISE, False):
             metrics = {**metrics, **noise_columns(unwrap_model(self.model), everything=True)}
-        super().save_metrics(metrics)
+        super().save_metrics({**metrics, **self.extensions.columns()})
 
     def save_model(self) -> bool:
         """Saves the checkpoints and the sidecar with `resume.save_checkpoints`."""
@@ -375,23 +387,6 @@ class QuantDetectionTrainer(DetectionTrainer):
         return build_dataset(
             self.args, img_path, batch, self.data, mode=mode, rect=mode == "val", stride=stride, scanned=self._scanned
         )
-
-    @property
-    def evaluated_training(self) -> Evaluated:
-        """Images and settings of the training losses."""
-        data: Any = self.train_loader.dataset
-        settings = {
-            "imgsz": data.imgsz, "batch": data.batch_size, "rect": data.rect,
-            "classes": "all" if self.args.classes is None else self.args.classes,
-            "single_cls": bool(self.args.single_cls), "fraction": data.fraction,
-            "objects": sum(len(label["cls"]) for label in data.labels),
-        }  # fmt: skip
-        return Evaluated(len(data), settings_text(settings), self._precision)
-
-    @property
-    def evaluated_validation(self) -> Evaluated:
-        """Images and settings of accuracies and validation losses."""
-        return Evaluated(len(self.test_loader.dataset), self.validator.evaluation, self.validator.precision)
 
     def get_validator(self) -> QuantDetectionValidator:
         args = copy(self.args)

@@ -20,6 +20,7 @@ COMPARING = [
     "--metric", "--severities", "--runs", "--baseline", "--data", "--split", "--preset", "--per-image",
     "--no-intervals",
 ]  # fmt: skip
+HOLDING = ["--freeze-codes", "--dampen", "--transition-rate", "--transition-eta"]
 CLASSIFY_DATA = ["--data", "--data-dir", "--no-verify", "--download"]
 SURFACE = {
     "train": {
@@ -27,7 +28,7 @@ SURFACE = {
         "options": [
             "--bits", "--weight-bits", "--act-bits", "--method", "--weight-only", "--per-channel",
             "--first-last-bits", "--edge-bits", "--signed", "--activation", "--head", "--autoanchor",
-            "--model", "--data", "--weights", "--hyp", "--seed", "--threads", "--amp", "--log-noise",
+            "--model", "--data", "--weights", "--hyp", "--seed", "--threads", "--amp", *HOLDING, "--log-noise",
             "--val-every", "--resume", "--online",
         ],
     },
@@ -76,7 +77,7 @@ SURFACE = {
             "--weight-only", "--per-channel", "--first-last-bits", "--edge-bits", "--signed", "--weights",
             "--hyp", "--train-images", "--epochs", "--val-every", "--milestones", "--gamma", "--lr0",
             "--momentum", "--nesterov", "--weight-decay", "--batch", "--aug", "--amp", "--compile",
-            "--log-noise", "--seed", "--seeds", "--threads", "--device", "--project", "--name",
+            *HOLDING, "--log-noise", "--seed", "--seeds", "--threads", "--device", "--project", "--name",
             "--resume",
         ],
     },
