@@ -25,7 +25,8 @@ FirstLastBits = Annotated[
 ]
 Signed = Annotated[str | None, typer.Option(help="LSQ inputs: auto | signed | unsigned. [default: auto]")]
 LogNoise = Annotated[
-    bool | None, typer.Option("--log-noise", help="Log each layer's weight noise per epoch in results.csv.")
+    bool | None,
+    typer.Option("--log-noise", help="Log each layer's weight noise and oscillations per epoch in results.csv."),
 ]
 FreezeCodes = Annotated[
     float | None, typer.Option(help="Freeze codes that oscillate more often than this, 0 to 0.1. [default: 0, off]")
