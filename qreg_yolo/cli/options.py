@@ -24,6 +24,11 @@ FirstLastBits = Annotated[
     ),
 ]
 Signed = Annotated[str | None, typer.Option(help="LSQ inputs: auto | signed | unsigned. [default: auto]")]
+Init = Annotated[
+    str | None,
+    typer.Option(help="Start of the ranges: mse | paper | minmax | percentile. [default: mse with trained weights]"),
+]
+Offset = Annotated[str | None, typer.Option(help="LSQ+ zero points: integer | float. [default: integer]")]
 LogNoise = Annotated[
     bool | None,
     typer.Option("--log-noise", help="Log each layer's weight noise and oscillations per epoch in results.csv."),
@@ -36,6 +41,7 @@ TransitionRate = Annotated[
     float | None, typer.Option(help="Share of codes to change per step, by sqrt(bits). [default: 0, off]")
 ]
 TransitionEta = Annotated[float | None, typer.Option(help="Gain of the learning rate to that end. [default: 1]")]
+NoEpoch0 = Annotated[bool | None, typer.Option("--no-epoch0", help="Do not measure the accuracy before training.")]
 ValEvery = Annotated[int | None, typer.Option(help="Epochs from one validation to the next. [default: 1]")]
 Amp = Annotated[str | None, typer.Option(help="Mixed precision: off | bf16 | auto. [default: off]")]
 Recipe = Annotated[str | None, typer.Option(help="Recipe: a name or a YAML file. [default: by data]")]
@@ -79,6 +85,22 @@ def refuse_with_resume(options: Collection[str], new_run: Collection[str]) -> No
                 f"--{name.replace('_', '-')} cannot be combined with --resume: a resumed run keeps its own. Remove one "
                 "of them."
             )
+
+
+def refuse_detector_options(options: Mapping[str, Any], weights: Path) -> None:
+    """Raises a `ConfigError` if an option for detectors was given with a classifier's checkpoint."""
+    for name, value in options.items():
+        if value not in (None, {}):
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option} applies to detectors; '{weights}' is a classifier. Remove it.")
+
+
+def refuse_classifier_options(options: Mapping[str, Any], weights: Path) -> None:
+    """Raises a `ConfigError` if an option for classifiers was given with a detector's checkpoint."""
+    for name, value in options.items():
+        if value not in (None, True):
+            option = {"verify": "no-verify", "data_dir": "data-dir"}.get(name, name)
+            raise ConfigError(f"--{option} applies to classifiers; '{weights}' is a detector. Remove it.")
 
 
 def recipe(hyp: str | None, default: str | None) -> Path | None:

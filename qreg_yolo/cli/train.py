@@ -26,8 +26,8 @@ Examples:
   qreg-yolo train --resume runs/yolov5n-lsq-w4a4-s0/weights/last.pt"""
 
 _NEW_RUN = (
-    "model", "data", "weights", "hyp", "seed", "head", "autoanchor", "log_noise", "val_every", "freeze_codes", "dampen",
-    "transition_rate", "transition_eta",
+    "model", "data", "weights", "hyp", "seed", "head", "autoanchor", "log_noise", "val_every", "no_epoch0",
+    "freeze_codes", "dampen", "transition_rate", "transition_eta",
 )  # fmt: skip
 """Options of a new run; a resumed one keeps its own."""
 
@@ -44,6 +44,8 @@ def train(
     per_channel: shared.PerChannel = None,
     first_last_bits: shared.FirstLastBits = None,
     signed: shared.Signed = None,
+    init: shared.Init = None,
+    offset: shared.Offset = None,
     activation: Annotated[str | None, typer.Option(help="silu | relu. [default: silu]")] = None,
     head: Annotated[
         str | None, typer.Option(help="anchor_free | anchor (YOLOv5's own). [default: anchor_free]")
@@ -62,6 +64,7 @@ def train(
     transition_eta: shared.TransitionEta = None,
     log_noise: shared.LogNoise = None,
     val_every: shared.ValEvery = None,
+    no_epoch0: shared.NoEpoch0 = None,
     resume: Annotated[Path | None, typer.Option(help="Continue an interrupted run from its last.pt.")] = None,
     online: Annotated[bool | None, typer.Option("--online", help="Let Ultralytics use the network.")] = None,
 ) -> None:
@@ -72,8 +75,12 @@ def train(
     if resume is not None:
         print(_resume(options.pop("resume"), options, arguments))
         return
+    if options.pop("no_epoch0", None):
+        options["epoch0"] = False
     data = str(options.get("data") or arguments.get("data", "demo"))
     recipe = shared.recipe(options.pop("hyp", None), default_recipe(data, fine_tuned="weights" in options))
+    if recipe is not None:
+        options["recipe"] = recipe.stem
     config = resolve(recipe, options, arguments)
     prepare_ultralytics(online=config.run.online)
     print(_launch(config))

@@ -46,6 +46,10 @@ class RunOptions:
     """0 or more."""
     threads: int | None = None
     """CPU threads of torch, 1 or more; None: all cores."""
+    epoch0: bool = True
+    """Whether to measure the accuracy before training, where all weights come from a checkpoint."""
+    recipe: str | None = None
+    """Name of the recipe that options come from, for the records; None: without one."""
     online: bool = False
     """Whether Ultralytics may use the network."""
     log_noise: bool = False
@@ -54,11 +58,11 @@ class RunOptions:
     """Epochs from one validation to the next, 1 or more; the last epoch is always validated."""
 
     def __post_init__(self) -> None:
-        check_texts(self, "model", "data", unset=("weights",))
+        check_texts(self, "model", "data", unset=("weights", "recipe"))
         check_choice("activation", self.activation, ACTIVATIONS)
         check_counts(self, 0, "seed")
         check_counts(self, 1, "val_every", unset=("threads",))
-        check_bools(self, "online", "log_noise")
+        check_bools(self, "online", "log_noise", "epoch0")
 
 
 @dataclass(frozen=True, kw_only=True)

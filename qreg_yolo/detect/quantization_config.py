@@ -12,12 +12,16 @@ from qreg_yolo.config.detection import HeadConfig
 from qreg_yolo.config.oscillation import KEY as OSCILLATION
 from qreg_yolo.config.oscillation import OscillationOptions
 from qreg_yolo.errors import InvalidTypeError, InvalidValueError, check_choice, did_you_mean
-from qreg_yolo.quant.spec import FLOAT_BITS, LayerPlan, QuantSpec
+from qreg_yolo.quant.spec import BEFORE_INIT, FLOAT_BITS, LayerPlan, QuantSpec
 
 KEY = "qreg"
 """The key in ``model.yaml`` and in the trainer's arguments."""
 LOG_NOISE, VAL_EVERY = "log_noise", "val_every"
 """Keys of the trainer's request only: whether to log the weight noise of each epoch, and epochs per validation."""
+EPOCH0 = "epoch0"
+"""Key of the trainer's request: whether to measure the accuracy before training."""
+RECIPE = "recipe"
+"""Key of the trainer's request: the name of the recipe, for the records."""
 VERSION = 1
 _Options = TypeVar("_Options", HeadConfig, OscillationOptions)
 _ACTIVATIONS = {"silu": None, "relu": "nn.ReLU()"}
@@ -41,6 +45,10 @@ class QuantizationConfig:
     """Arithmetic of training outside the quantizers."""
     head: HeadConfig = field(default_factory=HeadConfig)
     """The detection head."""
+    training: str = "qat"
+    """`qat`, or `none`: quantized without training."""
+    recipe: str | None = None
+    """Name of the training's recipe."""
     layers: Mapping[str, LayerPlan] | None = None
     """Full name -> plan of every quantized layer."""
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -62,12 +70,13 @@ class QuantizationConfig:
             raise InvalidTypeError(f"{LOG_NOISE} must be true or false, not {log_noise!r}.")
         if type(every := options.pop(VAL_EVERY, 1)) is not int or every < 1:
             raise InvalidValueError(f"{VAL_EVERY}={every!r} is not a whole number of at least 1.")
+        recipe, _ = options.pop(RECIPE, None), options.pop(EPOCH0, True)
         check_choice("activation", activation, tuple(_ACTIVATIONS))
         oscillation = _fields(OSCILLATION, options.pop(OSCILLATION, {}), OscillationOptions)
         head = _head(options.pop("head", None))
         spec = QuantSpec.from_options(options)
         oscillation.check_method(spec)
-        return cls(spec=spec, activation=activation, pretrained=pretrained, head=head)
+        return cls(spec=spec, activation=activation, pretrained=pretrained, head=head, recipe=recipe)
 
     @classmethod
     def read(cls, model_yaml: Mapping[str, Any]) -> QuantizationConfig:
@@ -86,11 +95,13 @@ class QuantizationConfig:
             )
         layers = data["layers"]
         return cls(
-            spec=QuantSpec.from_options(data["spec"]),
+            spec=QuantSpec.from_options({**BEFORE_INIT, **data["spec"]}),
             activation=data["activation"],
             pretrained=data["pretrained"],
             precision=data["precision"],
             head=HeadConfig(**data.get("head", {})),
+            training=data.get("training", "qat"),
+            recipe=data.get("recipe"),
             layers=None if layers is None else {name: LayerPlan.from_dict(plan) for name, plan in layers.items()},
             skipped=dict(data["skipped"]),
         )
@@ -111,6 +122,8 @@ class QuantizationConfig:
             "pretrained": self.pretrained,
             "precision": self.precision,
             **({"head": asdict(self.head)} if self.head.has_anchors else {}),
+            "training": self.training,
+            "recipe": self.recipe,
             "layers": layers,
             "skipped": dict(self.skipped),
         }

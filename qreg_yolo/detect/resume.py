@@ -20,10 +20,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from ultralytics.cfg import get_cfg
 from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.utils import DEFAULT_CFG_DICT
 from ultralytics.utils.torch_utils import unwrap_model
 
 from qreg_yolo.detect.checkpoint import strip_checkpoint
+from qreg_yolo.detect.preflight import RESUMABLE
 from qreg_yolo.errors import FileAccessError
 from qreg_yolo.io import files
 from qreg_yolo.training.environment import epoch_seed
@@ -88,7 +91,24 @@ def capture(trainer: BaseTrainer, batches_since_step: int) -> dict[str, Any]:
         "gradients": {n: p.grad for n, p in model.named_parameters() if waiting and p.grad is not None},
         "mosaic_buffer": [int(index) for index in getattr(dataset, "buffer", ())],
         **({EXTENSIONS: extensions} if (extensions := trainer.extensions.state()) else {}),
+        **({"epoch_zero": trainer.zero.to_dict()} if trainer.zero is not None else {}),
     }
+
+
+def restore_arguments(trainer: BaseTrainer, trained: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Restores the arguments of a checkpoint in a trainer, except those that may change in a resumed run.
+
+    Args:
+        trainer: A trainer that is about to resume.
+        trained: Arguments in the checkpoint.
+        overrides: Arguments of this run.
+    """
+    last, data = trainer.args.resume, trainer.args.data
+    trainer.args = get_cfg({**DEFAULT_CFG_DICT, **trained, "data": data, "model": last, "resume": last})
+    for key, value in overrides.items():
+        if key in RESUMABLE or key == "save_dir":
+            setattr(trainer.args, key, value)
+    trainer.resume = True
 
 
 def restore(trainer: BaseTrainer, state: dict[str, Any]) -> None:

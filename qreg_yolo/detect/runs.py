@@ -19,6 +19,7 @@ from qreg_yolo.detect import outputs
 from qreg_yolo.detect.anchor_head import check_levels
 from qreg_yolo.detect.checkpoint import Start, existing, load_start, quantization_warning
 from qreg_yolo.detect.data_check import ImageSet, Label, check_data
+from qreg_yolo.detect.epoch_zero import NAME
 from qreg_yolo.detect.facade import QuantYOLO
 from qreg_yolo.detect.precision import amp_hint, resolve_amp
 from qreg_yolo.detect.preflight import (
@@ -29,7 +30,7 @@ from qreg_yolo.detect.preflight import (
     check_names,
     check_resume,
 )
-from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, VAL_EVERY, QuantizationConfig
+from qreg_yolo.detect.quantization_config import EPOCH0, KEY, LOG_NOISE, RECIPE, VAL_EVERY, QuantizationConfig
 from qreg_yolo.detect.safe_load import check_file
 from qreg_yolo.detect.safetensors_checkpoint import save_safetensors
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
@@ -88,6 +89,8 @@ def train(config: RunConfig) -> outputs.RunResult:
             "head": asdict(config.head) if config.head.has_anchors else config.head.kind,
             LOG_NOISE: config.run.log_noise,
             VAL_EVERY: config.run.val_every,
+            RECIPE: config.run.recipe,
+            EPOCH0: config.run.epoch0,
             **config.oscillation.section(),
         },
     }
@@ -224,16 +227,17 @@ def callbacks(config: RunConfig | None, lock: FolderLock, data: str) -> dict[str
         if RANK not in {-1, 0}:
             return
         evaluated = outputs.evaluated(trainer)
-        for weights, results in ((trainer.last, outputs.last_epoch(trainer.csv)), (trainer.best, trainer.metrics)):
+        yaml, objects = unwrap_model(trainer.model).yaml, trainer.validator.n_objects
+        measured = [
+            (outputs.identity(weights, yaml, trainer.args.seed), outputs.defined(dict(results), objects))
+            for weights, results in ((trainer.last, outputs.last_epoch(trainer.csv)), (trainer.best, trainer.metrics))
+        ]
+        if (zero := trainer.zero) is not None:
+            identity = outputs.named_identity(NAME, zero.weights_sha256, yaml, trainer.args.seed)
+            measured.append(({**identity, "training": "none"}, outputs.defined(zero.metrics, objects)))
+        for identity, results in measured:
             outputs.append_records(
-                trainer.save_dir / outputs.RECORDS,
-                weights,
-                unwrap_model(trainer.model).yaml,
-                outputs.defined(dict(results), trainer.validator.n_objects),
-                data=data,
-                seed=trainer.args.seed,
-                evaluated=evaluated,
-                command=command,
+                trainer.save_dir / outputs.RECORDS, identity, results, data=data, evaluated=evaluated, command=command
             )
 
     return {"on_pretrain_routine_start": take, "on_pretrain_routine_end": describe, "on_train_end": record}

@@ -14,27 +14,28 @@ from typing import Any
 
 import torch
 from torch import nn
-from ultralytics.cfg import DEFAULT_CFG, cfg2dict, get_cfg
+from ultralytics.cfg import DEFAULT_CFG, cfg2dict
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import yaml_model_load
-from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK
+from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.patches import override_configs
 from ultralytics.utils.torch_utils import unwrap_model
 
+from qreg_yolo.config.oscillation import KEY as OSCILLATION
 from qreg_yolo.config.oscillation import OscillationOptions
-from qreg_yolo.detect import resume
+from qreg_yolo.detect import epoch_zero, resume
 from qreg_yolo.detect.auto_anchor import update_anchors
 from qreg_yolo.detect.checkpoint import Start, load_start, load_weights
 from qreg_yolo.detect.compat import as_taken, check_ultralytics, refuse_unsupported, restore_threads
 from qreg_yolo.detect.data_check import Label
 from qreg_yolo.detect.dataset import DetectionDataset, build_dataset
+from qreg_yolo.detect.epoch_zero import EpochZero, comes_from
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.outputs import defined
 from qreg_yolo.detect.policy import clipping_warning, frozen_norms
 from qreg_yolo.detect.precision import precision_of
-from qreg_yolo.detect.preflight import RESUMABLE
-from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, OSCILLATION, VAL_EVERY, QuantizationConfig
+from qreg_yolo.detect.quantization_config import EPOCH0, KEY, LOG_NOISE, VAL_EVERY, QuantizationConfig
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.errors import InvalidValueError
 from qreg_yolo.io.files import what_is_kept
@@ -94,6 +95,9 @@ class QuantDetectionTrainer(DetectionTrainer):
         self._overflowed = False
         self._links = ExitStack()
         self._start, self._read, self._scanned = start, resumed, scanned
+        self.zero: EpochZero | None = None
+        """Accuracy before training; None: it was not measured."""
+        self._measures_zero = False
         super().__init__({KEY: None, **cfg2dict(cfg)}, overrides, _callbacks)
         restore_threads()
         self.precision = precision_of(self.args.amp, self.device)
@@ -119,7 +123,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         last = self.args.resume
         if isinstance(last, (str, Path)) and Path(last).is_file():
             self._read = self._read or load_weights(Path(last))
-            self._resume_with(self._read[1]["train_args"], overrides)
+            resume.restore_arguments(self, self._read[1]["train_args"], overrides)
         else:
             super().check_resume(overrides)
         trained = getattr(self.args, KEY, None)
@@ -129,15 +133,6 @@ class QuantDetectionTrainer(DetectionTrainer):
                 f"The checkpoint was trained with qreg={trained}, this run asks for qreg={wanted}. Resume without "
                 "quantization options, or start a new run with --weights."
             )
-
-    def _resume_with(self, trained: dict[str, Any], overrides: dict[str, Any]) -> None:
-        """Restores the arguments of the checkpoint, except those that may change in a resumed run."""
-        resume_from, data = self.args.resume, self.args.data
-        self.args = get_cfg({**DEFAULT_CFG_DICT, **trained, "data": data, "model": resume_from, "resume": resume_from})
-        for key, value in overrides.items():
-            if key in RESUMABLE or key == "save_dir":
-                setattr(self.args, key, value)
-        self.resume = True
 
     def setup_model(self) -> dict[str, Any] | None:
         """Sets the model up as Ultralytics does, reading files once and without executing anything in them."""
@@ -178,6 +173,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         )
         if weights is not None:
             model.load(weights)
+            self._measures_zero = not self.resume and comes_from(model, weights)
         assert isinstance(model, QuantDetectionModel)
         if request is not None and (warning := clipping_warning(model, config.spec, config.activation)) is not None:
             LOGGER.warning(warning)
@@ -204,6 +200,7 @@ class QuantDetectionTrainer(DetectionTrainer):
                 model, self._calibration_batches(), forward=forward, frozen=frozen_norms(model, self.args.freeze)
             )
         model.record_plan(report.unreached)
+        self._measures_zero = self._measures_zero and report.initialized > 0 and self._asked(EPOCH0, True)
         if report.initialized:
             LOGGER.info(f"Calibrated {report.initialized} quantizers on {seen} augmented training images")
         if report.unreached:
@@ -267,7 +264,9 @@ class QuantDetectionTrainer(DetectionTrainer):
 
     def run_callbacks(self, event: str) -> None:
         """Runs the callbacks of an event, after our own at the start of an epoch and of a batch, and at the end."""
-        if event == "on_train_epoch_start":
+        if event == "on_train_start" and self._measures_zero:
+            self.zero = epoch_zero.measure(self, Path(str(self.args.pretrained)))
+        elif event == "on_train_epoch_start":
             resume.begin_epoch(self)
             self._batches_of_epoch = 0
             self._resume_gradients()
@@ -337,6 +336,8 @@ class QuantDetectionTrainer(DetectionTrainer):
             )
         else:
             resume.restore(self, self._resumed)
+            if (zero := self._resumed.get("epoch_zero")) is not None:
+                self.zero = EpochZero(**zero)
 
     def _resume_gradients(self) -> None:
         if self._resumed is not None:
@@ -361,7 +362,10 @@ class QuantDetectionTrainer(DetectionTrainer):
         metrics = defined(metrics, self.validator.n_objects)
         if self._asked(LOG_NOISE, False):
             metrics = {**metrics, **noise_columns(unwrap_model(self.model), everything=True)}
-        super().save_metrics({**metrics, **self.extensions.columns()})
+        metrics = {**metrics, **self.extensions.columns()}
+        if self.zero is not None and not self.csv.exists():
+            epoch_zero.add_row(self.csv, ["epoch", "time", *metrics], self.zero)
+        super().save_metrics(metrics)
 
     def save_model(self) -> bool:
         """Saves the checkpoints and the sidecar with `resume.save_checkpoints`."""
