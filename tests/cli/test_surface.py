@@ -27,9 +27,17 @@ SURFACE = {
         "arguments": ["overrides"],
         "options": [
             "--bits", "--weight-bits", "--act-bits", "--method", "--weight-only", "--per-channel",
-            "--first-last-bits", "--edge-bits", "--signed", "--activation", "--head", "--autoanchor",
-            "--model", "--data", "--weights", "--hyp", "--seed", "--threads", "--amp", *HOLDING, "--log-noise",
-            "--val-every", "--resume", "--online",
+            "--first-last-bits", "--edge-bits", "--signed", "--init", "--offset", "--activation", "--head",
+            "--autoanchor", "--model", "--data", "--weights", "--hyp", "--seed", "--threads", "--amp", *HOLDING,
+            "--log-noise", "--val-every", "--no-epoch0", "--resume", "--online",
+        ],
+    },
+    "ptq": {
+        "arguments": ["weights", "overrides"],
+        "options": [
+            "--bits", "--weight-bits", "--act-bits", "--method", "--weight-only", "--per-channel",
+            "--first-last-bits", "--edge-bits", "--signed", "--init", "--offset", "--images", "--data", "--split",
+            "--class-map", "--head", "--data-dir", "--no-verify", "--model", "--device", "--threads", "--online",
         ],
     },
     "val": {
@@ -74,8 +82,8 @@ SURFACE = {
         "arguments": ["overrides"],
         "options": [
             "--model", *CLASSIFY_DATA, "--bits", "--weight-bits", "--act-bits", "--method",
-            "--weight-only", "--per-channel", "--first-last-bits", "--edge-bits", "--signed", "--weights",
-            "--hyp", "--train-images", "--epochs", "--val-every", "--milestones", "--gamma", "--lr0",
+            "--weight-only", "--per-channel", "--first-last-bits", "--edge-bits", "--signed", "--init", "--offset",
+            "--weights", "--hyp", "--train-images", "--epochs", "--val-every", "--milestones", "--gamma", "--lr0",
             "--momentum", "--nesterov", "--weight-decay", "--batch", "--aug", "--amp", "--compile",
             *HOLDING, "--log-noise", "--seed", "--seeds", "--threads", "--device", "--project", "--name",
             "--resume",

@@ -145,7 +145,7 @@ def test_weight_noise_is_not_logged_otherwise(request_: dict[str, Any] | None, t
         def __init__(self) -> None:
             self.args, self.csv, self.epoch, self.train_time_start = SimpleNamespace(qreg=request_), table, 0, 0.0
             self.validator = SimpleNamespace(n_objects=1)
-            self.extensions = Extensions()
+            self.extensions, self.zero = Extensions(), None
 
     table = tmp_path / "results.csv"
     Stub().save_metrics({"loss": 1.0})
