@@ -36,7 +36,7 @@ class OscillationOptions:
     image; 0: none."""
     transition_rate: float = 0.0
     """Factor ``lambda`` of the target ``lambda sqrt(bits)``: share of codes to change per step at the start (a cosine
-    from it to 0); 0: the learning rate is the schedule's. The steps of the weights stay fixed while it is on."""
+    from it to 0); 0: the learning rate is the schedule's. Weights of at most 4 bits, whose steps then stay fixed."""
     transition_eta: float = 1.0
     """Change of the latent weights' learning rate per step and unit of difference from the target, as a multiple of the
     initial learning rate; above 0."""

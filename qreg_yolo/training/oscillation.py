@@ -27,8 +27,8 @@ from qreg_yolo.quant.oscillation import (
 )
 from qreg_yolo.training.extensions import Extension, Extensions
 
-FREEZABLE_BITS = 4
-"""Widest weights that are frozen (arXiv 2203.11086)."""
+LOW_BITS = 4
+"""Widest weights that are frozen (arXiv 2203.11086) and whose transition rate is controlled."""
 _BITS, _RATE = "latent_bits", "latent_lr"
 """Keys of an optimizer group of latent weights: their width, and the initial learning rate."""
 
@@ -78,11 +78,11 @@ class Oscillation(Extension):
     nothing enters the graph, so that compiling, several processes and accumulated batches need no care. Its factor
     is relative to the mean loss of an image, although a detector's loss sums over images.
 
-    **Transition rates** put the quantized weights of each width into an optimizer group of their own, whose learning
-    rate is ``U_t`` times the initial one during a step, instead of the schedule's and the warm-up's. Momentum and the
-    rest of the optimizer's direction are unchanged; a weight decay is part of the direction (SGD) or is multiplied by
-    the learning rate (AdamW), so that it follows ``U_t`` as well. The weights' steps keep their values. The share of
-    changed codes is read from the device once per step.
+    **Transition rates** put the weights of each width of at most 4 bits into an optimizer group of their own, whose
+    learning rate is ``U_t`` times the initial one during a step, instead of the schedule's and the warm-up's. Momentum
+    and the rest of the optimizer's direction are unchanged; a weight decay is part of the direction (SGD) or is
+    multiplied by the learning rate (AdamW), so that it follows ``U_t`` as well. These weights' steps keep their values.
+    The share of changed codes is read from the device once per step.
 
     Args:
         weights: From `_weights`.
@@ -95,9 +95,9 @@ class Oscillation(Extension):
     def __init__(self, weights: dict[str, _Weight], options: OscillationOptions, *, log: bool) -> None:
         self._weights = weights
         self._options, self._log = options, log
-        widths = {one.quantizer.bits for one in weights.values() if one.step and options.transition_rate}
+        low = {one.quantizer.bits for one in weights.values() if one.step and one.quantizer.bits <= LOW_BITS}
         scale, eta = options.transition_rate, options.transition_eta
-        self._rates = {bits: TransitionRate(bits, scale, eta) for bits in sorted(widths)}
+        self._rates = {bits: TransitionRate(bits, scale, eta) for bits in sorted(low) if scale}
         self._optimizer: torch.optim.Optimizer | None = None
         self._scheduled: list[float] = []
         self._averaged: tuple[nn.Module | None, dict[str, QuantLayer]] = None, {}
@@ -133,7 +133,7 @@ class Oscillation(Extension):
             gradient.masked_fill_(one.history.frozen, 0.0)
         if dampen:
             gradient.add_(dampening_gradient(one.weight, quantizer), alpha=dampen)
-        if self._rates:
+        if quantizer.bits in self._rates:
             quantizer.step_size.grad = None  # an optimizer leaves a parameter without a gradient alone
 
     def _latent_groups(self) -> list[dict[str, Any]]:
@@ -251,7 +251,7 @@ def _weights(model: nn.Module, *, freeze: bool) -> dict[str, _Weight]:
         weight, quantizer = layer.weight, layer.weight_fake_quant
         assert isinstance(weight, nn.Parameter)
         assert quantizer is not None
-        freezable = freeze and quantizer.bits <= FREEZABLE_BITS and isinstance(quantizer, LSQWeightQuantizer)
+        freezable = freeze and quantizer.bits <= LOW_BITS and isinstance(quantizer, LSQWeightQuantizer)
         found[name] = _Weight(
             weight=weight, quantizer=quantizer,
             history=CodeHistory.begin(quantizer.to_int(weight), freezable=freezable),
