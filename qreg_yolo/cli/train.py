@@ -77,21 +77,31 @@ def train(
         return
     if options.pop("no_epoch0", None):
         options["epoch0"] = False
-    data = str(options.get("data") or arguments.get("data", "demo"))
-    recipe = shared.recipe(options.pop("hyp", None), default_recipe(data, fine_tuned="weights" in options))
+    hyp = options.pop("hyp", None)
+    asked = resolve(None, options, arguments)
+    prepare_ultralytics(online=asked.run.online)
+    start, inherited = None, None
+    default = default_recipe(asked.run.data, fine_tuned=asked.run.weights is not None)
+    if hyp is None and asked.run.weights is not None and not asked.quant.is_float:
+        from qreg_yolo.detect.fine_tuning import RECIPE, fine_tuning
+
+        found = fine_tuning(Path(asked.run.weights), options, arguments)
+        start, inherited = found.start, found.sections
+        if inherited is not None:
+            default = RECIPE
+            print(f"From '{asked.run.weights}': {found}")
+    recipe = shared.recipe(hyp, default)
     if recipe is not None:
         options["recipe"] = recipe.stem
-    config = resolve(recipe, options, arguments)
-    prepare_ultralytics(online=config.run.online)
-    print(_launch(config))
+    print(_launch(resolve(recipe, options, arguments, inherited), start))
 
 
-def _launch(config: RunConfig) -> str:
+def _launch(config: RunConfig, start: Any) -> str:
     from qreg_yolo.detect import runs
 
     if config.run.data == "demo":
         print("Training on the built-in demo set. For PASCAL VOC: --data voc (see data/voc.yaml).")
-    return runs.train(config).table
+    return runs.train(config, start).table
 
 
 def _resume(checkpoint: Path, options: dict[str, Any], arguments: dict[str, Any]) -> str:

@@ -18,6 +18,8 @@ KEY = "qreg"
 """The key in ``model.yaml`` and in the trainer's arguments."""
 LOG_NOISE, VAL_EVERY = "log_noise", "val_every"
 """Keys of the trainer's request only: whether to log the weight noise of each epoch, and epochs per validation."""
+AVERAGE = "average"
+"""Key of the trainer's request: span of the averaged weights, as a share of the steps."""
 EPOCH0 = "epoch0"
 """Key of the trainer's request: whether to measure the accuracy before training."""
 RECIPE = "recipe"
@@ -70,7 +72,9 @@ class QuantizationConfig:
             raise InvalidTypeError(f"{LOG_NOISE} must be true or false, not {log_noise!r}.")
         if type(every := options.pop(VAL_EVERY, 1)) is not int or every < 1:
             raise InvalidValueError(f"{VAL_EVERY}={every!r} is not a whole number of at least 1.")
-        recipe, _ = options.pop(RECIPE, None), options.pop(EPOCH0, True)
+        recipe = options.pop(RECIPE, None)
+        for name in (AVERAGE, EPOCH0):
+            options.pop(name, None)
         check_choice("activation", activation, tuple(_ACTIVATIONS))
         oscillation = _fields(OSCILLATION, options.pop(OSCILLATION, {}), OscillationOptions)
         head = _head(options.pop("head", None))

@@ -30,7 +30,7 @@ from qreg_yolo.detect.preflight import (
     check_names,
     check_resume,
 )
-from qreg_yolo.detect.quantization_config import EPOCH0, KEY, LOG_NOISE, RECIPE, VAL_EVERY, QuantizationConfig
+from qreg_yolo.detect.quantization_config import AVERAGE, EPOCH0, KEY, LOG_NOISE, RECIPE, VAL_EVERY, QuantizationConfig
 from qreg_yolo.detect.safe_load import check_file
 from qreg_yolo.detect.safetensors_checkpoint import save_safetensors
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
@@ -47,8 +47,12 @@ _DEFAULTS: dict[str, Any] = {"optimizer": "SGD"}
 """Defaults that a recipe may override; Ultralytics' own is `optimizer=auto`."""
 
 
-def train(config: RunConfig) -> outputs.RunResult:
+def train(config: RunConfig, start: Start | None = None) -> outputs.RunResult:
     """Trains a configuration and writes its results; returns their folder and the final table.
+
+    Args:
+        config: The configuration.
+        start: What ``config.run.weights`` holds, if it was read already.
 
     Raises:
         ConfigError: A value that Ultralytics refuses.
@@ -64,13 +68,14 @@ def train(config: RunConfig) -> outputs.RunResult:
     if (hint := amp_hint(amp, config.train.get("device"))) is not None:
         LOGGER.info(hint)
     check_model(config.run.model)
-    if config.run.weights is not None:
+    if config.run.weights is not None and start is None:
         existing(Path(config.run.weights))
     data, scanned = _check(config.run.data, config.train)
     facade = _built(config.run.model)
     if config.head.has_anchors:
         check_levels(facade.model)
-    start = None if config.run.weights is None else _start(config, facade)
+    if config.run.weights is not None:
+        start = _checked_start(config, facade, start)
     project = writable_project(config.train.get("project"))
     head = "-anchor" if config.head.has_anchors else ""
     name = f"{Path(config.run.model).stem}{head}-{config.quant.label}-s{config.run.seed}"
@@ -91,6 +96,7 @@ def train(config: RunConfig) -> outputs.RunResult:
             VAL_EVERY: config.run.val_every,
             RECIPE: config.run.recipe,
             EPOCH0: config.run.epoch0,
+            AVERAGE: config.run.average,
             **config.oscillation.section(),
         },
     }
@@ -107,9 +113,10 @@ def _check(data: str, arguments: Mapping[str, Any]) -> tuple[ImageSet, dict[str,
     return val, val.scanned | train.scanned
 
 
-def _start(config: RunConfig, facade: QuantYOLO) -> Start:
+def _checked_start(config: RunConfig, facade: QuantYOLO, start: Start | None) -> Start:
     """Returns the start of the training; warns of what does not fit, and raises `WeightsError` if nothing does."""
-    start = load_start(Path(str(config.run.weights)))
+    if start is None:
+        start, _ = load_start(Path(str(config.run.weights)))
     if isinstance(start, YOLOv5Weights):
         start.fitting(facade.model.state_dict())
     else:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from copy import copy, deepcopy
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,14 @@ from ultralytics.cfg import DEFAULT_CFG, cfg2dict
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import yaml_model_load
 from ultralytics.utils import LOGGER, RANK
-from ultralytics.utils.checks import check_imgsz
-from ultralytics.utils.patches import override_configs
 from ultralytics.utils.torch_utils import unwrap_model
 
 from qreg_yolo.config.oscillation import KEY as OSCILLATION
 from qreg_yolo.config.oscillation import OscillationOptions
 from qreg_yolo.detect import epoch_zero, resume
 from qreg_yolo.detect.auto_anchor import update_anchors
+from qreg_yolo.detect.averaging import AveragedModel
+from qreg_yolo.detect.calibration import calibrate_detector
 from qreg_yolo.detect.checkpoint import Start, load_start, load_weights
 from qreg_yolo.detect.compat import as_taken, check_ultralytics, refuse_unsupported, restore_threads
 from qreg_yolo.detect.data_check import Label
@@ -35,11 +34,10 @@ from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.outputs import defined
 from qreg_yolo.detect.policy import clipping_warning, frozen_norms
 from qreg_yolo.detect.precision import precision_of
-from qreg_yolo.detect.quantization_config import EPOCH0, KEY, LOG_NOISE, VAL_EVERY, QuantizationConfig
+from qreg_yolo.detect.quantization_config import AVERAGE, EPOCH0, KEY, LOG_NOISE, VAL_EVERY, QuantizationConfig
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.errors import InvalidValueError
 from qreg_yolo.io.files import what_is_kept
-from qreg_yolo.quant.calibration import calibrate
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
 from qreg_yolo.quant.weight_noise import noise_columns
 from qreg_yolo.training.environment import keep_freed_memory
@@ -47,9 +45,6 @@ from qreg_yolo.training.extensions import Extensions
 from qreg_yolo.training.finite import NonFiniteError, all_finite, diagnosis, norm_is_finite
 from qreg_yolo.training.oscillation import oscillation_extensions
 from qreg_yolo.training.tensor_file import SUFFIX
-
-CALIBRATION_IMAGES = 64
-"""Training images (augmented as in training) that set the input ranges; at least one batch."""
 
 
 class QuantDetectionTrainer(DetectionTrainer):
@@ -145,7 +140,7 @@ class QuantDetectionTrainer(DetectionTrainer):
             return checkpoint
         weights = self._start
         if weights is None and isinstance(start, (str, Path)) and Path(start).is_file():
-            weights = load_start(Path(start))
+            weights, _ = load_start(Path(start))
         if Path(str(self.model)).suffix in (".pt", SUFFIX):
             model = load_weights(Path(self.model))[0]
             self.model = self.get_model(model.yaml, weights or (None if start is False else model), verbose)
@@ -187,32 +182,8 @@ class QuantDetectionTrainer(DetectionTrainer):
             model.to(memory_format=torch.channels_last)
         if not isinstance(model, QuantDetectionModel):
             return
-        seen = 0
-
-        def forward(net: nn.Module, batch: dict[str, Any]) -> None:
-            nonlocal seen
-            images = self.preprocess_batch(batch)["img"]
-            seen += len(images)
-            net(images)
-
-        with resume.preserved_random_state():  # the fp32 baseline must see the same data in the same order
-            report = calibrate(
-                model, self._calibration_batches(), forward=forward, frozen=frozen_norms(model, self.args.freeze)
-            )
-        model.record_plan(report.unreached)
-        self._measures_zero = self._measures_zero and report.initialized > 0 and self._asked(EPOCH0, True)
-        if report.initialized:
-            LOGGER.info(f"Calibrated {report.initialized} quantizers on {seen} augmented training images")
-        if report.unreached:
-            LOGGER.warning(str(report))
-
-    def _calibration_batches(self) -> Iterator[Any]:
-        self.stride = max(int(unwrap_model(self.model).stride.max()), 32)  # preprocess_batch reads it for multi_scale
-        self.args.imgsz = check_imgsz(self.args.imgsz, stride=self.stride, floor=self.stride, max_dim=1)
-        batch = max(int(self.batch_size), 1) if self.batch_size >= 1 else 16
-        with override_configs(self.args, {"cache": False, "workers": 0}):
-            loader = self.get_dataloader(self.data["train"], batch_size=batch, rank=-1, mode="train")
-        yield from islice(loader, max(CALIBRATION_IMAGES // batch, 1))
+        calibrated = calibrate_detector(self, model)
+        self._measures_zero = self._measures_zero and calibrated > 0 and self._asked(EPOCH0, True)
 
     def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
         """Returns Ultralytics' loader; raises `InvalidValueError` if BatchNorm would get one value per channel."""
@@ -310,6 +281,8 @@ class QuantDetectionTrainer(DetectionTrainer):
         self.extensions.before_step(progress, scale=images * self.scaler.get_scale())
         super().optimizer_step()
         self.extensions.after_step(self.ema.ema)
+        if isinstance(self.ema, AveragedModel):
+            self.ema.observe(self._batch["img"])
         self._batches_since_step = self._first_step_offset = 0
 
     def _do_train(self) -> None:
@@ -324,6 +297,9 @@ class QuantDetectionTrainer(DetectionTrainer):
 
     def resume_training(self, ckpt: dict[str, Any] | None) -> None:
         """Resumes as Ultralytics does, then restores the exact state from the sidecar."""
+        if (share := self._asked(AVERAGE, None)) is not None:
+            frozen = frozen_norms(unwrap_model(self.model), self.args.freeze)
+            self.ema = AveragedModel(self.model, share * self._steps, frozen)
         if ckpt is None or not self.resume or resume.is_trained(ckpt, self.epochs):
             return
         resume.rewrite_results(self.csv, ckpt.get("train_results") or {})
@@ -338,6 +314,11 @@ class QuantDetectionTrainer(DetectionTrainer):
             resume.restore(self, self._resumed)
             if (zero := self._resumed.get("epoch_zero")) is not None:
                 self.zero = EpochZero(**zero)
+
+    @property
+    def _steps(self) -> float:
+        """Optimizer steps of the whole run."""
+        return float(len(self.train_loader) * self.epochs / self._accumulate)
 
     def _resume_gradients(self) -> None:
         if self._resumed is not None:
