@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from qreg_yolo import __version__
 from qreg_yolo.classify.models import build_model, is_import_path
+from qreg_yolo.config.oscillation import KEY
 from qreg_yolo.errors import MissingFileError, WeightsError
 from qreg_yolo.io import files
 from qreg_yolo.io.strict_yaml import ConfigError
@@ -29,8 +30,8 @@ HEADER = "qreg_yolo_classifier"
 """Key of the description in the file's metadata; the only one, so that equal content is equal bytes."""
 VERSION = 1
 LACKING = "is not a classifier of qreg-yolo. Give a file that 'classify train' wrote."
-_OPTIMIZER = "optimizer/"
-"""Prefix of the optimizer's tensors."""
+_OPTIMIZER, _EXTENSIONS = "optimizer/", "extensions/"
+"""Prefixes of tensors that only resuming needs."""
 
 
 @dataclass(kw_only=True)
@@ -42,7 +43,7 @@ class Description:
     classes: tuple[str, ...]
     """Names by label."""
     config: dict[str, Any]
-    """The run's configuration (sections ``run``, ``quant`` and ``train``)."""
+    """The run's configuration, by section (`ClassifyConfig.to_dict`)."""
     precision: str
     """`fp32` | `bf16`: arithmetic outside the quantizers."""
     training: str = "qat"
@@ -73,6 +74,7 @@ class Description:
         texts = {name: str(data[name]) for name in ("model", "precision")}
         texts["training"] = str(data.get("training", "qat"))
         config = {section: dict(data["config"][section]) for section in ("run", "quant", "train")}
+        config |= {KEY: dict(data["config"][KEY])} if KEY in data["config"] else {}
         classes = tuple(str(name) for name in data["classes"])
         return cls(**texts, classes=classes, config=config, layers=layers, skipped=dict(data["skipped"]))
 
@@ -89,6 +91,8 @@ class Progress:
     """The optimizer's state, by the number of the parameter."""
     zero: EpochZero | None = None
     """Accuracy before training; None: it was not measured."""
+    extensions: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    """State of the extensions of training, by their name."""
 
 
 def save_classifier(path: Path, model: nn.Module, description: Description, progress: Progress) -> None:
@@ -103,6 +107,9 @@ def save_classifier(path: Path, model: nn.Module, description: Description, prog
         for key, value in state.items():
             if isinstance(value, Tensor):
                 tensors[f"{_OPTIMIZER}{number}/{key}"] = value.detach().cpu().contiguous().clone()
+    for name, state in progress.extensions.items():
+        for key, value in state.items():
+            tensors[f"{_EXTENSIONS}{name}/{key}"] = value.detach().cpu().contiguous().clone()
     header = {
         "version": VERSION,
         "qreg_yolo": __version__,
@@ -143,8 +150,10 @@ def load_classifier(path: Path, model: str | None = None) -> tuple[nn.Module, De
     except Exception as error:  # whatever a description that is well formed and wrong makes them raise
         raise WeightsError(f"'{path}' describes a model that cannot be built: {error}") from error
     if header["rows"] is not None:
-        progress.optimizer = _optimizer_state(tensors)
-    fill(network, {name: t for name, t in tensors.items() if not name.startswith(_OPTIMIZER)}, path)
+        progress.optimizer = _state(tensors, _OPTIMIZER)
+        progress.extensions = _state(tensors, _EXTENSIONS)
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith((_OPTIMIZER, _EXTENSIONS))}
+    fill(network, own, path)
     return network.eval(), description, progress
 
 
@@ -177,10 +186,11 @@ def check_same_model(path: Path, description: Description, model: str | None) ->
         )
 
 
-def _optimizer_state(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    state: dict[str, Any] = {}
+def _state(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, dict[str, Tensor]]:
+    """Returns the tensors named ``<prefix><group>/<key>`` by group and key."""
+    state: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        if name.startswith(_OPTIMIZER):
-            number, _, key = name.removeprefix(_OPTIMIZER).partition("/")
-            state.setdefault(number, {})[key] = tensor
+        if name.startswith(prefix):
+            group, _, key = name.removeprefix(prefix).partition("/")
+            state.setdefault(group, {})[key] = tensor
     return state

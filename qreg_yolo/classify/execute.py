@@ -23,6 +23,7 @@ from qreg_yolo.io.process import terminable
 from qreg_yolo.quant.report import model_size, plan_summary
 from qreg_yolo.training.epoch_zero import NAME
 from qreg_yolo.training.finite import NonFiniteError
+from qreg_yolo.training.oscillation import oscillation_extensions
 
 LAST = "last.safetensors"
 
@@ -51,12 +52,16 @@ def execute(run: Run, description: Description, folder: Path) -> RunResult:
     events = outputs.tensorboard(folder) if run.processes.is_first else None
     line = outputs.ProgressLine(run.batch, quiet=not run.processes.is_first)
     optimizer = build_optimizer(run.config, run.model)
+    run.extensions = oscillation_extensions(run.model, run.config.oscillation, log=run.config.train.log_noise)
+    run.extensions.attach(optimizer)
     _restore(optimizer, run.progress)
+    run.extensions.restore(run.progress.extensions)
     if run.config.train.compile:
         run.model.compile(dynamic=False)
 
     def on_epoch(row: dict[str, float]) -> None:
         run.progress.optimizer = optimizer.state_dict()["state"]
+        run.progress.extensions = run.extensions.state()
         with _writing(f"The checkpoint of epoch {run.progress.epoch}", last):
             last.parent.mkdir(parents=True, exist_ok=True)
             save_classifier(last, run.model, description, run.progress)

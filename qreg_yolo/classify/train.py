@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, spli
 from qreg_yolo.quant.report import step_size
 from qreg_yolo.quant.weight_noise import noise_columns
 from qreg_yolo.training.environment import epoch_seed
+from qreg_yolo.training.extensions import Extensions
 from qreg_yolo.training.finite import NonFiniteError, diagnosis, norm_is_finite
 
 Step = Callable[[int, int, int], None]
@@ -41,6 +42,8 @@ class Run:
     """`fp32` | `bf16`."""
     processes: Processes
     progress: Progress
+    extensions: Extensions = field(default_factory=Extensions)
+    """Attached to the optimizer."""
 
     @property
     def batch(self) -> int:
@@ -95,6 +98,7 @@ def fit(run: Run, optimizer: torch.optim.SGD, *, on_epoch: Callable[[dict[str, f
                 "metrics/accuracy_top1": reached.accuracy if reached else math.nan,
                 "lr/pg0": options.learning_rate(epoch),
                 **layer_columns(run.model, log_noise=options.log_noise),
+                **run.extensions.columns(),
             }
             run.progress.rows.append(row)
             on_epoch(row)
@@ -121,7 +125,9 @@ def train_epoch(run: Run, optimizer: torch.optim.SGD, epoch: int, on_step: Step)
         loss.backward()  # type: ignore[no-untyped-call]
         processes.average_gradients(run.model)
         _stop_unless_finite(run, images, loss, epoch)
+        run.extensions.before_step((epoch + step / steps) / config.train.epochs)
         optimizer.step()
+        run.extensions.after_step()
         total += torch.stack([loss.detach() * len(images), (logits.detach().argmax(1) == labels).sum()])
         on_step(epoch + 1, step, steps)
     processes.average([total])

@@ -86,6 +86,10 @@ def train(
     aug: Annotated[str | None, typer.Option(help="crop-flip | none.")] = None,
     amp: shared.Amp = None,
     compile_: Annotated[bool | None, typer.Option("--compile", help="Compile the network (minutes).")] = None,
+    freeze_codes: shared.FreezeCodes = None,
+    dampen: shared.Dampen = None,
+    transition_rate: shared.TransitionRate = None,
+    transition_eta: shared.TransitionEta = None,
     log_noise: shared.LogNoise = None,
     seed: shared.Seed = None,
     seeds: Annotated[

@@ -30,8 +30,17 @@ Init = Annotated[
 ]
 Offset = Annotated[str | None, typer.Option(help="LSQ+ zero points: integer | float. [default: integer]")]
 LogNoise = Annotated[
-    bool | None, typer.Option("--log-noise", help="Log each layer's weight noise per epoch in results.csv.")
+    bool | None,
+    typer.Option("--log-noise", help="Log each layer's weight noise and oscillations per epoch in results.csv."),
 ]
+FreezeCodes = Annotated[
+    float | None, typer.Option(help="Freeze codes that oscillate more often than this, 0 to 0.1. [default: 0, off]")
+]
+Dampen = Annotated[float | None, typer.Option(help="Factor of the dampening loss. [default: 0, off]")]
+TransitionRate = Annotated[
+    float | None, typer.Option(help="Share of codes to change per step, by sqrt(bits). [default: 0, off]")
+]
+TransitionEta = Annotated[float | None, typer.Option(help="Gain of the learning rate to that end. [default: 1]")]
 NoEpoch0 = Annotated[bool | None, typer.Option("--no-epoch0", help="Do not measure the accuracy before training.")]
 ValEvery = Annotated[int | None, typer.Option(help="Epochs from one validation to the next. [default: 1]")]
 Amp = Annotated[str | None, typer.Option(help="Mixed precision: off | bf16 | auto. [default: off]")]

@@ -1,4 +1,4 @@
-"""The configuration of a classifier's training: three sections, read from YAML and the command line, written back.
+"""The configuration of a classifier's training: four sections, read from YAML and the command line, written back.
 
 Milestones belong to the number of epochs they were given with: where only the epochs change afterwards, they are
 scaled.
@@ -19,6 +19,7 @@ from typing import Any
 from qreg_yolo.config import sections
 from qreg_yolo.config.checks import AMP_CHOICES, check_bools, check_counts, check_number, check_texts
 from qreg_yolo.config.key_values import Kind, check_folder_name
+from qreg_yolo.config.oscillation import OscillationOptions
 from qreg_yolo.config.sections import COMMAND_LINE, QUANT, Section
 from qreg_yolo.errors import InvalidValueError, check_choice
 from qreg_yolo.io import strict_yaml
@@ -138,22 +139,36 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifyConfig:
-    """One run, completely resolved; validated on construction."""
+    """One run, completely resolved; validated on construction.
+
+    Raises:
+        ValueError: Options of ``oscillation`` that the method's weights do not take.
+    """
 
     run: ClassifyOptions = field(default_factory=ClassifyOptions)
     """The network, its data and its start."""
     quant: QuantSpec = field(default_factory=QuantSpec)
     """The quantization."""
+    oscillation: OscillationOptions = field(default_factory=OscillationOptions)
+    """Freezing, dampening and transition rates of oscillating weights."""
     train: TrainOptions = field(default_factory=TrainOptions)
     """The recipe."""
 
+    def __post_init__(self) -> None:
+        self.oscillation.check_method(self.quant)
+
     def to_dict(self) -> dict[str, Any]:
-        """Returns the three sections as plain dictionaries."""
+        """Returns the sections as plain dictionaries; ``oscillation`` only if it differs from its default."""
         train = {**asdict(self.train), "milestones": list(self.train.milestones)}
-        return {"run": asdict(self.run), "quant": self.quant.to_dict(), "train": train}
+        return {"run": asdict(self.run), "quant": self.quant.to_dict(), **self.oscillation.section(), "train": train}
 
 
-LAYOUT = {"run": Section.of(ClassifyOptions), "quant": QUANT, "train": Section.of(TrainOptions)}
+LAYOUT = {
+    "run": Section.of(ClassifyOptions),
+    "quant": QUANT,
+    "oscillation": Section.of(OscillationOptions),
+    "train": Section.of(TrainOptions),
+}
 
 
 def default_recipe(data: str) -> str:
@@ -181,7 +196,9 @@ def from_mapping(data: Mapping[str, Any], source: str) -> ClassifyConfig:
     Raises:
         ConfigError: An unknown section or key (the nearest is named), or a wrong value.
     """
-    return ClassifyConfig(**sections.build(sections.check_sections(data, source, LAYOUT), source, LAYOUT))
+    values = sections.build(sections.check_sections(data, source, LAYOUT), source, LAYOUT)
+    with sections.named(source):
+        return ClassifyConfig(**values)
 
 
 def resolve(
@@ -190,9 +207,9 @@ def resolve(
     """Returns the configuration of one run, and notices about scaled milestones.
 
     Args:
-        recipe: YAML file with any of the three sections; None: the defaults.
+        recipe: YAML file with any of the sections; None: the defaults.
         options: Options by name (``bits``, ``epochs``, ``seed``, ...), flat; None counts as not given.
-        overrides: The ``key=value`` arguments; keys of the sections ``run`` and ``train``.
+        overrides: The ``key=value`` arguments; keys of all sections but ``quant``.
 
     Raises:
         ConfigError: A recipe that is wrong by itself, an unknown option or key (the nearest is named), a wrong value,
@@ -267,7 +284,7 @@ def _kind(hint: Any) -> Kind:
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         name: _kind(hint)
-        for options in (ClassifyOptions, TrainOptions)
+        for options in (ClassifyOptions, OscillationOptions, TrainOptions)
         for name, hint in typing.get_type_hints(options).items()
     }
 )

@@ -1,4 +1,4 @@
-"""The configuration of a detector's training: four sections, read from YAML and the command line, written back."""
+"""The configuration of a detector's training: five sections, read from YAML and the command line, written back."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from qreg_yolo.config import sections
 from qreg_yolo.config.checks import check_bools, check_counts, check_number, check_texts
+from qreg_yolo.config.oscillation import OscillationOptions
 from qreg_yolo.config.sections import COMMAND_LINE, QUANT, Section
 from qreg_yolo.config.ultralytics_keys import check_train
 from qreg_yolo.errors import InvalidValueError, check_choice
@@ -119,6 +120,7 @@ class RunConfig:
     Raises:
         ConfigError: A key of ``train`` that is unknown, owned by another section or of the wrong type, or that the
             head does not read.
+        ValueError: Options of ``oscillation`` that the method's weights do not take.
     """
 
     run: RunOptions = field(default_factory=RunOptions)
@@ -127,12 +129,15 @@ class RunConfig:
     """The quantization."""
     head: HeadConfig = field(default_factory=HeadConfig)
     """The detection head."""
+    oscillation: OscillationOptions = field(default_factory=OscillationOptions)
+    """Freezing, dampening and transition rates of oscillating weights."""
     train: Mapping[str, Any] = field(default_factory=dict)
     """Ultralytics' own training arguments; absent ones keep Ultralytics' defaults."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "train", dict(self.train))
         check_train(self.train, "train")
+        self.oscillation.check_method(self.quant)
         for key in _ANCHOR_FREE_GAINS if self.head.has_anchors else ():
             if key in self.train:
                 raise ConfigError(
@@ -141,16 +146,23 @@ class RunConfig:
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the four sections as plain dictionaries."""
+        """Returns the sections as plain dictionaries; ``oscillation`` only if it differs from its default."""
         return {
             "run": asdict(self.run),
             "quant": self.quant.to_dict(),
             "head": asdict(self.head),
+            **self.oscillation.section(),
             "train": dict(self.train),
         }
 
 
-LAYOUT = {"run": Section.of(RunOptions), "quant": QUANT, "head": Section.of(HeadConfig), "train": Section(dict, [])}
+LAYOUT = {
+    "run": Section.of(RunOptions),
+    "quant": QUANT,
+    "head": Section.of(HeadConfig),
+    "oscillation": Section.of(OscillationOptions),
+    "train": Section(dict, []),
+}
 HEAD_OPTIONS = {"head": "kind", "autoanchor": "autoanchor"}
 """Option -> key of section ``head``."""
 
@@ -183,7 +195,7 @@ def resolve(
     """Returns the configuration of one run: defaults, then what is inherited, then the recipe, then the command line.
 
     Args:
-        recipe: YAML file with any of the four sections; None: the defaults.
+        recipe: YAML file with any of the sections; None: the defaults.
         options: Options by name (``bits``, ``method``, ``seed``, ...), flat; None counts as not given.
         overrides: What `key_values.parse_overrides` read: Ultralytics' arguments, and ``model``, ``data``, ``seed``.
         inherited: Section -> values of a checkpoint's training.
@@ -192,13 +204,14 @@ def resolve(
         ConfigError: A recipe that is wrong by itself, an unknown option or argument (the nearest is named), a wrong
             value, or an option and a ``key=value`` that disagree.
     """
-    known = [*LAYOUT["run"].keys, *LAYOUT["quant"].keys, *HEAD_OPTIONS]
+    flat = {key: name for name in ("run", "quant", "oscillation") for key in LAYOUT[name].keys}
+    known = [*flat, *HEAD_OPTIONS]
     sections.check_known(options, known)
     given = sections.one_of_each(options, overrides, {*known} - {*ALIASES})
     own: dict[str, dict[str, Any]] = {name: {} for name in LAYOUT}
     for name, value in given.items():
-        section = "head" if name in HEAD_OPTIONS else "run" if name in LAYOUT["run"].keys else "quant"
-        own[section if name in known else "train"][HEAD_OPTIONS.get(name, name)] = value
+        section = "head" if name in HEAD_OPTIONS else flat.get(name, "train")
+        own[section][HEAD_OPTIONS.get(name, name)] = value
     check_train(own["train"], COMMAND_LINE)
     stored: dict[str, dict[str, Any]] = {name: {} for name in LAYOUT}
     source = COMMAND_LINE

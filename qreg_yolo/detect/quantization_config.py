@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from qreg_yolo.config.detection import HeadConfig
+from qreg_yolo.config.oscillation import KEY as OSCILLATION
+from qreg_yolo.config.oscillation import OscillationOptions
 from qreg_yolo.errors import InvalidTypeError, InvalidValueError, check_choice, did_you_mean
 from qreg_yolo.quant.spec import BEFORE_INIT, FLOAT_BITS, LayerPlan, QuantSpec
 
@@ -23,6 +25,7 @@ EPOCH0 = "epoch0"
 RECIPE = "recipe"
 """Key of the trainer's request: the name of the recipe, for the records."""
 VERSION = 1
+_Options = TypeVar("_Options", HeadConfig, OscillationOptions)
 _ACTIVATIONS = {"silu": None, "relu": "nn.ReLU()"}
 """Our name -> value of Ultralytics' ``activation``; None: its default, SiLU."""
 
@@ -57,7 +60,8 @@ class QuantizationConfig:
     def from_request(cls, request: Mapping[str, Any], *, pretrained: bool = False) -> QuantizationConfig:
         """Returns the configuration of a user's options: `QuantSpec`'s, ``activation`` and ``head``.
 
-        ``head`` is a kind, or a mapping of `HeadConfig`'s fields. ``log_noise`` and ``val_every`` are only checked.
+        ``head`` is a kind, or a mapping of `HeadConfig`'s fields. ``log_noise``, ``val_every`` and ``oscillation`` are
+        only checked.
 
         Raises:
             ValueError: An unknown option (the nearest is named) or a wrong value.
@@ -72,8 +76,10 @@ class QuantizationConfig:
         for name in (AVERAGE, EPOCH0):
             options.pop(name, None)
         check_choice("activation", activation, tuple(_ACTIVATIONS))
+        oscillation = _fields(OSCILLATION, options.pop(OSCILLATION, {}), OscillationOptions)
         head = _head(options.pop("head", None))
         spec = QuantSpec.from_options(options)
+        oscillation.check_method(spec)
         return cls(spec=spec, activation=activation, pretrained=pretrained, head=head, recipe=recipe)
 
     @classmethod
@@ -132,8 +138,13 @@ class QuantizationConfig:
 def _head(given: str | Mapping[str, Any] | None) -> HeadConfig:
     if not isinstance(given, Mapping):
         return HeadConfig() if given is None else HeadConfig(kind=given)
-    known = [one.name for one in fields(HeadConfig)]
+    return _fields("head", given, HeadConfig)
+
+
+def _fields(section: str, given: Mapping[str, Any], options: type[_Options]) -> _Options:
+    known = [one.name for one in fields(options)]
     for name in given:
         if name not in known:
-            raise InvalidValueError(f"head has no '{name}'.{did_you_mean(str(name), known)} Known: {', '.join(known)}.")
-    return HeadConfig(**given)
+            hint = did_you_mean(str(name), known)
+            raise InvalidValueError(f"{section} has no '{name}'.{hint} Known: {', '.join(known)}.")
+    return options(**given)

@@ -97,6 +97,7 @@ def train(config: RunConfig, start: Start | None = None) -> outputs.RunResult:
             RECIPE: config.run.recipe,
             EPOCH0: config.run.epoch0,
             AVERAGE: config.run.average,
+            **config.oscillation.section(),
         },
     }
     if arguments.get("exist_ok"):
@@ -232,7 +233,7 @@ def callbacks(config: RunConfig | None, lock: FolderLock, data: str) -> dict[str
     def record(trainer: QuantDetectionTrainer) -> None:
         if RANK not in {-1, 0}:
             return
-        evaluated = {"train": trainer.evaluated_training, "val": trainer.evaluated_validation}
+        evaluated = outputs.evaluated(trainer)
         yaml, objects = unwrap_model(trainer.model).yaml, trainer.validator.n_objects
         measured = [
             (outputs.identity(weights, yaml, trainer.args.seed), outputs.defined(dict(results), objects))
