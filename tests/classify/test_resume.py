@@ -87,8 +87,8 @@ def stopped(data_dir: Path, project: Path, monkeypatch: pytest.MonkeyPatch, epoc
     """Trains up to an epoch, ends like Ctrl-C after its checkpoint, and returns that."""
     original = execute.outputs.write_results
 
-    def interrupt(folder: Path, rows: Any) -> None:
-        original(folder, rows)
+    def interrupt(folder: Path, rows: Any, zero: Any) -> None:
+        original(folder, rows, zero)
         if len(rows) == epoch:
             raise KeyboardInterrupt
 

@@ -40,6 +40,13 @@ SURFACE = {
             "--class-map", "--head", "--data-dir", "--no-verify", "--model", "--device", "--threads", "--online",
         ],
     },
+    "correct": {
+        "arguments": ["weights", "overrides"],
+        "options": [
+            "--epochs", "--lr0", "--bn-batches", "--data", "--data-dir", "--no-verify", "--model", "--device",
+            "--threads", "--online",
+        ],
+    },
     "val": {
         "arguments": ["checkpoint", "overrides"],
         "options": ["--weights", "--head", "--class-map", "--data", "--threads", "--online"],
@@ -83,7 +90,7 @@ SURFACE = {
         "options": [
             "--model", *CLASSIFY_DATA, "--bits", "--weight-bits", "--act-bits", "--method",
             "--weight-only", "--per-channel", "--first-last-bits", "--edge-bits", "--signed", "--init", "--offset",
-            "--weights", "--hyp", "--train-images", "--epochs", "--val-every", "--milestones", "--gamma", "--lr0",
+            "--weights", "--hyp", "--train-images", "--epochs", "--val-every", "--no-epoch0", "--milestones", "--gamma", "--lr0",
             "--momentum", "--nesterov", "--weight-decay", "--batch", "--aug", "--amp", "--compile",
             *HOLDING, "--log-noise", "--seed", "--seeds", "--threads", "--device", "--project", "--name",
             "--resume",

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from qreg_yolo.config.detection import resolve
-from qreg_yolo.detect import epoch_zero, evaluate, runs
+from qreg_yolo.detect import evaluate, runs
 from qreg_yolo.detect.checkpoint import load_weights
 from qreg_yolo.detect.epoch_zero import comes_from
 from qreg_yolo.io import records
+from qreg_yolo.io.records import recorded
 from qreg_yolo.io.results_csv import read_results
+from qreg_yolo.training.epoch_zero import comparison
 from tests.detect import factories
 from tests.detect.conftest import SETTINGS, Trained
 
@@ -70,17 +72,17 @@ def test_the_baseline_comes_from_its_records_if_they_fit(baseline: Trained, tmp_
     arguments = {"plots": False, "project": str(tmp_path), "name": "base", "exist_ok": True}
     evaluate.validate(copy, None, arguments, 1)
     row = next(r for r in records.read(folder / records.FILE).to_dicts() if r["metric"] == "map50_95")
-    assert epoch_zero._recorded(copy, row["evaluation"]) == row["value"]
-    assert epoch_zero._recorded(copy, row["evaluation"] + " imgsz=1") is None
+    assert recorded(copy, "map50_95", evaluation=row["evaluation"]) == row["value"]
+    assert recorded(copy, "map50_95", evaluation=row["evaluation"] + " imgsz=1") is None
     copy.write_bytes(baseline.last.read_bytes() + b"\n")
-    assert epoch_zero._recorded(copy, row["evaluation"]) is None
+    assert recorded(copy, "map50_95", evaluation=row["evaluation"]) is None
     (folder / records.FILE).write_text("no table")
-    assert epoch_zero._recorded(copy, row["evaluation"]) is None
+    assert recorded(copy, "map50_95", evaluation=row["evaluation"]) is None
 
 
 @pytest.mark.parametrize(("quantized", "advice"), [(0.3, False), (0.05, False), (0.03, True), (0.0, True)])
 def test_advice_is_given_where_little_is_left(quantized: float, advice: bool) -> None:
-    line = epoch_zero._line(0.4, quantized)
+    line = comparison("mAP50-95", 0.4, quantized)
     assert line.startswith(f"mAP50-95: fp32 0.400, quantized before training {quantized:.3f}")
     assert ("--per-channel" in line) == advice
 
