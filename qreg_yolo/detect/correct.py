@@ -142,7 +142,7 @@ def _corrected(
         return model
     trainer.output_layers = output_convolutions(model)
     names = scale_layers(model, trainer.output_layers)
-    trainer.model = model
+    trainer.model = model.requires_grad_(True)
     trainer.train()
     found = deepcopy(trainer.ema.ema)
     assert isinstance(found, QuantDetectionModel)
