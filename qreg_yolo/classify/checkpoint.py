@@ -41,7 +41,7 @@ class Description:
     classes: tuple[str, ...]
     """Names by label."""
     config: dict[str, Any]
-    """The run's configuration (sections ``run``, ``quant`` and ``train``)."""
+    """The run's configuration (sections ``run``, ``quant``, ``distill`` and ``train``)."""
     precision: str
     """`fp32` | `bf16`: arithmetic outside the quantizers."""
     layers: dict[str, LayerPlan] = field(default_factory=dict)
@@ -69,6 +69,7 @@ class Description:
         layers = {str(name): LayerPlan.from_dict(plan) for name, plan in data["layers"].items()}
         texts = {name: str(data[name]) for name in ("model", "precision")}
         config = {section: dict(data["config"][section]) for section in ("run", "quant", "train")}
+        config["distill"] = dict(data["config"].get("distill") or {})  # which older files lack
         classes = tuple(str(name) for name in data["classes"])
         return cls(**texts, classes=classes, config=config, layers=layers, skipped=dict(data["skipped"]))
 
@@ -123,11 +124,7 @@ def load_classifier(path: Path, model: str | None = None) -> tuple[nn.Module, De
     if not path.is_file():
         raise MissingFileError(f"There is no checkpoint '{path}'. Give the path of weights/last{SUFFIX} of a run.")
     header, tensors = read(path, HEADER, VERSION, LACKING)
-    try:
-        description = Description.from_dict(header["description"])
-        progress = Progress(epoch=int(header["epoch"]), rows=list(header["rows"] or []))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"The description in '{path}' is incomplete ({type(error).__name__}: {error}).") from error
+    description, progress = _described(header, path)
     check_same_model(path, description, model)
     try:
         network = build_model(description.model, len(description.classes), seed=0)
@@ -138,6 +135,14 @@ def load_classifier(path: Path, model: str | None = None) -> tuple[nn.Module, De
         progress.optimizer = _optimizer_state(tensors)
     fill(network, {name: t for name, t in tensors.items() if not name.startswith(_OPTIMIZER)}, path)
     return network.eval(), description, progress
+
+
+def _described(header: Mapping[str, Any], path: Path) -> tuple[Description, Progress]:
+    try:
+        description = Description.from_dict(header["description"])
+        return description, Progress(epoch=int(header["epoch"]), rows=list(header["rows"] or []))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"The description in '{path}' is incomplete ({type(error).__name__}: {error}).") from error
 
 
 def is_classifier(path: Path) -> bool:
@@ -152,6 +157,13 @@ def is_classifier(path: Path) -> bool:
         return path.suffix == SUFFIX and HEADER in keys(path)
     except (OSError, WeightsError):
         return False
+
+
+def stored_model(path: Path) -> str:
+    """Returns the name of the model in a checkpoint, or its ``package.module:factory``; errors as `load_classifier`."""
+    if not path.is_file():
+        raise MissingFileError(f"There is no checkpoint '{path}'. Give the path of weights/last{SUFFIX} of a run.")
+    return _described(read(path, HEADER, VERSION, LACKING)[0], path)[0].model
 
 
 def check_same_model(path: Path, description: Description, model: str | None) -> None:

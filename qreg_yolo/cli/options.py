@@ -28,6 +28,9 @@ LogNoise = Annotated[
     bool | None, typer.Option("--log-noise", help="Log each layer's weight noise per epoch in results.csv.")
 ]
 ValEvery = Annotated[int | None, typer.Option(help="Epochs from one validation to the next. [default: 1]")]
+Teacher = Annotated[
+    str | None, typer.Option(help="Checkpoint to learn from too, usually the fp32 baseline. [default: none]")
+]
 Amp = Annotated[str | None, typer.Option(help="Mixed precision: off | bf16 | auto. [default: off]")]
 Recipe = Annotated[str | None, typer.Option(help="Recipe: a name or a YAML file. [default: by data]")]
 Seed = Annotated[int | None, typer.Option(help="0 or more. [default: 0]")]

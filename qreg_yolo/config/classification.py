@@ -1,4 +1,4 @@
-"""The configuration of a classifier's training: three sections, read from YAML and the command line, written back.
+"""The configuration of a classifier's training: four sections, read from YAML and the command line, written back.
 
 Milestones belong to the number of epochs they were given with: where only the epochs change afterwards, they are
 scaled.
@@ -18,6 +18,7 @@ from typing import Any
 
 from qreg_yolo.config import sections
 from qreg_yolo.config.checks import AMP_CHOICES, check_bools, check_counts, check_number, check_texts
+from qreg_yolo.config.distillation import DistillOptions
 from qreg_yolo.config.key_values import Kind, check_folder_name
 from qreg_yolo.config.sections import COMMAND_LINE, QUANT, Section
 from qreg_yolo.errors import InvalidValueError, check_choice
@@ -134,22 +135,44 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifyConfig:
-    """One run, completely resolved; validated on construction."""
+    """One run, completely resolved; validated on construction.
+
+    Raises:
+        ConfigError: An option of distillation that is for detectors.
+    """
 
     run: ClassifyOptions = field(default_factory=ClassifyOptions)
     """The network, its data and its start."""
     quant: QuantSpec = field(default_factory=QuantSpec)
     """The quantization."""
+    distill: DistillOptions = field(default_factory=DistillOptions)
+    """The teacher; of its losses a classifier has the one of logits."""
     train: TrainOptions = field(default_factory=TrainOptions)
     """The recipe."""
 
+    def __post_init__(self) -> None:
+        with sections.named("distill"):
+            self.distill.check_default(
+                "losses", "features", "projector", reason="is for detectors; a classifier distils logits alone."
+            )
+
     def to_dict(self) -> dict[str, Any]:
-        """Returns the three sections as plain dictionaries."""
+        """Returns the four sections as plain dictionaries."""
         train = {**asdict(self.train), "milestones": list(self.train.milestones)}
-        return {"run": asdict(self.run), "quant": self.quant.to_dict(), "train": train}
+        return {
+            "run": asdict(self.run),
+            "quant": self.quant.to_dict(),
+            "distill": asdict(self.distill),
+            "train": train,
+        }
 
 
-LAYOUT = {"run": Section.of(ClassifyOptions), "quant": QUANT, "train": Section.of(TrainOptions)}
+LAYOUT = {
+    "run": Section.of(ClassifyOptions),
+    "quant": QUANT,
+    "distill": Section.of(DistillOptions),
+    "train": Section.of(TrainOptions),
+}
 
 
 def default_recipe(data: str) -> str:
@@ -177,7 +200,9 @@ def from_mapping(data: Mapping[str, Any], source: str) -> ClassifyConfig:
     Raises:
         ConfigError: An unknown section or key (the nearest is named), or a wrong value.
     """
-    return ClassifyConfig(**sections.build(sections.check_sections(data, source, LAYOUT), source, LAYOUT))
+    values = sections.build(sections.check_sections(data, source, LAYOUT), source, LAYOUT)
+    with sections.named(source):
+        return ClassifyConfig(**values)
 
 
 def resolve(
@@ -186,9 +211,9 @@ def resolve(
     """Returns the configuration of one run, and notices about scaled milestones.
 
     Args:
-        recipe: YAML file with any of the three sections; None: the defaults.
+        recipe: YAML file with any of the four sections; None: the defaults.
         options: Options by name (``bits``, ``epochs``, ``seed``, ...), flat; None counts as not given.
-        overrides: The ``key=value`` arguments; keys of the sections ``run`` and ``train``.
+        overrides: The ``key=value`` arguments; keys of the sections ``run``, ``distill`` and ``train``.
 
     Raises:
         ConfigError: A recipe that is wrong by itself, an unknown option or key (the nearest is named), a wrong value,
@@ -263,7 +288,7 @@ def _kind(hint: Any) -> Kind:
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         name: _kind(hint)
-        for options in (ClassifyOptions, TrainOptions)
+        for options in (ClassifyOptions, DistillOptions, TrainOptions)
         for name, hint in typing.get_type_hints(options).items()
     }
 )

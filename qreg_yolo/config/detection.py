@@ -1,4 +1,4 @@
-"""The configuration of a detector's training: four sections, read from YAML and the command line, written back."""
+"""The configuration of a detector's training: five sections, read from YAML and the command line, written back."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from qreg_yolo.config import sections
 from qreg_yolo.config.checks import check_bools, check_counts, check_number, check_texts
+from qreg_yolo.config.distillation import DistillOptions
 from qreg_yolo.config.sections import COMMAND_LINE, QUANT, Section
 from qreg_yolo.config.ultralytics_keys import check_train
 from qreg_yolo.errors import InvalidValueError, check_choice
@@ -110,7 +111,7 @@ class RunConfig:
 
     Raises:
         ConfigError: A key of ``train`` that is unknown, owned by another section or of the wrong type, or that the
-            head does not read.
+            head does not read; a temperature, which is for classifiers.
     """
 
     run: RunOptions = field(default_factory=RunOptions)
@@ -119,12 +120,16 @@ class RunConfig:
     """The quantization."""
     head: HeadConfig = field(default_factory=HeadConfig)
     """The detection head."""
+    distill: DistillOptions = field(default_factory=DistillOptions)
+    """The teacher."""
     train: Mapping[str, Any] = field(default_factory=dict)
     """Ultralytics' own training arguments; absent ones keep Ultralytics' defaults."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "train", dict(self.train))
         check_train(self.train, "train")
+        with sections.named("distill"):
+            self.distill.check_default("temperature", reason="is for classifiers; a detector's losses have none.")
         for key in _ANCHOR_FREE_GAINS if self.head.has_anchors else ():
             if key in self.train:
                 raise ConfigError(
@@ -133,18 +138,27 @@ class RunConfig:
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the four sections as plain dictionaries."""
+        """Returns the five sections as plain dictionaries."""
         return {
             "run": asdict(self.run),
             "quant": self.quant.to_dict(),
             "head": asdict(self.head),
+            "distill": asdict(self.distill),
             "train": dict(self.train),
         }
 
 
-LAYOUT = {"run": Section.of(RunOptions), "quant": QUANT, "head": Section.of(HeadConfig), "train": Section(dict, [])}
+LAYOUT = {
+    "run": Section.of(RunOptions),
+    "quant": QUANT,
+    "head": Section.of(HeadConfig),
+    "distill": Section.of(DistillOptions),
+    "train": Section(dict, []),
+}
 HEAD_OPTIONS = {"head": "kind", "autoanchor": "autoanchor"}
 """Option -> key of section ``head``."""
+DISTILL_OPTIONS = {"teacher": "teacher", "distill": "losses"}
+"""Option -> key of section ``distill``."""
 
 
 def default_recipe(data: str, *, fine_tuned: bool) -> str | None:
@@ -170,21 +184,23 @@ def resolve(recipe: Path | None, options: Mapping[str, Any], overrides: Mapping[
     """Returns the configuration of one run: defaults, then the recipe, then the command line.
 
     Args:
-        recipe: YAML file with any of the four sections; None: the defaults.
+        recipe: YAML file with any of the five sections; None: the defaults.
         options: Options by name (``bits``, ``method``, ``seed``, ...), flat; None counts as not given.
         overrides: What `key_values.parse_overrides` read: Ultralytics' arguments, and ``model``, ``data``, ``seed``.
 
     Raises:
         ConfigError: A recipe that is wrong by itself, an unknown option or argument (the nearest is named), a wrong
-            value, or an option and a ``key=value`` that disagree.
+            value, an option and a ``key=value`` that disagree, or losses without a teacher.
     """
-    known = [*LAYOUT["run"].keys, *LAYOUT["quant"].keys, *HEAD_OPTIONS]
+    known = [*LAYOUT["run"].keys, *LAYOUT["quant"].keys, *HEAD_OPTIONS, *DISTILL_OPTIONS]
     sections.check_known(options, known)
     given = sections.one_of_each(options, overrides, {*known} - {*ALIASES})
     own: dict[str, dict[str, Any]] = {name: {} for name in LAYOUT}
+    renamed = {"head": HEAD_OPTIONS, "distill": DISTILL_OPTIONS}
     for name, value in given.items():
-        section = "head" if name in HEAD_OPTIONS else "run" if name in LAYOUT["run"].keys else "quant"
-        own[section if name in known else "train"][HEAD_OPTIONS.get(name, name)] = value
+        home = next((section for section, options in renamed.items() if name in options), None)
+        section = home or ("run" if name in LAYOUT["run"].keys else "quant" if name in known else "train")
+        own[section][renamed[home][name] if home else name] = value
     check_train(own["train"], COMMAND_LINE)
     stored: dict[str, dict[str, Any]] = {name: {} for name in LAYOUT}
     source = COMMAND_LINE
@@ -193,6 +209,8 @@ def resolve(recipe: Path | None, options: Mapping[str, Any], overrides: Mapping[
         _built(stored, str(recipe))  # checked alone first, so that its faults are reported as its own
     with sections.named(source):
         merged = sections.merged(stored, own)
+    if "losses" in own["distill"] and merged["distill"].get("teacher") is None:
+        raise ConfigError(f"--distill {own['distill']['losses']} needs a teacher. Add --teacher CKPT.")
     return _built(merged, source)
 
 

@@ -49,6 +49,21 @@ class Evaluated:
     """`fp32` | `fp16` | `bf16`."""
 
 
+def evaluated(trainer: Any) -> dict[str, Evaluated]:
+    """Returns the images and settings of a run's training losses, and of its accuracies and validation losses."""
+    args, data, validator = trainer.args, trainer.train_loader.dataset, trainer.validator
+    settings = {
+        "imgsz": data.imgsz, "batch": data.batch_size, "rect": data.rect,
+        "classes": "all" if args.classes is None else args.classes,
+        "single_cls": bool(args.single_cls), "fraction": data.fraction,
+        "objects": sum(len(label["cls"]) for label in data.labels),
+    }  # fmt: skip
+    return {
+        "train": Evaluated(len(data), records.settings_text(settings), trainer.precision),
+        "val": Evaluated(len(trainer.test_loader.dataset), validator.evaluation, validator.precision),
+    }
+
+
 def write_description(save_dir: Path, config: RunConfig, model_yaml: dict[str, Any], device: torch.device) -> None:
     """Writes ``config.yaml``, ``environment.json`` and ``qreg.json`` (the model's resolved section)."""
     files.write_text(save_dir / "config.yaml", dump(config))

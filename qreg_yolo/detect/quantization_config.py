@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from qreg_yolo.config.detection import HeadConfig
+from qreg_yolo.config.distillation import DistillOptions
 from qreg_yolo.errors import InvalidTypeError, InvalidValueError, check_choice, did_you_mean
 from qreg_yolo.quant.spec import FLOAT_BITS, LayerPlan, QuantSpec
 
 KEY = "qreg"
 """The key in ``model.yaml`` and in the trainer's arguments."""
-LOG_NOISE, VAL_EVERY = "log_noise", "val_every"
-"""Keys of the trainer's request only: whether to log the weight noise of each epoch, and epochs per validation."""
+DISTILL, LOG_NOISE, VAL_EVERY = "distill", "log_noise", "val_every"
+"""Keys of the trainer's request only: teacher, whether to log each epoch's weight noise, and epochs per validation."""
 VERSION = 1
+T = TypeVar("T")
 _ACTIVATIONS = {"silu": None, "relu": "nn.ReLU()"}
 """Our name -> value of Ultralytics' ``activation``; None: its default, SiLU."""
 
@@ -47,7 +49,8 @@ class QuantizationConfig:
     def from_request(cls, request: Mapping[str, Any], *, pretrained: bool = False) -> QuantizationConfig:
         """Returns the configuration of a user's options: `QuantSpec`'s, ``activation`` and ``head``.
 
-        ``head`` is a kind, or a mapping of `HeadConfig`'s fields. ``log_noise`` and ``val_every`` are only checked.
+        ``head`` is a kind, or a mapping of `HeadConfig`'s fields. ``distill`` (a mapping of `DistillOptions`' fields),
+        ``log_noise`` and ``val_every`` are only checked.
 
         Raises:
             ValueError: An unknown option (the nearest is named) or a wrong value.
@@ -59,7 +62,10 @@ class QuantizationConfig:
         if type(every := options.pop(VAL_EVERY, 1)) is not int or every < 1:
             raise InvalidValueError(f"{VAL_EVERY}={every!r} is not a whole number of at least 1.")
         check_choice("activation", activation, tuple(_ACTIVATIONS))
-        head = _head(options.pop("head", None))
+        if (distill := options.pop(DISTILL, None)) is not None:
+            _built(DistillOptions, DISTILL, distill)
+        head = options.pop("head", None)
+        head = _built(HeadConfig, "head", head if isinstance(head, Mapping) else {"kind": head} if head else {})
         return cls(spec=QuantSpec.from_options(options), activation=activation, pretrained=pretrained, head=head)
 
     @classmethod
@@ -111,11 +117,10 @@ class QuantizationConfig:
             model_yaml["activation"] = _ACTIVATIONS[self.activation]
 
 
-def _head(given: str | Mapping[str, Any] | None) -> HeadConfig:
-    if not isinstance(given, Mapping):
-        return HeadConfig() if given is None else HeadConfig(kind=given)
-    known = [one.name for one in fields(HeadConfig)]
-    for name in given:
-        if name not in known:
-            raise InvalidValueError(f"head has no '{name}'.{did_you_mean(str(name), known)} Known: {', '.join(known)}.")
-    return HeadConfig(**given)
+def _built(options: type[T], name: str, given: Mapping[str, Any]) -> T:
+    """Returns the values of a mapping of options; an unknown one raises `InvalidValueError` (the nearest is named)."""
+    known = [one.name for one in fields(options)]  # type: ignore[arg-type]
+    for key in given:
+        if key not in known:
+            raise InvalidValueError(f"{name} has no '{key}'.{did_you_mean(str(key), known)} Known: {', '.join(known)}.")
+    return options(**given)

@@ -73,7 +73,7 @@ def capture(trainer: BaseTrainer, batches_since_step: int) -> dict[str, Any]:
         trainer: A trainer at an epoch boundary.
         batches_since_step: Batches with gradients accumulated for the next optimizer step.
     """
-    model = unwrap_model(trainer.model)
+    model, distiller = unwrap_model(trainer.model), trainer.distiller
     waiting = batches_since_step > 0
     dataset = trainer.train_loader.dataset
     return {
@@ -85,6 +85,7 @@ def capture(trainer: BaseTrainer, batches_since_step: int) -> dict[str, Any]:
         "batches_since_step": batches_since_step,
         "gradients": {n: p.grad for n, p in model.named_parameters() if waiting and p.grad is not None},
         "mosaic_buffer": [int(index) for index in getattr(dataset, "buffer", ())],
+        "distill": {} if distiller is None else distiller.state(waiting=waiting),
     }
 
 
@@ -99,6 +100,8 @@ def restore(trainer: BaseTrainer, state: dict[str, Any]) -> None:
     if getattr(dataset, "buffer", None) == [] and trainer.train_loader.num_workers == 0:
         for index in state["mosaic_buffer"]:
             dataset.load_image(index)  # fills the buffer in the same order
+    if trainer.distiller is not None:
+        trainer.distiller.restore(state["distill"])
 
 
 def restore_gradients(trainer: BaseTrainer, state: dict[str, Any]) -> None:
@@ -106,6 +109,8 @@ def restore_gradients(trainer: BaseTrainer, state: dict[str, Any]) -> None:
     parameters = dict(unwrap_model(trainer.model).named_parameters())
     for name, gradient in state["gradients"].items():
         parameters[name].grad = gradient.to(parameters[name].device)
+    if trainer.distiller is not None:
+        trainer.distiller.restore_gradients(state["distill"])
 
 
 def save_checkpoints(trainer: BaseTrainer, save: Callable[[], bool], batches_since_step: int) -> bool:

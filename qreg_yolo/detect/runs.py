@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from qreg_yolo.config.detection import RunConfig
+from qreg_yolo.config.distillation import DistillOptions
 from qreg_yolo.datasets.classes import class_names
 from qreg_yolo.datasets.sources import find_data
 from qreg_yolo.detect import outputs
@@ -29,9 +30,10 @@ from qreg_yolo.detect.preflight import (
     check_names,
     check_resume,
 )
-from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, VAL_EVERY, QuantizationConfig
+from qreg_yolo.detect.quantization_config import DISTILL, KEY, LOG_NOISE, VAL_EVERY, QuantizationConfig
 from qreg_yolo.detect.safe_load import check_file
 from qreg_yolo.detect.safetensors_checkpoint import save_safetensors
+from qreg_yolo.detect.teacher import HeadShape, check_teacher, load_teacher
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from qreg_yolo.detect.yolov5_weights import YOLOv5Weights
 from qreg_yolo.errors import FileAccessError, ModelError
@@ -51,7 +53,7 @@ def train(config: RunConfig) -> outputs.RunResult:
 
     Raises:
         ConfigError: A value that Ultralytics refuses.
-        FileNotFoundError: The data, the weights or the model YAML do not exist.
+        FileNotFoundError: The data, the weights, the teacher or the model YAML do not exist.
         DataError, ModelError, WeightsError: They cannot be used.
         OSError: The project folder cannot be written.
         FolderInUseError: Another process is writing into the run's folder.
@@ -65,15 +67,28 @@ def train(config: RunConfig) -> outputs.RunResult:
     check_model(config.run.model)
     if config.run.weights is not None:
         existing(Path(config.run.weights))
+    teacher = load_teacher(config.distill)
     data, scanned = _check(config.run.data, config.train)
     facade = _built(config.run.model)
     if config.head.has_anchors:
         check_levels(facade.model)
+    if teacher is not None:
+        config = replace(config, distill=teacher.options)
+        names = ["item"] if config.train.get("single_cls") else class_names(data.names)
+        check_teacher(teacher, HeadShape.of(facade.model, kind=config.head.kind), names, data.channels)
     start = None if config.run.weights is None else _start(config, facade)
-    project = writable_project(config.train.get("project"))
+    arguments = _arguments(config, amp, data)
+    if arguments.get("exist_ok"):
+        refuse_if_locked(Path(arguments["project"]) / str(arguments["name"]))
+    trainer = partial(QuantDetectionTrainer, start=start, scanned=scanned, teacher=teacher)
+    return _run(facade, trainer, arguments, data, config)
+
+
+def _arguments(config: RunConfig, amp: bool | str, data: ImageSet) -> dict[str, Any]:
+    """Returns the trainer's arguments: Ultralytics' and our request."""
     head = "-anchor" if config.head.has_anchors else ""
     name = f"{Path(config.run.model).stem}{head}-{config.quant.label}-s{config.run.seed}"
-    arguments = {
+    return {
         "name": name,
         **_DEFAULTS,
         **config.train,
@@ -81,19 +96,16 @@ def train(config: RunConfig) -> outputs.RunResult:
         "data": str(data.yaml),
         "seed": config.run.seed,
         "pretrained": config.run.weights or False,
-        "project": project,
+        "project": writable_project(config.train.get("project")),
         KEY: {
             **config.quant.to_dict(),
             "activation": config.run.activation,
             "head": asdict(config.head) if config.head.has_anchors else config.head.kind,
             LOG_NOISE: config.run.log_noise,
             VAL_EVERY: config.run.val_every,
+            **({DISTILL: asdict(config.distill)} if config.distill.teacher else {}),
         },
     }
-    if arguments.get("exist_ok"):
-        refuse_if_locked(Path(project) / str(arguments["name"]))
-    trainer = partial(QuantDetectionTrainer, start=start, scanned=scanned)
-    return _run(facade, trainer, arguments, data, config)
 
 
 def _check(data: str, arguments: Mapping[str, Any]) -> tuple[ImageSet, dict[str, Label]]:
@@ -138,7 +150,7 @@ def resume(
         threads: CPU threads; None: all cores.
 
     Raises:
-        WeightsError, FileNotFoundError: No readable checkpoint.
+        WeightsError, FileNotFoundError: No readable checkpoint, or not the teacher that the run began with.
         ConfigError: A finished run, other quantization settings, or an argument that cannot change.
     """
     use_threads(threads)
@@ -152,10 +164,11 @@ def resume(
     folder = checkpoint.absolute().parent.parent  # Ultralytics' choice ignores that the run was moved
     refuse_if_locked(folder)
     trained = stored["train_args"]
+    teacher = load_teacher(DistillOptions(**trained[KEY].get(DISTILL, {})))
     data, scanned = _check(str(trained["data"]), trained)
     check_names(facade.model, data, checkpoint)
     own = {"resume": str(checkpoint), "data": str(data.yaml), "save_dir": str(folder)}
-    trainer = partial(QuantDetectionTrainer, resumed=(facade.model, stored), scanned=scanned)
+    trainer = partial(QuantDetectionTrainer, resumed=(facade.model, stored), scanned=scanned, teacher=teacher)
     return _run(facade, trainer, {**arguments, **own}, data, None)
 
 
@@ -222,7 +235,7 @@ def callbacks(config: RunConfig | None, lock: FolderLock, data: str) -> dict[str
     def record(trainer: QuantDetectionTrainer) -> None:
         if RANK not in {-1, 0}:
             return
-        evaluated = {"train": trainer.evaluated_training, "val": trainer.evaluated_validation}
+        evaluated = outputs.evaluated(trainer)
         for weights, results in ((trainer.last, outputs.last_epoch(trainer.csv)), (trainer.best, trainer.metrics)):
             outputs.append_records(
                 trainer.save_dir / outputs.RECORDS,

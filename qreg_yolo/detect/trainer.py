@@ -28,16 +28,17 @@ from qreg_yolo.detect.checkpoint import Start, load_start, load_weights
 from qreg_yolo.detect.compat import as_taken, check_ultralytics, refuse_unsupported, restore_threads
 from qreg_yolo.detect.data_check import Label
 from qreg_yolo.detect.dataset import DetectionDataset, build_dataset
+from qreg_yolo.detect.distillation import Distiller, make_distiller, without_teacher
 from qreg_yolo.detect.model import QuantDetectionModel
-from qreg_yolo.detect.outputs import Evaluated, defined
+from qreg_yolo.detect.outputs import defined
 from qreg_yolo.detect.policy import clipping_warning, frozen_norms
 from qreg_yolo.detect.precision import precision_of
 from qreg_yolo.detect.preflight import RESUMABLE
 from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, VAL_EVERY, QuantizationConfig
+from qreg_yolo.detect.teacher import Teacher
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.errors import InvalidValueError
 from qreg_yolo.io.files import what_is_kept
-from qreg_yolo.io.records import settings_text
 from qreg_yolo.quant.calibration import calibrate
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
 from qreg_yolo.quant.weight_noise import noise_columns
@@ -59,6 +60,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         start: The start of the training, if ``pretrained`` was read already.
         resumed: Model and dictionary of the resumed checkpoint, if it was read already.
         scanned: Image path -> label, for images that were read already.
+        teacher: The teacher, if it was read already.
 
     >>> trainer = QuantDetectionTrainer(overrides=dict(model="yolov5n.yaml", qreg=dict(bits=4)))  # doctest: +SKIP
     """
@@ -67,6 +69,9 @@ class QuantDetectionTrainer(DetectionTrainer):
     args: Any
     last: Path
     best: Path
+    distiller: Distiller | None = None
+    """The criterion of the training model, in a run with a teacher."""
+    _teacher: Teacher | None = None
 
     def __init__(
         self,
@@ -77,6 +82,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         start: Start | None = None,
         resumed: tuple[Any, dict[str, Any]] | None = None,
         scanned: Mapping[str, Label] | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         check_ultralytics()
         overrides = overrides or {}
@@ -90,10 +96,10 @@ class QuantDetectionTrainer(DetectionTrainer):
         self._resumed: dict[str, Any] | None = None
         self._overflowed = False
         self._links = ExitStack()
-        self._start, self._read, self._scanned = start, resumed, scanned
+        self._start, self._read, self._scanned, self._teacher = start, resumed, scanned, teacher
         super().__init__({KEY: None, **cfg2dict(cfg)}, overrides, _callbacks)
         restore_threads()
-        self._precision = precision_of(self.args.amp, self.device)
+        self.precision = precision_of(self.args.amp, self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
             self.args.amp = False  # Ultralytics refuses bf16 there; the model itself applies it
@@ -167,7 +173,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         if request is not None:
             head = QuantizationConfig.read(model_yaml).head.kind
             config = QuantizationConfig.from_request({"head": head, **request}, pretrained=weights is not None)
-            replace(config, precision=self._precision).write(model_yaml)
+            replace(config, precision=self.precision).write(model_yaml)
         model = self.set_model_names_for_load(
             QuantDetectionModel(
                 model_yaml, nc=self.data["nc"], ch=self.data["channels"], verbose=verbose and RANK == -1
@@ -247,6 +253,9 @@ class QuantDetectionTrainer(DetectionTrainer):
             optimizer.add_param_group(group)
             count, decay_of = len(group["params"]), group["weight_decay"]
             LOGGER.info(f"Of these, {count} are in a group of their own: {group['param_group']}(decay={decay_of})")
+        self.distiller = make_distiller(self, plain, self._teacher)
+        for group in self.distiller.optimizer_groups(**common) if self.distiller else ():
+            optimizer.add_param_group(group)
         StepSizeRule(plain, relative=spec.relative_steps).attach(optimizer)
         return optimizer
 
@@ -261,7 +270,9 @@ class QuantDetectionTrainer(DetectionTrainer):
 
     def run_callbacks(self, event: str) -> None:
         """Runs the callbacks of an event, after our own at the start of an epoch and of a batch, and at the end."""
-        if event == "on_train_epoch_start":
+        if event == "on_pretrain_routine_end" and self.distiller is not None:
+            self.distiller.attach()
+        elif event == "on_train_epoch_start":
             resume.begin_epoch(self)
             self._resume_gradients()
         elif event == "on_train_batch_start":
@@ -298,6 +309,8 @@ class QuantDetectionTrainer(DetectionTrainer):
                     "norm 10 they are 0 in this step, as in Ultralytics. If this lasts, lower lr0 or check the images."
                 )
             self._overflowed = True
+        if self.distiller is not None:
+            self.distiller.average_gradients()
         super().optimizer_step()
         self._batches_since_step = self._first_step_offset = 0
 
@@ -351,6 +364,10 @@ class QuantDetectionTrainer(DetectionTrainer):
             metrics = {**metrics, **noise_columns(unwrap_model(self.model), everything=True)}
         super().save_metrics(metrics)
 
+    def label_loss_items(self, loss_items: dict[str, Any] | None = None, prefix: str = "train") -> Any:
+        """Returns Ultralytics' labelled losses, or their labels; validation has no teacher and no loss of it."""
+        return without_teacher(super().label_loss_items(loss_items, prefix))
+
     def save_model(self) -> bool:
         """Saves the checkpoints and the sidecar with `resume.save_checkpoints`."""
         return resume.save_checkpoints(self, super().save_model, self._batches_since_step)
@@ -375,23 +392,6 @@ class QuantDetectionTrainer(DetectionTrainer):
         return build_dataset(
             self.args, img_path, batch, self.data, mode=mode, rect=mode == "val", stride=stride, scanned=self._scanned
         )
-
-    @property
-    def evaluated_training(self) -> Evaluated:
-        """Images and settings of the training losses."""
-        data: Any = self.train_loader.dataset
-        settings = {
-            "imgsz": data.imgsz, "batch": data.batch_size, "rect": data.rect,
-            "classes": "all" if self.args.classes is None else self.args.classes,
-            "single_cls": bool(self.args.single_cls), "fraction": data.fraction,
-            "objects": sum(len(label["cls"]) for label in data.labels),
-        }  # fmt: skip
-        return Evaluated(len(data), settings_text(settings), self._precision)
-
-    @property
-    def evaluated_validation(self) -> Evaluated:
-        """Images and settings of accuracies and validation losses."""
-        return Evaluated(len(self.test_loader.dataset), self.validator.evaluation, self.validator.precision)
 
     def get_validator(self) -> QuantDetectionValidator:
         args = copy(self.args)

@@ -27,8 +27,8 @@ SURFACE = {
         "options": [
             "--bits", "--weight-bits", "--act-bits", "--method", "--weight-only", "--per-channel",
             "--first-last-bits", "--edge-bits", "--signed", "--activation", "--head", "--autoanchor",
-            "--model", "--data", "--weights", "--hyp", "--seed", "--threads", "--amp", "--log-noise",
-            "--val-every", "--resume", "--online",
+            "--model", "--data", "--weights", "--teacher", "--distill", "--hyp", "--seed", "--threads", "--amp",
+            "--log-noise", "--val-every", "--resume", "--online",
         ],
     },
     "val": {
@@ -74,7 +74,7 @@ SURFACE = {
         "options": [
             "--model", *CLASSIFY_DATA, "--bits", "--weight-bits", "--act-bits", "--method",
             "--weight-only", "--per-channel", "--first-last-bits", "--edge-bits", "--signed", "--weights",
-            "--hyp", "--train-images", "--epochs", "--val-every", "--milestones", "--gamma", "--lr0",
+            "--teacher", "--hyp", "--train-images", "--epochs", "--val-every", "--milestones", "--gamma", "--lr0",
             "--momentum", "--nesterov", "--weight-decay", "--batch", "--aug", "--amp", "--compile",
             "--log-noise", "--seed", "--seeds", "--threads", "--device", "--project", "--name",
             "--resume",
