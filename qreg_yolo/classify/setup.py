@@ -81,7 +81,13 @@ def load_teacher(config: ClassifyConfig, classes: tuple[str, ...], device: torch
     path, own = config.distill.path, config.run.model
     if path is None:
         return None
-    network, description, _ = load_classifier(path, own if is_import_path(own) and stored_model(path) == own else None)
+    model = stored_model(path)
+    if is_import_path(model) and model != own:
+        raise ConfigError(
+            f"The teacher '{path}' is a model of your own, '{model}', whose code runs only where it is the student's, "
+            f"and this is '{own}'. Give a teacher of the student's factory or of a built-in network."
+        )
+    network, description, _ = load_classifier(path, own if model == own else None)
     if description.classes != classes:
         raise WeightsError(
             f"The teacher '{path}' has {len(description.classes)} classes ({', '.join(description.classes):.200}), the "

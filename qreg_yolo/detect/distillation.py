@@ -274,7 +274,7 @@ def make_distiller(trainer: Any, student: Any, teacher: Teacher | None) -> Disti
         FileNotFoundError, WeightsError: As `load_teacher` and `check_teacher`.
     """
     request = getattr(trainer.args, KEY, None) or {}
-    teacher = teacher or load_teacher(DistillOptions(**request.get(DISTILL, {})))
+    teacher = teacher or load_teacher(DistillOptions(**(request.get(DISTILL) or {})))
     if teacher is None:
         return None
     check_teacher(teacher, HeadShape.of(student), class_names(student.names), trainer.data["channels"])

@@ -164,7 +164,7 @@ def resume(
     folder = checkpoint.absolute().parent.parent  # Ultralytics' choice ignores that the run was moved
     refuse_if_locked(folder)
     trained = stored["train_args"]
-    teacher = load_teacher(DistillOptions(**trained[KEY].get(DISTILL, {})))
+    teacher = load_teacher(DistillOptions(**(trained[KEY].get(DISTILL) or {})))
     data, scanned = _check(str(trained["data"]), trained)
     check_names(facade.model, data, checkpoint)
     own = {"resume": str(checkpoint), "data": str(data.yaml), "save_dir": str(folder)}
