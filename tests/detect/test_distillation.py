@@ -365,6 +365,25 @@ def test_in_bf16_the_teacher_runs_as_the_student_does() -> None:
     assert loss.dtype == torch.float32
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("request_", HEADS, ids=["anchor_free", "anchor", "end2end"])
+def test_a_compiled_student_has_the_same_loss(request_: dict[str, Any]) -> None:
+    """As in Ultralytics' loop: the compiled network gives the outputs, its loss and the teacher run eagerly."""
+    student = network(0, **request_)
+    distiller(student, network(1, **request_), losses="both", projector=True)
+    losses, gradients = [], []
+    for call in (student, torch.compile(student, backend="aot_eager")):
+        student.eval().zero_grad()
+        student.model[-1].training = True
+        whole = batch()
+        loss, _ = student.loss(whole, call(whole["img"]))
+        loss.sum().backward()
+        losses.append(loss.detach())
+        gradients.append(gradient_norm(student))
+    assert torch.allclose(losses[0], losses[1], rtol=1e-4)
+    assert gradients[1] == pytest.approx(gradients[0], rel=1e-3)
+
+
 def test_validation_has_no_column() -> None:
     assert without_teacher(["val/box_loss", "val/distill_loss"]) == ["val/box_loss"]
     labelled: Mapping[str, float] = {"train/box_loss": 1.0, "train/distill_loss": 2.0}

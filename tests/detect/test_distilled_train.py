@@ -131,21 +131,10 @@ def test_the_averaged_model_keeps_the_plain_criterion(tiny_data: Path, tmp_path:
     assert trainer.args.qreg["distill"]["sha256"] == files.sha256(tmp_path / "t.safetensors")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("head", ["anchor", "anchor_free"])
-def test_a_compiled_student(head: str, tiny_data: Path, tmp_path: Path) -> None:
-    path = teacher(tmp_path / "t.safetensors", tiny_data, head=head)
-    for compiled in (False, True):
-        train(path, tiny_data, losses="both", qreg={"head": head}, compile=compiled, name=f"compiled-{compiled}")
-    eager, found = (rows(tmp_path / f"compiled-{compiled}")[0] for compiled in (False, True))
-    assert float(found["train/distill_loss"]) == pytest.approx(float(eager["train/distill_loss"]), rel=0.02)
-
-
-@pytest.mark.parametrize("amp", ["bf16"])
-def test_mixed_precision(amp: str, tiny_data: Path, tmp_path: Path) -> None:
+def test_mixed_precision(tiny_data: Path, tmp_path: Path) -> None:
     path = teacher(tmp_path / "t.safetensors", tiny_data)
-    for name in (False, amp):
-        train(path, tiny_data, losses="both", amp=name, name=f"amp-{name}")
-    plain, mixed = (float(rows(tmp_path / f"amp-{name}")[0]["train/distill_loss"]) for name in (False, amp))
+    for amp in ("fp32", "bf16"):
+        train(path, tiny_data, losses="both", amp=amp, name=amp)
+    plain, mixed = (float(rows(tmp_path / amp)[0]["train/distill_loss"]) for amp in ("fp32", "bf16"))
     assert mixed != plain
     assert mixed == pytest.approx(plain, rel=0.05)
