@@ -21,7 +21,7 @@ from qreg_yolo.errors import MissingFileError, WeightsError
 from qreg_yolo.io import files
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.convert import apply_plan, quantized_layers
-from qreg_yolo.quant.spec import LayerPlan, QuantSpec
+from qreg_yolo.quant.spec import BEFORE_INIT, LayerPlan, QuantSpec
 from qreg_yolo.training.tensor_file import SUFFIX, fill, keys, read, tensors_of
 
 HEADER = "qreg_yolo_classifier"
@@ -44,6 +44,8 @@ class Description:
     """The run's configuration (sections ``run``, ``quant``, ``distill`` and ``train``)."""
     precision: str
     """`fp32` | `bf16`: arithmetic outside the quantizers."""
+    training: str = "qat"
+    """`qat`, or `none`: quantized without training."""
     layers: dict[str, LayerPlan] = field(default_factory=dict)
     """The plan of every quantized layer, by full name."""
     skipped: dict[str, str] = field(default_factory=dict)
@@ -52,7 +54,7 @@ class Description:
     @property
     def spec(self) -> QuantSpec:
         """The quantization that was requested."""
-        return QuantSpec.from_options(self.config["quant"])
+        return QuantSpec.from_options({**BEFORE_INIT, **self.config["quant"]})
 
     def resolve(self, model: nn.Module, unreached: Mapping[str, str]) -> None:
         """Takes the plans from a calibrated model, and the layers that calibration left in full precision."""
@@ -68,6 +70,7 @@ class Description:
         """Returns the description that `to_dict` wrote; whatever its absence or type raises is the caller's."""
         layers = {str(name): LayerPlan.from_dict(plan) for name, plan in data["layers"].items()}
         texts = {name: str(data[name]) for name in ("model", "precision")}
+        texts["training"] = str(data.get("training", "qat"))
         config = {section: dict(data["config"][section]) for section in ("run", "quant", "train")}
         config["distill"] = dict(data["config"].get("distill") or {})  # which older files lack
         classes = tuple(str(name) for name in data["classes"])

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from qreg_yolo.classify import outputs
-from qreg_yolo.classify.checkpoint import Progress, load_classifier
+from qreg_yolo.classify.checkpoint import Description, Progress, load_classifier
 from qreg_yolo.classify.datasets import class_rows, load_measured, load_training
 from qreg_yolo.classify.evaluate import evaluate
 from qreg_yolo.classify.execute import RunResult, execute
@@ -134,12 +134,25 @@ def resume(checkpoint: Path, given: Mapping[str, Any]) -> str:
         return execute(run, description, checkpoint.absolute().parent.parent).table
 
 
-def validate(weights: Path, asked: Measuring) -> str:
-    """Measures a checkpoint (default: on the set it was validated on in training), records it, and returns a line.
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The result of `measure`."""
+
+    description: Description
+    """The checkpoint's."""
+    data: str
+    """Name of the dataset."""
+    numbers: outputs.Measured
+    line: str
+    """For a terminal."""
+
+
+def measure(weights: Path, asked: Measuring) -> Measured:
+    """Measures a checkpoint, by default on the set it was validated on in training.
 
     Raises:
         ConfigError: Classes that the checkpoint does not know, or whatever `load_classifier` and `load_split` refuse.
-        FileNotFoundError, DataError, WeightsError, OSError: As `train`.
+        FileNotFoundError, DataError, WeightsError: As `train`.
     """
     device = prepare(asked.threads, asked.device)
     network, description, _ = load_classifier(weights, asked.model)
@@ -148,14 +161,22 @@ def validate(weights: Path, asked: Measuring) -> str:
     images = images.renumbered(class_rows(weights, description, images))
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     reached = evaluate(network, images.to(device), precision=description.precision)
-    folder = new_folder(Path(writable_project(asked.project)), "val")
     counts = (images.split, len(images))
-    measured = {"accuracy_top1": (*counts, reached.accuracy), "loss": (*counts, reached.loss)}
-    outputs.append_records(folder / outputs.RECORDS, weights, weights.stem, description, measured, data=images.name)
-    return (
+    numbers = {"accuracy_top1": (*counts, reached.accuracy), "loss": (*counts, reached.loss)}
+    line = (
         f"{weights}: top-1 {reached.accuracy:.4f}, loss {reached.loss:.4f} on {len(images)} images "
-        f"({images.name}, {images.split}, {description.precision})\nResults: {folder}"
+        f"({images.name}, {images.split}, {description.precision})"
     )
+    return Measured(description=description, data=images.name, numbers=numbers, line=line)
+
+
+def validate(weights: Path, asked: Measuring) -> str:
+    """Measures a checkpoint and records it; returns a line. Errors as `measure`, and OSError."""
+    found = measure(weights, asked)
+    folder = new_folder(Path(writable_project(asked.project)), "val")
+    path = folder / outputs.RECORDS
+    outputs.append_records(path, weights, weights.stem, found.description, found.numbers, data=found.data)
+    return f"{found.line}\nResults: {folder}"
 
 
 def run_name(config: ClassifyConfig) -> str:

@@ -19,6 +19,7 @@ from qreg_yolo.cli import (
     noise,
     plot,
     predict,
+    ptq,
     robustness,
     study,
     table,
@@ -46,6 +47,7 @@ app.command("train", epilog=train.EXAMPLES, short_help="Train a quantized detect
 app.command("val", epilog=val.EXAMPLES)(val.val)
 app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
 app.command("inspect", epilog=inspect.EXAMPLES, short_help="Show a checkpoint's bits, size and cost.")(inspect.inspect)
+app.command("ptq", epilog=ptq.EXAMPLES, short_help="Quantize a checkpoint without training.")(ptq.ptq)
 app.command("noise", epilog=noise.EXAMPLES, short_help="Measure quantization noise and its effect.")(noise.noise)
 app.command("corrupt", epilog=corrupt.EXAMPLES, short_help="Write corrupted sets of a dataset.")(corrupt.corrupt)
 app.command("robustness", epilog=robustness.EXAMPLES, short_help="Measure models on corrupted images.")(

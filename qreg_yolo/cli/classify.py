@@ -63,6 +63,8 @@ def train(
     per_channel: shared.PerChannel = None,
     first_last_bits: shared.FirstLastBits = None,
     signed: shared.Signed = None,
+    init: shared.Init = None,
+    offset: shared.Offset = None,
     weights: Annotated[str | None, typer.Option(help="Checkpoint to start from. [default: from scratch]")] = None,
     teacher: shared.Teacher = None,
     hyp: shared.Recipe = None,
@@ -115,8 +117,11 @@ def _train(options: dict[str, Any], arguments: dict[str, Any], download: bool) -
     from qreg_yolo.config.classification import default_recipe, resolve
 
     hyp, seeds = options.pop("hyp", None), options.pop("seeds", None)
-    recipe = default_recipe(str(options.get("data") or arguments.get("data", "demo")))
-    config, notices = resolve(shared.recipe(hyp, recipe), options, arguments)
+    default = default_recipe(str(options.get("data") or arguments.get("data", "demo")))
+    recipe = shared.recipe(hyp, default)
+    if recipe is not None:
+        options["recipe"] = recipe.stem
+    config, notices = resolve(recipe, options, arguments)
     several = parse_seeds(seeds)
     if several and "seed" in {*options, *arguments}:
         raise ConfigError(f"--seeds {seeds} and a seed exclude each other. Give one of them.")

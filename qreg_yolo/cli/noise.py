@@ -88,18 +88,12 @@ def _measure(weights: Path, asked: dict[str, Any], own: dict[str, Any], of_detec
     from qreg_yolo.classify.checkpoint import is_classifier
 
     if is_classifier(weights):
-        for name, value in of_detectors.items():
-            if value is not None:
-                option = name.replace("_", "-")
-                raise ConfigError(f"--{option} applies to detectors; '{weights}' is a classifier. Remove it.")
+        shared.refuse_detector_options(of_detectors, weights)
         find_own_code(own["model"] or "")
         from qreg_yolo.classify import noise as classifier
 
         return classifier.measure(classifier.ClassifierNoiseRequest(**asked, **own), bar)
-    given = [name for name, value in own.items() if value not in (None, True)]
-    if given:
-        option = {"verify": "no-verify", "data_dir": "data-dir"}.get(given[0], given[0])
-        raise ConfigError(f"--{option} applies to classifiers; '{weights}' is a detector. Remove it.")
+    shared.refuse_classifier_options(own, weights)
     from qreg_yolo.detect import noise as detector
 
     return detector.measure(detector.DetectorNoiseRequest(**asked, **of_detectors), bar)

@@ -24,9 +24,15 @@ FirstLastBits = Annotated[
     ),
 ]
 Signed = Annotated[str | None, typer.Option(help="LSQ inputs: auto | signed | unsigned. [default: auto]")]
+Init = Annotated[
+    str | None,
+    typer.Option(help="Start of the ranges: mse | paper | minmax | percentile. [default: mse with trained weights]"),
+]
+Offset = Annotated[str | None, typer.Option(help="LSQ+ zero points: integer | float. [default: integer]")]
 LogNoise = Annotated[
     bool | None, typer.Option("--log-noise", help="Log each layer's weight noise per epoch in results.csv.")
 ]
+NoEpoch0 = Annotated[bool | None, typer.Option("--no-epoch0", help="Do not measure the accuracy before training.")]
 ValEvery = Annotated[int | None, typer.Option(help="Epochs from one validation to the next. [default: 1]")]
 Teacher = Annotated[
     str | None, typer.Option(help="Checkpoint to learn from too, usually the fp32 baseline. [default: none]")
@@ -73,6 +79,22 @@ def refuse_with_resume(options: Collection[str], new_run: Collection[str]) -> No
                 f"--{name.replace('_', '-')} cannot be combined with --resume: a resumed run keeps its own. Remove one "
                 "of them."
             )
+
+
+def refuse_detector_options(options: Mapping[str, Any], weights: Path) -> None:
+    """Raises a `ConfigError` if an option for detectors was given with a classifier's checkpoint."""
+    for name, value in options.items():
+        if value not in (None, {}):
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option} applies to detectors; '{weights}' is a classifier. Remove it.")
+
+
+def refuse_classifier_options(options: Mapping[str, Any], weights: Path) -> None:
+    """Raises a `ConfigError` if an option for classifiers was given with a detector's checkpoint."""
+    for name, value in options.items():
+        if value not in (None, True):
+            option = {"verify": "no-verify", "data_dir": "data-dir"}.get(name, name)
+            raise ConfigError(f"--{option} applies to classifiers; '{weights}' is a detector. Remove it.")
 
 
 def recipe(hyp: str | None, default: str | None) -> Path | None:

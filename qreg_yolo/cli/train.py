@@ -28,6 +28,7 @@ Examples:
 
 _NEW_RUN = (
     "model", "data", "weights", "teacher", "distill", "hyp", "seed", "head", "autoanchor", "log_noise", "val_every",
+    "no_epoch0",
 )  # fmt: skip
 """Options of a new run; a resumed one keeps its own."""
 
@@ -44,6 +45,8 @@ def train(
     per_channel: shared.PerChannel = None,
     first_last_bits: shared.FirstLastBits = None,
     signed: shared.Signed = None,
+    init: shared.Init = None,
+    offset: shared.Offset = None,
     activation: Annotated[str | None, typer.Option(help="silu | relu. [default: silu]")] = None,
     head: Annotated[
         str | None, typer.Option(help="anchor_free | anchor (YOLOv5's own). [default: anchor_free]")
@@ -62,6 +65,7 @@ def train(
     amp: shared.Amp = None,
     log_noise: shared.LogNoise = None,
     val_every: shared.ValEvery = None,
+    no_epoch0: shared.NoEpoch0 = None,
     resume: Annotated[Path | None, typer.Option(help="Continue an interrupted run from its last.pt.")] = None,
     online: Annotated[bool | None, typer.Option("--online", help="Let Ultralytics use the network.")] = None,
 ) -> None:
@@ -72,19 +76,33 @@ def train(
     if resume is not None:
         print(_resume(options.pop("resume"), options, arguments))
         return
-    data = str(options.get("data") or arguments.get("data", "demo"))
-    recipe = shared.recipe(options.pop("hyp", None), default_recipe(data, fine_tuned="weights" in options))
-    config = resolve(recipe, options, arguments)
-    prepare_ultralytics(online=config.run.online)
-    print(_launch(config))
+    if options.pop("no_epoch0", None):
+        options["epoch0"] = False
+    hyp = options.pop("hyp", None)
+    asked = resolve(None, options, arguments)
+    prepare_ultralytics(online=asked.run.online)
+    start, inherited = None, None
+    default = default_recipe(asked.run.data, fine_tuned=asked.run.weights is not None)
+    if hyp is None and asked.run.weights is not None and not asked.quant.is_float:
+        from qreg_yolo.detect.fine_tuning import RECIPE, fine_tuning
+
+        found = fine_tuning(Path(asked.run.weights), options, arguments)
+        start, inherited = found.start, found.sections
+        if inherited is not None:
+            default = RECIPE
+            print(f"From '{asked.run.weights}': {found}")
+    recipe = shared.recipe(hyp, default)
+    if recipe is not None:
+        options["recipe"] = recipe.stem
+    print(_launch(resolve(recipe, options, arguments, inherited), start))
 
 
-def _launch(config: RunConfig) -> str:
+def _launch(config: RunConfig, start: Any) -> str:
     from qreg_yolo.detect import runs
 
     if config.run.data == "demo":
         print("Training on the built-in demo set. For PASCAL VOC: --data voc (see data/voc.yaml).")
-    return runs.train(config).table
+    return runs.train(config, start).table
 
 
 def _resume(checkpoint: Path, options: dict[str, Any], arguments: dict[str, Any]) -> str:

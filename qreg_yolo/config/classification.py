@@ -55,11 +55,13 @@ class ClassifyOptions:
     """0 or more."""
     threads: int | None = None
     """CPU threads of torch, 1 or more; None: all cores."""
+    recipe: str | None = None
+    """Name of the recipe that options come from, for the records; None: without one."""
     device: str | None = None
     """`cpu`, `cuda` or `cuda:1`; None: a GPU where there is one."""
 
     def __post_init__(self) -> None:
-        check_texts(self, "model", unset=("data_dir", "weights", "device"))
+        check_texts(self, "model", unset=("data_dir", "weights", "device", "recipe"))
         check_choice("data", self.data, DATA)
         check_bools(self, "verify")
         check_counts(self, 0, "seed")

@@ -46,6 +46,12 @@ class RunOptions:
     """0 or more."""
     threads: int | None = None
     """CPU threads of torch, 1 or more; None: all cores."""
+    average: float | None = None
+    """Span of the averaged weights, as a share of the run's steps: above 0, at most 1; None: Ultralytics' schedule."""
+    epoch0: bool = True
+    """Whether to measure the accuracy before training, where all weights come from a checkpoint."""
+    recipe: str | None = None
+    """Name of the recipe that options come from, for the records; None: without one."""
     online: bool = False
     """Whether Ultralytics may use the network."""
     log_noise: bool = False
@@ -54,11 +60,13 @@ class RunOptions:
     """Epochs from one validation to the next, 1 or more; the last epoch is always validated."""
 
     def __post_init__(self) -> None:
-        check_texts(self, "model", "data", unset=("weights",))
+        check_texts(self, "model", "data", unset=("weights", "recipe"))
         check_choice("activation", self.activation, ACTIVATIONS)
         check_counts(self, 0, "seed")
         check_counts(self, 1, "val_every", unset=("threads",))
-        check_bools(self, "online", "log_noise")
+        check_bools(self, "online", "log_noise", "epoch0")
+        if self.average is not None:
+            check_number(self, "average", 0, 1, above=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,13 +188,19 @@ def dump(config: RunConfig) -> str:
     return strict_yaml.dumps(config.to_dict())
 
 
-def resolve(recipe: Path | None, options: Mapping[str, Any], overrides: Mapping[str, Any]) -> RunConfig:
-    """Returns the configuration of one run: defaults, then the recipe, then the command line.
+def resolve(
+    recipe: Path | None,
+    options: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    inherited: Mapping[str, Mapping[str, Any]] | None = None,
+) -> RunConfig:
+    """Returns the configuration of one run: defaults, then what is inherited, then the recipe, then the command line.
 
     Args:
         recipe: YAML file with any of the five sections; None: the defaults.
         options: Options by name (``bits``, ``method``, ``seed``, ...), flat; None counts as not given.
         overrides: What `key_values.parse_overrides` read: Ultralytics' arguments, and ``model``, ``data``, ``seed``.
+        inherited: Section -> values of a checkpoint's training.
 
     Raises:
         ConfigError: A recipe that is wrong by itself, an unknown option or argument (the nearest is named), a wrong
@@ -207,6 +221,7 @@ def resolve(recipe: Path | None, options: Mapping[str, Any], overrides: Mapping[
     if recipe is not None:
         stored, source = sections.read_sections(recipe, LAYOUT), f"{COMMAND_LINE} with {recipe}"
         _built(stored, str(recipe))  # checked alone first, so that its faults are reported as its own
+    stored = {name: {**(inherited or {}).get(name, {}), **values} for name, values in stored.items()}
     with sections.named(source):
         merged = sections.merged(stored, own)
     if "losses" in own["distill"] and merged["distill"].get("teacher") is None:

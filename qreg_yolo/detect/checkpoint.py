@@ -46,10 +46,10 @@ def load_weights(path: Path) -> tuple[DetectionModel, dict[str, Any]]:
     return model, {"epoch": -1, "optimizer": None, "model": model, "train_args": {}}
 
 
-def load_start(path: Path) -> Start:
-    """Returns the start of a training: a detector, or the tensors of YOLOv5 weights; errors as `load_weights`."""
+def load_start(path: Path) -> tuple[Start, dict[str, Any]]:
+    """Returns the start of a training, and the arguments of the start's own training; errors as `load_weights`."""
     loaded = _load(path)
-    return loaded if isinstance(loaded, YOLOv5Weights) else loaded[0]
+    return (loaded, {}) if isinstance(loaded, YOLOv5Weights) else (loaded[0], loaded[1]["train_args"])
 
 
 def existing(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,25 +50,16 @@ def validate(
         DataError, WeightsError: They cannot be used, or have different classes.
         OSError: The project folder cannot be written.
     """
-    split = arguments.get("split", "val")
-    if split not in SPLITS:
-        raise ConfigError(f"split={split} is not one of: {', '.join(SPLITS)}.{did_you_mean(str(split), SPLITS)}")
+    split = _split(arguments)
     use_threads(threads)
     check_arguments(arguments, "val")
     existing(weights)
     checked = None if data is None else _checked(data, split, arguments.get("single_cls"))
     facade = _facade(weights)
     model, trained = facade.model, facade.trained_with
-    if head not in (None, present := QuantizationConfig.of(model).head.kind):
-        raise ConfigError(f"'{weights}' has the {present} head, --head asks for {head}. Remove --head.")
-    single = arguments.get("single_cls", trained.get("single_cls"))
+    single = bool(arguments.get("single_cls", trained.get("single_cls")))
     checked = checked or _checked(str(trained.get("data") or "demo"), split, single)
-    names, data_names = class_names(model.names), class_names(checked.names)
-    check_classes(arguments.get("classes"), data_names)
-    if classes is not None:
-        mapped: ClassMap | None = class_map(classes, data_names, names)
-    else:
-        mapped = None if single else match_classes(data_names, names, weights, checked.yaml)
+    mapped = _matched(weights, model, checked, single, arguments, head, classes)
     project = writable_project(arguments.get("project"))
     made: list[QuantDetectionValidator] = []
 
@@ -81,16 +73,48 @@ def validate(
     results = outputs.defined(numbers, made[0].n_objects)
     outputs.append_records(
         save_dir / outputs.RECORDS,
-        weights,
-        model.yaml,
+        outputs.identity(weights, model.yaml, int(trained.get("seed", 0))),
         results,
         data=checked.yaml.stem,
-        seed=int(trained.get("seed", 0)),
         evaluated={split: outputs.Evaluated(made[0].seen, made[0].evaluation, made[0].precision)},
         val_split=split,
     )
     table = f"{outputs.accuracy_table({weights.name: results})}\nResults: {save_dir}"
     return outputs.RunResult(save_dir=save_dir, table=table)
+
+
+def _split(arguments: Mapping[str, Any]) -> str:
+    split = str(arguments.get("split", "val"))
+    if split not in SPLITS:
+        raise ConfigError(f"split={split} is not one of: {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}")
+    return split
+
+
+def _matched(
+    weights: Path,
+    model: Any,
+    images: ImageSet,
+    single_cls: bool,
+    arguments: Mapping[str, Any],
+    head: str | None,
+    classes: str | None,
+) -> ClassMap | None:
+    """Returns the map from the model's classes to the data's; raises for another head, or classes that do not match."""
+    if head not in (None, present := QuantizationConfig.of(model).head.kind):
+        raise ConfigError(f"'{weights}' has the {present} head, --head asks for {head}. Remove --head.")
+    names, data_names = class_names(model.names), class_names(images.names)
+    check_classes(arguments.get("classes"), data_names)
+    if classes is not None:
+        return class_map(classes, data_names, names)
+    return None if single_cls else match_classes(data_names, names, weights, images.yaml)
+
+
+def check_request(
+    weights: Path, model: Any, data: str, arguments: Mapping[str, Any], head: str | None, classes: str | None
+) -> None:
+    """Raises what `validate` would raise for a loaded model on a dataset."""
+    single = bool(arguments.get("single_cls", model.args.get("single_cls")))
+    _matched(weights, model, _checked(data, _split(arguments), single), single, arguments, head, classes)
 
 
 def _facade(weights: Path) -> QuantYOLO:

@@ -20,9 +20,8 @@ from qreg_yolo.detect.data_check import MIN_SIDE, ImageSet, check_data
 from qreg_yolo.detect.detectors import Detector, classes_of, load_detectors
 from qreg_yolo.detect.policy import first_last_layers, float_layers
 from qreg_yolo.detect.quantization_config import QuantizationConfig
-from qreg_yolo.detect.views import CorruptedBatches, View
+from qreg_yolo.detect.views import clean_batches
 from qreg_yolo.io.process import use_threads
-from qreg_yolo.metrics.conditions import CLEAN
 from qreg_yolo.noise.jacobian import Outputs, Weights, outputs_of
 from qreg_yolo.noise.perturbation import Task
 from qreg_yolo.noise.study import NoiseRequest, Plan, study_report
@@ -104,11 +103,7 @@ def _task(detector: Detector, images: ImageSet, device: torch.device) -> Task:
 
 
 def _batches(detector: Detector, images: ImageSet, device: torch.device) -> Iterator[dict[str, Any]]:
-    view = View(images, _BATCH, detector.view, detector.single_cls)
-    parts = [slice(start, start + _BATCH) for start in range(0, len(images.images), _BATCH)]
-    plain = CorruptedBatches(images, [view], parts, {})
-    for number in range(len(parts)):
-        _, (batch,) = plain[(CLEAN, 0), number]
+    for batch in clean_batches(images, _BATCH, detector.view, detector.single_cls):
         tensors = {name: batch[name].to(device) for name in ("img", "batch_idx", "cls", "bboxes")}
         yield {**tensors, "img": tensors["img"].float() / 255}
 

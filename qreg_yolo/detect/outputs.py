@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -94,12 +95,10 @@ def defined(results: dict[str, float], n_objects: int) -> dict[str, float]:
 
 def append_records(
     path: Path,
-    weights: Path,
-    model_yaml: dict[str, Any],
+    identity: Mapping[str, Any],
     results: dict[str, float],
     *,
     data: str,
-    seed: int,
     evaluated: dict[str, Evaluated],
     val_split: str = "val",
     command: str | None = None,
@@ -108,16 +107,14 @@ def append_records(
 
     Args:
         path: The table.
-        weights: The checkpoint.
-        model_yaml: The model's dictionary.
+        identity: As `identity` returns.
         results: Ultralytics' column -> number.
         data: Name of the dataset.
-        seed: Seed of the training.
         evaluated: Split -> images and settings.
         val_split: The split that accuracies were measured on.
         command: The command line that started this child process; None: this process's.
     """
-    common: dict[str, Any] = {**identity(weights, model_yaml, seed), **records.provenance(), "data": data}
+    common: dict[str, Any] = {**identity, **records.provenance(), "data": data}
     if command is not None:
         common["command"] = command
     rows = []
@@ -131,18 +128,25 @@ def append_records(
 
 def identity(weights: Path, model_yaml: dict[str, Any], seed: int) -> dict[str, Any]:
     """Returns the fields of a record that identify the run and its checkpoint."""
+    return named_identity(weights.stem, files.sha256(weights), model_yaml, seed)
+
+
+def named_identity(name: str, digest: str, model_yaml: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Returns the fields of a record that identify a run and a network, by its name in the run id and its SHA-256."""
     config = QuantizationConfig.read(model_yaml)
     model = Path(str(model_yaml.get("yaml_file") or "unknown")).name
     if config.head.has_anchors:
         model = f"{Path(model).stem}-anchor"  # another network with its own fp32 baseline
-    digest = files.sha256(weights)
     return {
-        "run_id": f"{Path(model).stem}-{config.spec.label}-s{seed}-{weights.stem}-{digest[:8]}",
+        "run_id": f"{Path(model).stem}-{config.spec.label}-s{seed}-{name}-{digest[:8]}",
         "track": "detect",
         "model": model,
         "method": "fp32" if config.spec.is_float else config.spec.method,
         "weight_bits": config.spec.weight_bits,
         "act_bits": config.spec.act_bits,
+        "init": config.spec.started(pretrained=config.pretrained),
+        "training": None if config.spec.is_float else config.training,
+        "recipe": config.recipe,
         "precision": config.precision,
         "seed": seed,
         "weights_sha256": digest,

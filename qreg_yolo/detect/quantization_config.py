@@ -11,12 +11,20 @@ from torch import nn
 from qreg_yolo.config.detection import HeadConfig
 from qreg_yolo.config.distillation import DistillOptions
 from qreg_yolo.errors import InvalidTypeError, InvalidValueError, check_choice, did_you_mean
-from qreg_yolo.quant.spec import FLOAT_BITS, LayerPlan, QuantSpec
+from qreg_yolo.quant.spec import BEFORE_INIT, FLOAT_BITS, LayerPlan, QuantSpec
 
 KEY = "qreg"
 """The key in ``model.yaml`` and in the trainer's arguments."""
-DISTILL, LOG_NOISE, VAL_EVERY = "distill", "log_noise", "val_every"
-"""Keys of the trainer's request only: teacher, whether to log each epoch's weight noise, and epochs per validation."""
+LOG_NOISE, VAL_EVERY = "log_noise", "val_every"
+"""Keys of the trainer's request only: whether to log the weight noise of each epoch, and epochs per validation."""
+DISTILL = "distill"
+"""Key of the trainer's request: the teacher, as a mapping of `DistillOptions`' fields."""
+AVERAGE = "average"
+"""Key of the trainer's request: span of the averaged weights, as a share of the steps."""
+EPOCH0 = "epoch0"
+"""Key of the trainer's request: whether to measure the accuracy before training."""
+RECIPE = "recipe"
+"""Key of the trainer's request: the name of the recipe, for the records."""
 VERSION = 1
 T = TypeVar("T")
 _ACTIVATIONS = {"silu": None, "relu": "nn.ReLU()"}
@@ -40,6 +48,10 @@ class QuantizationConfig:
     """Arithmetic of training outside the quantizers."""
     head: HeadConfig = field(default_factory=HeadConfig)
     """The detection head."""
+    training: str = "qat"
+    """`qat`, or `none`: quantized without training."""
+    recipe: str | None = None
+    """Name of the training's recipe."""
     layers: Mapping[str, LayerPlan] | None = None
     """Full name -> plan of every quantized layer."""
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -61,12 +73,16 @@ class QuantizationConfig:
             raise InvalidTypeError(f"{LOG_NOISE} must be true or false, not {log_noise!r}.")
         if type(every := options.pop(VAL_EVERY, 1)) is not int or every < 1:
             raise InvalidValueError(f"{VAL_EVERY}={every!r} is not a whole number of at least 1.")
+        recipe = options.pop(RECIPE, None)
+        for name in (AVERAGE, EPOCH0):
+            options.pop(name, None)
         check_choice("activation", activation, tuple(_ACTIVATIONS))
         if (distill := options.pop(DISTILL, None)) is not None:
             _built(DistillOptions, DISTILL, distill)
         head = options.pop("head", None)
         head = _built(HeadConfig, "head", head if isinstance(head, Mapping) else {"kind": head} if head else {})
-        return cls(spec=QuantSpec.from_options(options), activation=activation, pretrained=pretrained, head=head)
+        spec = QuantSpec.from_options(options)
+        return cls(spec=spec, activation=activation, pretrained=pretrained, head=head, recipe=recipe)
 
     @classmethod
     def read(cls, model_yaml: Mapping[str, Any]) -> QuantizationConfig:
@@ -85,11 +101,13 @@ class QuantizationConfig:
             )
         layers = data["layers"]
         return cls(
-            spec=QuantSpec.from_options(data["spec"]),
+            spec=QuantSpec.from_options({**BEFORE_INIT, **data["spec"]}),
             activation=data["activation"],
             pretrained=data["pretrained"],
             precision=data["precision"],
             head=HeadConfig(**data.get("head", {})),
+            training=data.get("training", "qat"),
+            recipe=data.get("recipe"),
             layers=None if layers is None else {name: LayerPlan.from_dict(plan) for name, plan in layers.items()},
             skipped=dict(data["skipped"]),
         )
@@ -110,6 +128,8 @@ class QuantizationConfig:
             "pretrained": self.pretrained,
             "precision": self.precision,
             **({"head": asdict(self.head)} if self.head.has_anchors else {}),
+            "training": self.training,
+            "recipe": self.recipe,
             "layers": layers,
             "skipped": dict(self.skipped),
         }

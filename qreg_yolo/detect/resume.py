@@ -86,6 +86,7 @@ def capture(trainer: BaseTrainer, batches_since_step: int) -> dict[str, Any]:
         "gradients": {n: p.grad for n, p in model.named_parameters() if waiting and p.grad is not None},
         "mosaic_buffer": [int(index) for index in getattr(dataset, "buffer", ())],
         "distill": {} if distiller is None else distiller.state(waiting=waiting),
+        **({"epoch_zero": trainer.zero.to_dict()} if trainer.zero is not None else {}),
     }
 
 

@@ -20,6 +20,7 @@ from qreg_yolo.detect import outputs
 from qreg_yolo.detect.anchor_head import check_levels
 from qreg_yolo.detect.checkpoint import Start, existing, load_start, quantization_warning
 from qreg_yolo.detect.data_check import ImageSet, Label, check_data
+from qreg_yolo.detect.epoch_zero import NAME
 from qreg_yolo.detect.facade import QuantYOLO
 from qreg_yolo.detect.precision import amp_hint, resolve_amp
 from qreg_yolo.detect.preflight import (
@@ -30,7 +31,16 @@ from qreg_yolo.detect.preflight import (
     check_names,
     check_resume,
 )
-from qreg_yolo.detect.quantization_config import DISTILL, KEY, LOG_NOISE, VAL_EVERY, QuantizationConfig
+from qreg_yolo.detect.quantization_config import (
+    AVERAGE,
+    DISTILL,
+    EPOCH0,
+    KEY,
+    LOG_NOISE,
+    RECIPE,
+    VAL_EVERY,
+    QuantizationConfig,
+)
 from qreg_yolo.detect.safe_load import check_file
 from qreg_yolo.detect.safetensors_checkpoint import save_safetensors
 from qreg_yolo.detect.teacher import HeadShape, check_teacher, load_teacher
@@ -48,8 +58,12 @@ _DEFAULTS: dict[str, Any] = {"optimizer": "SGD"}
 """Defaults that a recipe may override; Ultralytics' own is `optimizer=auto`."""
 
 
-def train(config: RunConfig) -> outputs.RunResult:
+def train(config: RunConfig, start: Start | None = None) -> outputs.RunResult:
     """Trains a configuration and writes its results; returns their folder and the final table.
+
+    Args:
+        config: The configuration.
+        start: What ``config.run.weights`` holds, if it was read already.
 
     Raises:
         ConfigError: A value that Ultralytics refuses.
@@ -65,7 +79,7 @@ def train(config: RunConfig) -> outputs.RunResult:
     if (hint := amp_hint(amp, config.train.get("device"))) is not None:
         LOGGER.info(hint)
     check_model(config.run.model)
-    if config.run.weights is not None:
+    if config.run.weights is not None and start is None:
         existing(Path(config.run.weights))
     teacher = load_teacher(config.distill)
     data, scanned = _check(config.run.data, config.train)
@@ -76,7 +90,8 @@ def train(config: RunConfig) -> outputs.RunResult:
         config = replace(config, distill=teacher.options)
         names = ["item"] if config.train.get("single_cls") else class_names(data.names)
         check_teacher(teacher, HeadShape.of(facade.model, kind=config.head.kind), names, data.channels)
-    start = None if config.run.weights is None else _start(config, facade)
+    if config.run.weights is not None:
+        start = _checked_start(config, facade, start)
     arguments = _arguments(config, amp, data)
     if arguments.get("exist_ok"):
         refuse_if_locked(Path(arguments["project"]) / str(arguments["name"]))
@@ -104,6 +119,9 @@ def _arguments(config: RunConfig, amp: bool | str, data: ImageSet) -> dict[str, 
             LOG_NOISE: config.run.log_noise,
             VAL_EVERY: config.run.val_every,
             **({DISTILL: asdict(config.distill)} if config.distill.teacher else {}),
+            RECIPE: config.run.recipe,
+            EPOCH0: config.run.epoch0,
+            AVERAGE: config.run.average,
         },
     }
 
@@ -115,9 +133,10 @@ def _check(data: str, arguments: Mapping[str, Any]) -> tuple[ImageSet, dict[str,
     return val, val.scanned | train.scanned
 
 
-def _start(config: RunConfig, facade: QuantYOLO) -> Start:
+def _checked_start(config: RunConfig, facade: QuantYOLO, start: Start | None) -> Start:
     """Returns the start of the training; warns of what does not fit, and raises `WeightsError` if nothing does."""
-    start = load_start(Path(str(config.run.weights)))
+    if start is None:
+        start, _ = load_start(Path(str(config.run.weights)))
     if isinstance(start, YOLOv5Weights):
         start.fitting(facade.model.state_dict())
     else:
@@ -236,16 +255,17 @@ def callbacks(config: RunConfig | None, lock: FolderLock, data: str) -> dict[str
         if RANK not in {-1, 0}:
             return
         evaluated = outputs.evaluated(trainer)
-        for weights, results in ((trainer.last, outputs.last_epoch(trainer.csv)), (trainer.best, trainer.metrics)):
+        yaml, objects = unwrap_model(trainer.model).yaml, trainer.validator.n_objects
+        measured = [
+            (outputs.identity(weights, yaml, trainer.args.seed), outputs.defined(dict(results), objects))
+            for weights, results in ((trainer.last, outputs.last_epoch(trainer.csv)), (trainer.best, trainer.metrics))
+        ]
+        if (zero := trainer.zero) is not None:
+            identity = outputs.named_identity(NAME, zero.weights_sha256, yaml, trainer.args.seed)
+            measured.append(({**identity, "training": "none"}, outputs.defined(zero.metrics, objects)))
+        for identity, results in measured:
             outputs.append_records(
-                trainer.save_dir / outputs.RECORDS,
-                weights,
-                unwrap_model(trainer.model).yaml,
-                outputs.defined(dict(results), trainer.validator.n_objects),
-                data=data,
-                seed=trainer.args.seed,
-                evaluated=evaluated,
-                command=command,
+                trainer.save_dir / outputs.RECORDS, identity, results, data=data, evaluated=evaluated, command=command
             )
 
     return {"on_pretrain_routine_start": take, "on_pretrain_routine_end": describe, "on_train_end": record}

@@ -22,19 +22,21 @@ from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.patches import override_configs
 from ultralytics.utils.torch_utils import unwrap_model
 
-from qreg_yolo.detect import resume
+from qreg_yolo.detect import epoch_zero, resume
 from qreg_yolo.detect.auto_anchor import update_anchors
+from qreg_yolo.detect.averaging import AveragedModel
 from qreg_yolo.detect.checkpoint import Start, load_start, load_weights
 from qreg_yolo.detect.compat import as_taken, check_ultralytics, refuse_unsupported, restore_threads
 from qreg_yolo.detect.data_check import Label
 from qreg_yolo.detect.dataset import DetectionDataset, build_dataset
 from qreg_yolo.detect.distillation import Distiller, make_distiller, without_teacher
+from qreg_yolo.detect.epoch_zero import EpochZero, comes_from
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.outputs import defined
 from qreg_yolo.detect.policy import clipping_warning, frozen_norms
 from qreg_yolo.detect.precision import precision_of
 from qreg_yolo.detect.preflight import RESUMABLE
-from qreg_yolo.detect.quantization_config import KEY, LOG_NOISE, VAL_EVERY, QuantizationConfig
+from qreg_yolo.detect.quantization_config import AVERAGE, EPOCH0, KEY, LOG_NOISE, VAL_EVERY, QuantizationConfig
 from qreg_yolo.detect.teacher import Teacher
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.errors import InvalidValueError
@@ -97,6 +99,9 @@ class QuantDetectionTrainer(DetectionTrainer):
         self._overflowed = False
         self._links = ExitStack()
         self._start, self._read, self._scanned, self._teacher = start, resumed, scanned, teacher
+        self.zero: EpochZero | None = None
+        """Accuracy before training; None: it was not measured."""
+        self._measures_zero = False
         super().__init__({KEY: None, **cfg2dict(cfg)}, overrides, _callbacks)
         restore_threads()
         self.precision = precision_of(self.args.amp, self.device)
@@ -153,7 +158,7 @@ class QuantDetectionTrainer(DetectionTrainer):
             return checkpoint
         weights = self._start
         if weights is None and isinstance(start, (str, Path)) and Path(start).is_file():
-            weights = load_start(Path(start))
+            weights, _ = load_start(Path(start))
         if Path(str(self.model)).suffix in (".pt", SUFFIX):
             model = load_weights(Path(self.model))[0]
             self.model = self.get_model(model.yaml, weights or (None if start is False else model), verbose)
@@ -181,6 +186,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         )
         if weights is not None:
             model.load(weights)
+            self._measures_zero = not self.resume and comes_from(model, weights)
         assert isinstance(model, QuantDetectionModel)
         if request is not None and (warning := clipping_warning(model, config.spec, config.activation)) is not None:
             LOGGER.warning(warning)
@@ -207,6 +213,7 @@ class QuantDetectionTrainer(DetectionTrainer):
                 model, self._calibration_batches(), forward=forward, frozen=frozen_norms(model, self.args.freeze)
             )
         model.record_plan(report.unreached)
+        self._measures_zero = self._measures_zero and report.initialized > 0 and self._asked(EPOCH0, True)
         if report.initialized:
             LOGGER.info(f"Calibrated {report.initialized} quantizers on {seen} augmented training images")
         if report.unreached:
@@ -272,6 +279,8 @@ class QuantDetectionTrainer(DetectionTrainer):
         """Runs the callbacks of an event, after our own at the start of an epoch and of a batch, and at the end."""
         if event == "on_pretrain_routine_end" and self.distiller is not None:
             self.distiller.attach()
+        elif event == "on_train_start" and self._measures_zero:
+            self.zero = epoch_zero.measure(self, Path(str(self.args.pretrained)))
         elif event == "on_train_epoch_start":
             resume.begin_epoch(self)
             self._resume_gradients()
@@ -312,6 +321,8 @@ class QuantDetectionTrainer(DetectionTrainer):
         if self.distiller is not None:
             self.distiller.average_gradients()
         super().optimizer_step()
+        if isinstance(self.ema, AveragedModel):
+            self.ema.observe(self._batch["img"])
         self._batches_since_step = self._first_step_offset = 0
 
     def _do_train(self) -> None:
@@ -326,6 +337,9 @@ class QuantDetectionTrainer(DetectionTrainer):
 
     def resume_training(self, ckpt: dict[str, Any] | None) -> None:
         """Resumes as Ultralytics does, then restores the exact state from the sidecar."""
+        if (share := self._asked(AVERAGE, None)) is not None:
+            frozen = frozen_norms(unwrap_model(self.model), self.args.freeze)
+            self.ema = AveragedModel(self.model, share * self._steps, frozen)
         if ckpt is None or not self.resume or resume.is_trained(ckpt, self.epochs):
             return
         resume.rewrite_results(self.csv, ckpt.get("train_results") or {})
@@ -338,6 +352,13 @@ class QuantDetectionTrainer(DetectionTrainer):
             )
         else:
             resume.restore(self, self._resumed)
+            if (zero := self._resumed.get("epoch_zero")) is not None:
+                self.zero = EpochZero(**zero)
+
+    @property
+    def _steps(self) -> float:
+        """Optimizer steps of the whole run."""
+        return float(len(self.train_loader) * self.epochs / self._accumulate)
 
     def _resume_gradients(self) -> None:
         if self._resumed is not None:
@@ -362,6 +383,8 @@ class QuantDetectionTrainer(DetectionTrainer):
         metrics = defined(metrics, self.validator.n_objects)
         if self._asked(LOG_NOISE, False):
             metrics = {**metrics, **noise_columns(unwrap_model(self.model), everything=True)}
+        if self.zero is not None and not self.csv.exists():
+            epoch_zero.add_row(self.csv, ["epoch", "time", *metrics], self.zero)
         super().save_metrics(metrics)
 
     def label_loss_items(self, loss_items: dict[str, Any] | None = None, prefix: str = "train") -> Any:

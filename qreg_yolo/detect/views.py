@@ -127,6 +127,16 @@ class CorruptedBatches(Dataset[tuple[Task, list[dict[str, Any]]]]):
         return np.ascontiguousarray(result[..., ::-1] if colour else result[..., None])
 
 
+def clean_batches(images: ImageSet, batch: int, key: ViewKey, single_cls: bool) -> Iterator[dict[str, Any]]:
+    """Yields Ultralytics' batches of the images as validation sees them; arguments as `View`."""
+    view = View(images, batch, key, single_cls)
+    parts = [slice(start, start + batch) for start in range(0, len(images.images), batch)]
+    plain = CorruptedBatches(images, [view], parts, {})
+    for number in range(len(parts)):
+        _, (found,) = plain[(CLEAN, 0), number]
+        yield found
+
+
 def load(batches: CorruptedBatches, tasks: Iterable[Task], workers: int) -> Iterator[tuple[Task, list[dict[str, Any]]]]:
     """Returns the batches of the tasks; they do not depend on the number of worker processes (0: this process)."""
     loader: DataLoader[Any] = DataLoader(

@@ -29,7 +29,7 @@ FILE = "records.csv"
 """Name of the table in every output folder."""
 TRACKS: tuple[str, ...] = ("detect", "classify")
 _VERSIONED = ("torch", "ultralytics", "numpy")
-_ADDED = ("evaluation",)
+_ADDED = ("init", "training", "recipe", "evaluation")
 """Columns that tables of older versions lack; they are read as empty."""
 
 
@@ -57,6 +57,12 @@ class Record:
     """1..8, or 32 for full precision."""
     act_bits: int
     """1..8, or 32 for full precision."""
+    init: str | None = None
+    """Start of the learned ranges, such as `mse` or `paper`; None: no range is learned, or an older table."""
+    training: str | None = None
+    """`qat`, or `none`: quantized without training; None: full precision, or an older table."""
+    recipe: str | None = None
+    """Name of the recipe; None: without one, or an older table."""
     precision: str
     """Arithmetic of the measurement: `fp32`, `fp16` or `bf16`."""
     seed: int

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,9 @@ class ResultsTable:
     lines: tuple[int, ...]
     """The line of each row, counted from 1 with the blank ones."""
     rows: tuple[tuple[float, ...], ...]
-    """One per epoch, in the order of the file, each as long as `headings`; an empty cell is nan."""
+    """One per epoch of training, in the order of the file, each as long as `headings`; an empty cell is nan."""
+    untrained: tuple[float, ...] | None = None
+    """The row of epoch 0 without training losses: the accuracy before training; None: there is none."""
 
     def column(self, heading: str) -> list[float]:
         """Returns the values below ``heading``, one per row."""
@@ -57,8 +60,9 @@ class ResultsTable:
 def read_results(path: Path) -> ResultsTable:
     """Returns the table of a ``results.csv``, each number under its own heading or an error.
 
-    Padding, quotes, blank lines, a byte order mark and any line end are accepted. Empty cells at the end of a line
-    count as missing. An incomplete last line without a line end is left out: a run is still writing it.
+    Padding, quotes, blank lines, a byte order mark and any line end are accepted. Empty cells between others count as
+    missing, and those at the end of an untrained row. An incomplete last line without a line end is left out: a run is
+    still writing it.
 
     Raises:
         FileNotFoundError: No such file.
@@ -82,7 +86,19 @@ def read_results(path: Path) -> ResultsTable:
         except ResultsError:
             if line != unfinished or len(cells) > len(headings):
                 raise
+    if rows and _is_untrained(headings, ["" if math.isnan(value) else f"{value:g}" for value in rows[0]]):
+        return ResultsTable(path, headings, tuple(kept[1:]), tuple(rows[1:]), rows[0])
     return ResultsTable(path, headings, tuple(kept), tuple(rows))
+
+
+def _is_untrained(headings: tuple[str, ...], cells: Sequence[str]) -> bool:
+    """Returns whether a row is of an untrained network: epoch 0, without training losses.
+
+    The YOLOv5 repository counts trained epochs from 0.
+    """
+    given = dict(zip(headings, cells, strict=False))
+    losses = [cell for heading, cell in given.items() if heading.startswith("train/")]
+    return given.get(EPOCH) == "0" and bool(losses) and not any(losses)
 
 
 def _lines(path: Path, text: str) -> list[tuple[int, list[str]]]:
@@ -115,6 +131,8 @@ def _check_headings(path: Path, headings: tuple[str, ...]) -> None:
 
 
 def _row(path: Path, line: int, headings: tuple[str, ...], cells: list[str]) -> tuple[float, ...]:
+    if len(cells) < len(headings) and _is_untrained(headings, cells):
+        cells = [*cells, *[""] * (len(headings) - len(cells))]
     if len(cells) != len(headings):
         raise ResultsError(
             f"{path}, line {line} has {len(cells)} cells, the first line {len(headings)} headings: which number "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from qreg_yolo.errors import CalibrationError
 from qreg_yolo.quant.functional import grid_bounds
+from qreg_yolo.quant.sample import InputSample
 from qreg_yolo.quant.spec import QuantizerSpec
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -127,6 +128,12 @@ class Quantizer(nn.Module, ABC):
                 f"{type(self).__name__} ({self.extra_repr()}) saw values that are not finite. Check the weights and "
                 "the calibration batches."
             )
+
+    def observed(self, sample: InputSample | None) -> InputSample:
+        """Returns the sample of calibration batches; errors as `require_data`."""
+        self.require_data(seen=sample is not None and sample.seen, finite=sample is None or sample.finite)
+        assert sample is not None
+        return sample
 
     def mark_initialized(self) -> None:
         """Sets the flag, buffer and mirror."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from qreg_yolo.errors import InvalidValueError, did_you_mean
 from qreg_yolo.quant.layers import QuantConv2d, QuantLayer, QuantLinear
-from qreg_yolo.quant.spec import LayerPlan, QuantSpec
+from qreg_yolo.quant.spec import LayerPlan, QuantizerSpec, QuantSpec
 
 _SWAPS: dict[type[nn.Module], type[QuantLayer]] = {nn.Conv2d: QuantConv2d, nn.Linear: QuantLinear}
 
@@ -88,7 +88,8 @@ def plan_quantization(
             report.skipped[fqn] = reason
             continue
         local = spec.for_layer(fqn, first_or_last=fqn in first_last_layers)
-        plan = local.layer_plan(rescale=pretrained or not followed_by_batch_norm(parent, attribute))
+        rescale = pretrained or not followed_by_batch_norm(parent, attribute)
+        plan = local.layer_plan(rescale=rescale, pretrained=pretrained)
         if plan.is_float:
             report.skipped[fqn] = "first or last layer, in full precision" if fqn in first_last_layers else "32 bits"
         else:
@@ -223,9 +224,12 @@ def _check_names(
 
 
 def plans_agree(present: LayerPlan, wanted: LayerPlan) -> bool:
-    """Returns whether the plans agree; a calibrated signedness agrees with an open one."""
-    if present.weight != wanted.weight or (present.input is None) != (wanted.input is None):
-        return False
-    if present.input is None or wanted.input is None or wanted.input.signed is not None:
-        return present.input == wanted.input
-    return {**present.input.to_dict(), "signed": None} == wanted.input.to_dict()
+    """Returns whether the plans agree, whatever the start of the ranges; any signedness agrees with an open one."""
+    return all(_agree(one, other) for one, other in ((present.weight, wanted.weight), (present.input, wanted.input)))
+
+
+def _agree(present: QuantizerSpec | None, wanted: QuantizerSpec | None) -> bool:
+    if present is None or wanted is None:
+        return present is wanted
+    signed = present.signed if wanted.signed is not None else None
+    return replace(present, signed=signed, init=wanted.init, clip_init=wanted.clip_init) == wanted

@@ -22,6 +22,8 @@ from qreg_yolo.quant.functional import (
     lsq_plus_initial_step,
     positive,
 )
+from qreg_yolo.quant.functional.initial import initial_step
+from qreg_yolo.quant.sample import InputSample
 from qreg_yolo.quant.spec import QuantizerSpec
 
 
@@ -43,12 +45,25 @@ class LSQWeightQuantizer(Quantizer):
         return True
 
     def calibrate(self, x: Tensor) -> None:
-        """Sets LSQ's or LSQ+'s initial step, one or one per output channel; the mean magnitude at one bit."""
+        """Sets the initial step, one or one per output channel.
+
+        The paper's is LSQ's or LSQ+'s; the mean magnitude at one bit.
+        """
+        if self.spec.init != "paper":
+            rows = x.detach().reshape(self.channels or 1, -1)
+            step = initial_step(
+                rows, self.spec.init, quant_min=self.quant_min, quant_max=self.quant_max, binary=self.binary
+            )
+            self._start(step if self.channels is not None else step[0])
+            return
         axes = None if self.channels is None else tuple(range(1, x.ndim))
         if self.spec.method == "lsq+" and self.bits > 1:
             step = lsq_plus_initial_step(x, self.bits, axes=axes)
         else:
             step = lsq_initial_step(x, self.quant_max, axes=axes, binary=self.binary)
+        self._start(step)
+
+    def _start(self, step: Tensor) -> None:
         with torch.no_grad():
             self.step_size.copy_(step)
         self.mark_initialized()
@@ -127,27 +142,53 @@ class LSQInputQuantizer(Quantizer):
         self.step_size = nn.Parameter(torch.ones(()))
         self.register_buffer("is_signed", torch.tensor(bool(spec.signed)))
         self._trials: dict[bool, _RangeTrial] = {}
+        self._sample: InputSample | None = None
 
     @property
     def learns_range(self) -> bool:
         return True
 
     def calibrate(self, x: Tensor) -> None:
-        """Averages ``2 <|x|> / sqrt(Q_P)`` over the batches (section 2.1 has one batch)."""
+        """Averages ``2 <|x|> / sqrt(Q_P)`` over the batches (section 2.1 has one batch), or keeps a sample of ``x``."""
+        if self.spec.init != "paper":
+            self._sample = self._sample or InputSample()
+            self._sample.add(x)
+            return
         x = x.detach().to(compute_dtype(x))
         candidates = (False, True) if self.spec.signed is None else (self.spec.signed,)
         for signed in candidates:
             self._trials.setdefault(signed, _RangeTrial()).add(x, self.bits, signed)
 
     def finish_calibration(self) -> None:
-        """Sets the range with the lower mean squared error, and its step."""
+        """Sets the signedness, unless it is given, and the step.
+
+        By the paper's start: the signedness with the lower mean squared error. Otherwise: signed where an input is
+        negative. The squared error would prefer the finer unsigned grid to the shallow negative lobe of SiLU, whose
+        loss shifts every output.
+        """
+        if self.spec.init != "paper":
+            self._start_from_sample()
+            return
         self.require_data(seen=bool(self._trials), finite=all(math.isfinite(t.step) for t in self._trials.values()))
         signed = min(self._trials, key=lambda s: self._trials[s].squared_error)
+        self._start(signed, max(self._trials[signed].step, MIN_STEP))
+
+    def _start_from_sample(self) -> None:
+        sample = self.observed(self._sample)
+        values = sample.with_extremes()
+        signed = self.spec.signed if self.spec.signed is not None else bool((values < 0).any())
+        quant_min, quant_max = grid_bounds(self.bits, signed=signed)
+        fitted = sample.values() if self.spec.init == "mse" else values
+        binary = signed and self.bits == 1
+        step = initial_step(fitted[None], self.spec.init, quant_min=quant_min, quant_max=quant_max, binary=binary)
+        self._start(signed, float(step))
+
+    def _start(self, signed: bool, step: float) -> None:
         self.spec = replace(self.spec, signed=signed)
         with torch.no_grad():
             self.is_signed.fill_(signed)
-            self.step_size.fill_(max(self._trials[signed].step, MIN_STEP))
-        self._trials = {}
+            self.step_size.fill_(step)
+        self._trials, self._sample = {}, None
         self.mark_initialized()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:

@@ -53,7 +53,7 @@ def local_gradients(
     low, high = quantizer.quant_min, quantizer.quant_max
     if isinstance(quantizer, LSQPlusInputQuantizer):
         step, offset = ranges
-        return lsq_plus_local_gradients(x, step, offset, quant_min=low, quant_max=high)
+        return lsq_plus_local_gradients(x, step, offset, quant_min=low, quant_max=high, integer=quantizer.integer)
     (step,) = ranges
     return (lsq_local_gradient(x, step, quant_min=low, quant_max=high, binary=quantizer.binary),)
 

@@ -107,7 +107,7 @@ def _report(name: str, layer: nn.Module, macs: int | None) -> LayerReport:
         input_bits=act.bits if act else FLOAT_BITS,
         input_signed=act.spec.signed if act else None,
         input_step=step_size(act) if act else None,
-        input_offset=float(act.offset.detach()) if isinstance(act, LSQPlusInputQuantizer) else None,
+        input_offset=act.value_of_code_0 if isinstance(act, LSQPlusInputQuantizer) else None,
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Any, Literal
 
 from qreg_yolo.errors import InvalidTypeError, InvalidValueError, did_you_mean
@@ -19,6 +20,8 @@ from qreg_yolo.errors import InvalidTypeError, InvalidValueError, did_you_mean
 Method = Literal["lsq", "lsq+", "pact", "dorefa"]
 METHODS: tuple[str, ...] = ("lsq", "lsq+", "pact", "dorefa")
 SIGNED_CHOICES: tuple[str, ...] = ("auto", "signed", "unsigned")
+INIT_CHOICES: tuple[str, ...] = ("auto", "mse", "paper", "minmax", "percentile")
+OFFSET_CHOICES: tuple[str, ...] = ("integer", "float")
 GRAD_SCALE_CHOICES: tuple[str, ...] = ("sample", "batch")
 AUTO_CHOICES: tuple[str | bool, ...] = ("auto", True, False)
 FIRST_LAST_CHOICES: tuple[int | str | None, ...] = (None, 8, 32, "same")
@@ -28,6 +31,8 @@ WIDTHS: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)
 
 _WEIGHT_METHOD: dict[str, Method] = {"lsq": "lsq", "lsq+": "lsq+", "pact": "dorefa", "dorefa": "dorefa"}
 """PACT (arXiv 1805.06085) quantizes activations only; its weights are DoReFa's."""
+BEFORE_INIT: Mapping[str, Any] = MappingProxyType({"init": "paper", "offset": "float", "clip_init": 10.0})
+"""Options of the requests that were stored before they had these keys."""
 _OVERRIDE_KEYS = ("bits", "weight_bits", "act_bits", "method", "per_channel", "signed", "rescale")
 
 
@@ -49,8 +54,12 @@ class QuantizerSpec:
     """`dorefa` weights: gradient through max|tanh(w)|, as in the authors' code."""
     rescale: bool | None = None
     """`dorefa` weights: keep the tensor's standard deviation; None: not resolved yet."""
-    clip_init: float = 10.0
-    """`pact` inputs: initial clipping value."""
+    clip_init: float | None = 10.0
+    """`pact` inputs: initial clipping value; None: by calibration."""
+    init: str = "paper"
+    """Start of a learned range: `paper` (the method's own), `mse`, `minmax` or `percentile`."""
+    offset: str = "float"
+    """`lsq+` inputs: `integer` (0 has a code of its own) or `float` (as in the paper)."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as a plain dictionary."""
@@ -110,8 +119,13 @@ class QuantSpec:
     """DoReFa weights: gradient through max|tanh(w)|."""
     rescale: str | bool = "auto"
     """DoReFa weights: keep the standard deviation; `auto`: where no BatchNorm follows or float weights were loaded."""
-    clip_init: float = 10.0
-    """PACT: initial clipping value, in units of the activation."""
+    init: str = "auto"
+    """Start of learned ranges: `mse` (least squared error), `paper` (the method's own), `minmax` or `percentile`;
+    `auto`: `mse` where trained weights are loaded, else `paper`."""
+    offset: str = "integer"
+    """LSQ+ inputs: `integer` (0 has a code of its own, so that the grid can be deployed) or `float` (the paper's)."""
+    clip_init: float | None = None
+    """PACT: initial clipping value, in units of the activation; None: 10 with ``init: paper``, else by calibration."""
     clip_decay: float | None = None
     """PACT: L2 decay of the clipping value; None: the optimizer's weight decay."""
     relative_steps: str | bool = "auto"
@@ -134,6 +148,8 @@ class QuantSpec:
         object.__setattr__(self, "overrides", {k: dict(v) for k, v in self.overrides.items()})
         _check_choice("method", self.method, METHODS)
         _check_choice("signed", self.signed, SIGNED_CHOICES)
+        _check_choice("init", self.init, INIT_CHOICES)
+        _check_choice("offset", self.offset, OFFSET_CHOICES)
         _check_choice("grad_scale", self.grad_scale, GRAD_SCALE_CHOICES)
         _check_choice("rescale", self.rescale, AUTO_CHOICES)
         _check_choice("relative_steps", self.relative_steps, AUTO_CHOICES)
@@ -143,7 +159,8 @@ class QuantSpec:
         for name in ("per_channel", "max_grad"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidTypeError(f"{name} must be true or false, not {getattr(self, name)!r}.")
-        _check_number("clip_init", self.clip_init, "a positive number", False)
+        if self.clip_init is not None:
+            _check_number("clip_init", self.clip_init, "a positive number", False)
         if self.clip_decay is not None:
             _check_number("clip_decay", self.clip_decay, "0 or more", self.clip_decay == 0)
         refused = {"lsq": (), "lsq+": ("signed", "unsigned")}.get(self.method, ("signed",))
@@ -192,6 +209,14 @@ class QuantSpec:
         """Short name for files, such as `lsq-w4a4`, `lsqplus-w4a4` or `fp32`."""
         return "fp32" if self.is_float else f"{self.method.replace('+', 'plus')}-w{self.weight_bits}a{self.act_bits}"
 
+    def initial(self, *, pretrained: bool) -> str:
+        """Returns the start of learned ranges: `init`, with `auto` resolved."""
+        return self.init if self.init != "auto" else "mse" if pretrained else "paper"
+
+    def started(self, *, pretrained: bool) -> str | None:
+        """Returns `initial` for the records; None if no range is learned."""
+        return None if self.is_float or self.method == "dorefa" else self.initial(pretrained=pretrained)
+
     def first_last(self) -> QuantSpec:
         """Returns the spec of the first and last layers (a side in full precision stays so)."""
         bits = (
@@ -225,12 +250,14 @@ class QuantSpec:
                 )
         return replace(self, overrides={}, **spelled_out(override))
 
-    def layer_plan(self, *, rescale: bool | None) -> LayerPlan:
+    def layer_plan(self, *, rescale: bool | None, pretrained: bool = False) -> LayerPlan:
         """Returns the quantizers of a layer under this spec.
 
         Args:
             rescale: Value of `rescale='auto'` for this layer; None: resolved later.
+            pretrained: Whether trained float weights are (or will be) loaded, for `init='auto'`.
         """
+        init = self.initial(pretrained=pretrained)
         weight = act = None
         if self.weight_bits != FLOAT_BITS:
             method = _WEIGHT_METHOD[self.method]
@@ -241,6 +268,7 @@ class QuantSpec:
                 per_channel=self.per_channel,
                 max_grad=self.max_grad if method == "dorefa" else False,
                 rescale=(rescale if self.rescale == "auto" else bool(self.rescale)) if method == "dorefa" else None,
+                init="paper" if method == "dorefa" else init,
             )
         if self.act_bits != FLOAT_BITS:
             signed = {"auto": None, "signed": True, "unsigned": False}[self.signed] if self.method == "lsq" else False
@@ -249,7 +277,9 @@ class QuantSpec:
                 bits=self.act_bits,
                 signed=signed,
                 grad_scale=self.grad_scale,
-                clip_init=self.clip_init,
+                clip_init=10.0 if self.clip_init is None and init == "paper" else self.clip_init,
+                init="paper" if self.method == "dorefa" else init,
+                offset=self.offset if self.method == "lsq+" else "float",
             )
         return LayerPlan(weight=weight, input=act)
 

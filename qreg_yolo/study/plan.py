@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qreg_yolo.config import classification, detection
+from qreg_yolo.config.sections import build, check_sections
 from qreg_yolo.corrupt.spec import NAMES
 from qreg_yolo.datasets.cifar import cifar_in
 from qreg_yolo.datasets.sources import find_data, read_source
@@ -17,11 +18,11 @@ from qreg_yolo.io.results_csv import FILE as RESULTS
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.io.strict_yaml import load as load_yaml
 from qreg_yolo.metrics.conditions import CLEAN
-from qreg_yolo.quant.spec import FLOAT_BITS, QuantSpec
+from qreg_yolo.quant.spec import BEFORE_INIT, FLOAT_BITS, QuantSpec
 from qreg_yolo.study.config import BASELINE, Grid, StudyConfig
 from qreg_yolo.study.jobs import Analysis, Curves, Job, Noise, Robustness, Training
 
-_OWN = ("project", "name", "threads", "device", "data_dir", "verify")
+_OWN = ("project", "name", "threads", "device", "data_dir", "verify", "recipe")
 """Options that do not decide the numbers of a run."""
 
 
@@ -71,7 +72,7 @@ def check(study: StudyConfig, jobs: Sequence[Job], datasets_dir: Callable[[], Pa
             read_source(yaml, split, datasets_dir=datasets_dir)
     for job in jobs:
         if isinstance(job, Training) and (path := job.folder / "config.yaml").is_file():
-            before, now = (_settings(one) for one in (load_yaml(path), job.config))
+            before, now = (_settings(one) for one in (_completed(load_yaml(path), job.classify), job.config))
             remedy = "Give another folder with --out, or the same settings."
             check_same_settings(job.folder, before, now, remedy, ConfigError)
 
@@ -85,6 +86,15 @@ def _check_cifar(grid: Grid) -> None:
     name = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}.get(grid.data, "")
     if cifar_in(Path(grid.data_dir) / name) is None:
         raise DataError(f"'{grid.data_dir}' does not hold '{name}'. {remedy}")
+
+
+def _completed(stored: Mapping[str, Any], classify: bool) -> dict[str, Any]:
+    """Returns a configuration that a run wrote, with the options that its version did not have at their old meaning."""
+    layout = classification.LAYOUT if classify else detection.LAYOUT
+    known = {**stored, "quant": {**BEFORE_INIT, **stored.get("quant", {})}}
+    values = build(check_sections(known, "config.yaml", layout), "config.yaml", layout)
+    config = classification.ClassifyConfig(**values) if classify else detection.RunConfig(**values)
+    return config.to_dict()
 
 
 def _settings(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

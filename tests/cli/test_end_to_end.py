@@ -51,7 +51,7 @@ def test_train_writes_its_files(trained: Run) -> None:
 
 def test_config_yaml_is_the_run(trained: Run, hyp: Path, data: Path) -> None:
     stored = detection.load(trained.folder / "config.yaml")
-    options = {"bits": 4, "method": "lsq", "seed": 3, "data": str(data), "threads": 1}
+    options = {"bits": 4, "method": "lsq", "seed": 3, "data": str(data), "threads": 1, "recipe": hyp.stem}
     assert stored == detection.resolve(hyp, options, {"project": str(trained.folder.parent), "name": "run"})
     assert detection.resolve(trained.folder / "config.yaml", {}, {}) == stored, "as a recipe it repeats the run"
     assert stored.train == {**RECIPE, "project": str(trained.folder.parent), "name": "run"}

@@ -216,6 +216,18 @@ def trained(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Traine
     return made_once(tmp_path_factory, "detector", train)
 
 
+@pytest.fixture(scope="session")
+def baseline(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Returns an fp32 run that has fitted something, trained once for all processes."""
+
+    def train(folder: Path) -> Trained:
+        run = train_tiny(tiny_data, folder, {"bits": 32}, epochs=16, every=4, lr0=0.004)
+        assert run.best_map[1] > 0.02, "the run has learned nothing"
+        return run
+
+    return made_once(tmp_path_factory, "baseline", train)
+
+
 @pytest.fixture
 def several_shapes(tiny_data: Path, tmp_path: Path) -> Path:
     """Returns a private copy of eight images of several shapes, without any cache."""

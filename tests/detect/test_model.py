@@ -96,7 +96,7 @@ def test_state_dict_keys_are_the_float_models_and_the_quantizers() -> None:
 
 
 def test_lsq_plus_has_offsets_and_rebuilds() -> None:
-    model = calibrated(bits=2, method="lsq+")
+    model = calibrated(bits=2, method="lsq+", offset="float")
     section = QuantizationConfig.read(model.yaml)
     assert section is not None
     assert section.layers is not None

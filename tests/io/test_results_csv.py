@@ -119,3 +119,26 @@ def test_a_classifier_that_another_version_resumes_keeps_numbers_below_their_hea
     assert table.column("val/loss") == [0.5, 0.25]
     assert table.last() == {"epoch": 2, "new": 8, "val/loss": 0.25}
     assert math.isnan(table.column("old")[1])
+
+
+ZERO = "epoch,time,train/loss,metrics/mAP,val/loss,lr/pg0\n0,0,,0.25,0.5,\n"
+
+
+@pytest.mark.parametrize("end", ["", ","])
+def test_the_row_before_training_is_apart(tmp_path: Path, end: str) -> None:
+    table = read_results(written(tmp_path, ZERO.replace("0.5,\n", f"0.5,{end}\n") + "1,9,0.7,0.3,0.4,0.1\n"))
+    assert table.untrained is not None
+    assert [None if math.isnan(value) else value for value in table.untrained] == [0, 0, None, 0.25, 0.5, None]
+    assert table.column("epoch") == [1]
+    assert table.lines == (3,)
+    assert read_curve(tmp_path / "results.csv", "val/loss").values.tolist() == [0.4]
+    with pytest.raises(ResultsError, match="holds no epoch yet"):
+        read_results(written(tmp_path, ZERO)).last()
+
+
+def test_an_epoch_0_with_a_training_loss_is_trained(tmp_path: Path) -> None:
+    table = read_results(written(tmp_path, ZERO.replace("0,0,,0.25,0.5,", "0,9,0.8,0.25,0.5,0.1")))
+    assert table.untrained is None
+    assert table.column("train/loss") == [0.8]
+    with pytest.raises(ResultsError, match="line 2 has 5 cells"):
+        read_results(written(tmp_path, ZERO.replace("0,0,,0.25,0.5,", "0,9,0.8,0.25,0.5,")))

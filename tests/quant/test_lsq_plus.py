@@ -18,6 +18,8 @@ from qreg_yolo.quant.functional import (
     lsq_plus_codes,
     lsq_plus_fake_quantize,
     lsq_plus_initial_step,
+    lsq_plus_local_gradients,
+    zero_point,
 )
 from tests.quant import oracles
 
@@ -214,3 +216,65 @@ def test_initial_step_of_equal_or_zero_weights_is_positive():
     assert lsq_plus_initial_step(torch.full((4, 1), -0.5), 2, axes=(1,)).tolist() == [0.25] * 4
     assert lsq_plus_initial_step(torch.zeros(3), 4).item() == pytest.approx(MIN_STEP)
     assert lsq_plus_initial_step(torch.ones(3).half(), 4).dtype == torch.float32
+
+
+def _integer_by_autograd(x, step, offset, high, grad):
+    """LSQ+ with an integer zero point as a chain of plain operations: rounding is straight-through, clamping is not."""
+    leaves = [t.double().clone().requires_grad_() for t in (x, step, offset)]
+    x, step, offset = leaves
+
+    def rounded(t):
+        return t + (t.round() - t).detach()
+
+    zero = rounded(-offset / step)
+    zero = zero.clamp(0, high) if bool((zero < 0) | (zero > high)) else zero
+    scaled = x / step
+    low_bound, high_bound = 0 - zero, high - zero
+    # As in LSQ: the bounds count as inside, and a value in the half step beyond them as clipped.
+    codes = torch.where(scaled < low_bound, low_bound, torch.where(scaled > high_bound, high_bound, rounded(scaled)))
+    out = codes * step
+    return out.detach(), *torch.autograd.grad(out, leaves, grad.double(), allow_unused=True)
+
+
+@pytest.mark.parametrize("offset", [0.0, -0.375, -0.26, -1.0, 2.5, -40.0])
+@pytest.mark.parametrize("bits", BITS)
+def test_integer_zero_points_equal_a_chain_of_plain_operations(bits, offset):
+    torch.manual_seed(bits)
+    high, step = 2**bits - 1, 0.25
+    zero = min(max(round(-offset / step), 0), high)
+    edges = (torch.tensor(_edge_ratios(high), dtype=torch.float64) - zero) * step
+    x = torch.cat([edges, torch.randn(80, dtype=torch.float64) * (high + 1) * step]).reshape(3, -1)
+    grad = torch.randn_like(x)
+    leaves = [t.requires_grad_() for t in (x.clone(), torch.tensor(step).double(), torch.tensor(offset).double())]
+    out = lsq_plus_fake_quantize(*leaves, quant_min=0, quant_max=high, grad_scale=0.125, integer=True)
+    found = torch.autograd.grad(out, leaves, grad)
+    expected, dx, ds, db = _integer_by_autograd(x, leaves[1].detach(), leaves[2].detach(), high, grad)
+    assert torch.equal(out, expected)
+    torch.testing.assert_close(found[0], dx)
+    torch.testing.assert_close(found[1], 0.125 * ds)
+    torch.testing.assert_close(found[2], 0.125 * (torch.zeros(()).double() if db is None else db))
+    codes = lsq_plus_codes(x, leaves[1], leaves[2], quant_min=0, quant_max=high, integer=True)
+    assert torch.equal(codes, ((x / step).round() + zero).clamp(0, high))  # QuantizeLinear
+    assert torch.equal((codes - zero) * step, out)
+    local_step, local_offset = lsq_plus_local_gradients(
+        x, leaves[1].detach(), leaves[2].detach(), quant_min=0, quant_max=high, integer=True
+    )
+    torch.testing.assert_close((local_step * grad).sum() * 0.125, found[1])
+    torch.testing.assert_close((local_offset * grad).sum() * 0.125, found[2])
+
+
+def test_a_zero_is_exact_with_an_integer_zero_point_alone():
+    step, offset = torch.tensor(0.3), torch.tensor(-0.4)
+    for integer, value in ((True, 0.0), (False, -0.1)):
+        out = lsq_plus_fake_quantize(torch.zeros(1), step, offset, quant_min=0, quant_max=3, integer=integer)
+        assert out.item() == pytest.approx(value, abs=1e-6)
+
+
+def test_a_clamped_zero_point_is_the_unsigned_grid():
+    x = torch.tensor([-1.0, 0.2, 0.6, 9.0])
+    step, offset = torch.tensor(0.5), torch.tensor(0.7)
+    out = lsq_plus_fake_quantize(x, step, offset, quant_min=0, quant_max=3, integer=True)
+    assert torch.equal(out, lsq_fake_quantize(x, step, quant_min=0, quant_max=3))
+    assert zero_point(step, offset, quant_min=0, quant_max=3).item() == 0.0
+    clipped = lsq_plus_clipped(x, step, offset, quant_min=0, quant_max=3, integer=True)
+    assert clipped.tolist() == [True, False, False, True]

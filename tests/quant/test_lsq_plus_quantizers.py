@@ -9,7 +9,7 @@ import torch
 
 from qreg_yolo.quant.functional import lsq_plus_initial_range
 from qreg_yolo.quant.lsq import LSQInputQuantizer, LSQWeightQuantizer
-from qreg_yolo.quant.lsq_plus import SAMPLE_SIZE, LSQPlusInputQuantizer, _spread
+from qreg_yolo.quant.lsq_plus import LSQPlusInputQuantizer
 from qreg_yolo.quant.spec import QuantizerSpec
 from tests.quant import oracles
 
@@ -116,55 +116,6 @@ def test_as_many_values_as_codes_are_kept():
     quantizer = calibrated(input_quantizer(2), x)
     torch.testing.assert_close(quantizer(x), x, rtol=0, atol=1e-6)
     assert quantizer.to_int(x).tolist() == [[0, 1, 2, 3]]
-
-
-@pytest.mark.parametrize("shape", [(2, 64, 64, 64), (1, 3, 96, 96), (5, 7), (1,), (2,)])
-@pytest.mark.parametrize("count", [10, 1000, SAMPLE_SIZE])
-def test_the_sample_meets_every_row_column_and_channel_alike(shape, count):
-    places = torch.stack(torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij"))
-    for axis, n in enumerate(shape):
-        seen = torch.bincount(_spread(places[axis], count), minlength=n)
-        total = min(count, math.prod(shape))
-        assert seen.sum() == total
-        assert (seen.max() - seen.min()).item() <= max(3, 0.5 * total / n)
-
-
-def test_a_plain_stride_would_not():
-    columns = torch.arange(64).expand(2, 64, 64, 64).flatten()[::512]
-    assert columns.unique().tolist() == [0]
-
-
-def test_a_sample_of_all_values_is_all_values():
-    x = torch.randn(3, 5, 7)
-    assert torch.equal(_spread(x, 1000).sort().values, x.flatten().sort().values)
-
-
-def test_batches_have_equal_shares_and_the_sample_is_bounded():
-    quantizer = input_quantizer()
-    for value in range(10):
-        quantizer.calibrate(torch.full((SAMPLE_SIZE + 3,), float(value)))
-    kept = torch.cat(quantizer._sample)
-    assert SAMPLE_SIZE // 2 < kept.numel() <= SAMPLE_SIZE
-    assert torch.bincount(kept.long()).unique().numel() == 1
-    quantizer.finish_calibration()
-    assert quantizer._sample == []
-
-
-def test_what_is_left_of_a_batch_comes_from_all_of_its_images():
-    quantizer = input_quantizer()
-    for _ in range(6):
-        quantizer.calibrate(torch.arange(16.0).repeat_interleave(3 * SAMPLE_SIZE).reshape(16, 3, 256, 256))
-    for part in quantizer._sample:
-        seen = torch.bincount(part.long(), minlength=16)
-        assert part.numel() < SAMPLE_SIZE // 4
-        assert (seen.max() - seen.min()).item() <= 10  # of 512
-
-
-def test_many_small_batches_stay_bounded_too():
-    quantizer = input_quantizer()
-    for _ in range(300):
-        quantizer.calibrate(torch.rand(1000))
-    assert sum(part.numel() for part in quantizer._sample) <= SAMPLE_SIZE + 1000
 
 
 def test_calibration_without_or_with_broken_data_raises():

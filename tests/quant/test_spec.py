@@ -161,10 +161,36 @@ def test_layer_plan_by_method():
     assert plan.input == QuantizerSpec(method="lsq", bits=4, signed=None, grad_scale="batch")
     plan = QuantSpec(method="lsq+", grad_scale="batch").layer_plan(rescale=None)
     assert plan.weight == QuantizerSpec(method="lsq+", bits=4, signed=True)
-    assert plan.input == QuantizerSpec(method="lsq+", bits=4, signed=False, grad_scale="batch")
+    assert plan.input == QuantizerSpec(method="lsq+", bits=4, signed=False, grad_scale="batch", offset="integer")
+    plan = QuantSpec(method="lsq+", offset="float").layer_plan(rescale=None)
+    assert plan.input == QuantizerSpec(method="lsq+", bits=4, signed=False)
     signs = {name: QuantSpec(signed=name).layer_plan(rescale=None).input.signed for name in ("signed", "unsigned")}
     assert signs == {"signed": True, "unsigned": False}
     assert QuantSpec(weight_bits=FLOAT_BITS, act_bits=FLOAT_BITS).layer_plan(rescale=None).is_float
+
+
+def test_the_start_of_ranges_depends_on_the_weights_unless_it_is_given():
+    def starts(pretrained, **options):
+        plan = QuantSpec(**options).layer_plan(rescale=None, pretrained=pretrained)
+        return plan.weight.init, plan.input.init
+
+    for method in ("lsq", "lsq+"):
+        assert starts(False, method=method) == ("paper", "paper")
+        assert starts(True, method=method) == ("mse", "mse")
+        assert starts(True, method=method, init="paper") == ("paper", "paper")
+        assert starts(False, method=method, init="percentile") == ("percentile", "percentile")
+    assert starts(True, method="pact") == ("paper", "mse")  # DoReFa's weights have no range
+    assert starts(True, method="dorefa") == ("paper", "paper")
+
+
+def test_the_clipping_value_is_the_papers_or_calibrated_unless_it_is_given():
+    def clip(pretrained, **options):
+        return QuantSpec(method="pact", **options).layer_plan(rescale=None, pretrained=pretrained).input.clip_init
+
+    assert clip(False) == 10.0
+    assert clip(True) is None
+    assert clip(True, init="paper") == 10.0
+    assert clip(True, clip_init=6.0) == 6.0
 
 
 def test_the_label_suits_a_folder_and_an_address():

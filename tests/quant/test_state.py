@@ -114,7 +114,7 @@ def test_repr_names_method_width_and_sign():
     text = repr(model)
     assert "LSQWeightQuantizer(lsq, 4 bits, signed)" in text
     assert "LSQInputQuantizer(lsq, 4 bits, signed)" in text
-    assert "LSQPlusInputQuantizer(lsq+, 4 bits, offset)" in repr(build(method="lsq+"))
+    assert "LSQPlusInputQuantizer(lsq+, 4 bits, integer offset)" in repr(build(method="lsq+"))
     assert "signed=?" in repr(build(calibrated=False))
     assert "4 channels" in repr(build(per_channel=True))
 

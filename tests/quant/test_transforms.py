@@ -25,6 +25,9 @@ FUNCTIONS = {
     "lsq+ step": lambda v, p: lsq_plus_fake_quantize(v, p, torch.tensor(-0.3), quant_min=0, quant_max=3),
     "lsq+ offset": lambda v, p: lsq_plus_fake_quantize(v, torch.tensor(0.3), -p, quant_min=0, quant_max=3),
     "lsq+ both": lambda v, p: lsq_plus_fake_quantize(v, p, 0.1 - p, quant_min=0, quant_max=3, grad_scale=0.5),
+    "lsq+ integer": lambda v, p: lsq_plus_fake_quantize(
+        v, p, 0.1 - p, quant_min=0, quant_max=3, grad_scale=0.5, integer=True
+    ),
     "pact": lambda v, p: pact_fake_quantize(v, p, bits=3),
     "dorefa activation": lambda v, p: dorefa_quantize_activation(v, bits=3) * p,
     "dorefa weight": lambda v, p: dorefa_quantize_weight(v, bits=3) * p,

@@ -30,6 +30,7 @@ from qreg_yolo.quant.functional.lsq_plus import (
     lsq_plus_initial_range,
     lsq_plus_initial_step,
     lsq_plus_local_gradients,
+    zero_point,
 )
 from qreg_yolo.quant.functional.pact import pact_codes, pact_fake_quantize
 
@@ -59,4 +60,5 @@ __all__ = [
     "pact_fake_quantize",
     "positive",
     "round_ste",
+    "zero_point",
 ]

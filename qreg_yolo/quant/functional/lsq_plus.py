@@ -39,16 +39,45 @@ def _scaled(x: Tensor, step: Tensor, shift: Tensor) -> Tensor:
     return x.to(step.dtype).sub(shift).div_(step)
 
 
-def lsq_plus_codes(x: Tensor, step_size: Tensor, offset: Tensor, *, quant_min: int, quant_max: int) -> Tensor:
-    """Returns LSQ+'s integer codes ``round(clip((x - beta) / s, n, p))`` as a float tensor of `compute_dtype`."""
-    step, shift = _range_of(x, step_size, offset)
-    return clip_(_scaled(x, step, shift), quant_min, quant_max).round_()
+def zero_point(step_size: Tensor, offset: Tensor, *, quant_min: int, quant_max: int) -> Tensor:
+    """Returns the code of 0, ``z = round(-beta / s)`` clamped to ``[n, p]``, as a float tensor."""
+    return _zero_point(step_size, offset, quant_min, quant_max)[0]
 
 
-def lsq_plus_clipped(x: Tensor, step_size: Tensor, offset: Tensor, *, quant_min: int, quant_max: int) -> Tensor:
-    """Returns a boolean mask of ``(x - beta) / s`` outside ``[n, p]``."""
+def _zero_point(step_size: Tensor, offset: Tensor, quant_min: int, quant_max: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns `zero_point`, ``-beta / s``, and 1 where the zero point moves with it (0 where it is clamped)."""
+    step, shift = _range_of(step_size, step_size, offset)
+    exact = -shift / step
+    rounded = exact.round()
+    clamped = rounded.clamp(quant_min, quant_max)
+    return clamped, exact, torch.where(clamped == rounded, 1.0, 0.0).to(step.dtype)
+
+
+def lsq_plus_codes(
+    x: Tensor, step_size: Tensor, offset: Tensor, *, quant_min: int, quant_max: int, integer: bool = False
+) -> Tensor:
+    """Returns LSQ+'s integer codes as a float tensor of `compute_dtype`.
+
+    ``round(clip((x - beta) / s, n, p))``; with an integer zero point ``clip(round(x / s) + z, n, p)``, as ONNX's
+    QuantizeLinear computes them.
+    """
     step, shift = _range_of(x, step_size, offset)
-    scaled = _scaled(x, step, shift)
+    if not integer:
+        return clip_(_scaled(x, step, shift), quant_min, quant_max).round_()
+    z = zero_point(step_size, offset, quant_min=quant_min, quant_max=quant_max).to(step.dtype)
+    return clip_((x.to(step.dtype) / step).round_().add_(z), quant_min, quant_max)
+
+
+def lsq_plus_clipped(
+    x: Tensor, step_size: Tensor, offset: Tensor, *, quant_min: int, quant_max: int, integer: bool = False
+) -> Tensor:
+    """Returns a boolean mask of ``(x - beta) / s`` (``x / s + z`` with an integer zero point) outside ``[n, p]``."""
+    step, shift = _range_of(x, step_size, offset)
+    if integer:
+        z = zero_point(step_size, offset, quant_min=quant_min, quant_max=quant_max).to(step.dtype)
+        scaled = (x.to(step.dtype) / step).add_(z)
+    else:
+        scaled = _scaled(x, step, shift)
     return (scaled < quant_min) | (scaled > quant_max)
 
 
@@ -93,14 +122,68 @@ class _LSQPlus(torch.autograd.Function):
         return grad_x.to(x.dtype), grad_step, grad_offset, None, None, None
 
 
+@with_signature
+class _IntegerLSQPlus(torch.autograd.Function):
+    """Forward and the three gradients of LSQ+ with an integer zero point; saves the input, the step and the offset."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor, step_size: Tensor, offset: Tensor, quant_min: int, quant_max: int, grad_scale: float
+    ) -> Tensor:
+        step = positive(step_size, x)
+        z = zero_point(step_size, offset, quant_min=quant_min, quant_max=quant_max).to(step.dtype)
+        codes = clip_((x.to(step.dtype) / step).round_().add_(z), quant_min, quant_max)
+        return codes.sub_(z).mul_(step).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, step_size, offset, ctx.quant_min, ctx.quant_max, ctx.grad_scale = inputs
+        ctx.save_for_backward(x, step_size, offset)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        x, step_size, offset = ctx.saved_tensors
+        step = positive(step_size, x)
+        z, exact, free = _zero_point(step_size, offset, ctx.quant_min, ctx.quant_max)
+        grad = grad_outputs[0].to(step.dtype)
+        recorded = torch.is_grad_enabled()  # as in `_LSQPlus`
+        scaled = x.to(step.dtype) / step
+        shifted = scaled + z
+        grad_x = keep_inside(grad, shifted, ctx.quant_min, ctx.quant_max)
+        inside = keep_inside(scaled, shifted, ctx.quant_min, ctx.quant_max)
+        # Inside: round(x / s) - x / s. Outside: n - z or p - z, the clipped value itself.
+        codes = scaled.round() + z if recorded else scaled.round_().add_(z)
+        local = (F.hardtanh if recorded else clip_)(codes, ctx.quant_min, ctx.quant_max) - z - inside
+        outside = sum_to(grad - grad_x, offset)  # there the output moves with the zero point, not with the input
+        grad_step = (sum_to(local * grad, step_size) + outside * free * exact) * ctx.grad_scale
+        grad_step = torch.where(step_size < 0, -grad_step, grad_step).to(step_size.dtype)
+        grad_offset = (outside * free * ctx.grad_scale).to(offset.dtype)
+        return grad_x.to(x.dtype), grad_step, grad_offset, None, None, None
+
+
 def lsq_plus_fake_quantize(
-    x: Tensor, step_size: Tensor, offset: Tensor, *, quant_min: int, quant_max: int, grad_scale: float = 1.0
+    x: Tensor,
+    step_size: Tensor,
+    offset: Tensor,
+    *,
+    quant_min: int,
+    quant_max: int,
+    grad_scale: float = 1.0,
+    integer: bool = False,
 ) -> Tensor:
     """Returns ``round(clip((x - beta) / s, n, p)) * s + beta``, LSQ+'s quantizer (arXiv 2004.09576).
 
     Gradients, with ``v = (x - beta) / s``: to ``x`` 1 inside the clipping range and 0 outside; to ``s``, times
     ``grad_scale``, ``round(v) - v`` inside, ``n`` below and ``p`` above; to ``beta``, times ``grad_scale``, 0 inside
     and 1 outside. The clip comes before the rounding, so a value in the half step beyond ``p`` counts as clipped.
+
+    With an integer zero point ``z = round(-beta / s)``, clamped to ``[n, p]``, the output is
+    ``s (clip(round(x / s) + z, n, p) - z)``, and 0 is on the grid. The gradient passes the rounding of ``z`` unchanged
+    (straight-through): with ``v = x / s + z`` that to ``s`` is ``round(x / s) - x / s`` inside, ``n - z - beta / s``
+    below and ``p - z - beta / s`` above. A clamped ``z`` does not move: there is no gradient to ``beta`` then, and no
+    ``-beta / s`` in that to ``s``.
 
     Args:
         x: Float tensor of any shape.
@@ -110,6 +193,7 @@ def lsq_plus_fake_quantize(
         quant_min: ``n``.
         quant_max: ``p``.
         grad_scale: Factor of the gradients to ``s`` and ``beta`` (`lsq_grad_scale`).
+        integer: Whether the zero point is an integer; the paper's is not.
 
     Deviates:
         At v equal to ``n`` or ``p`` the value counts as inside, as in `lsq_fake_quantize`.
@@ -118,22 +202,32 @@ def lsq_plus_fake_quantize(
     >>> lsq_plus_fake_quantize(x, s, beta, quant_min=0, quant_max=3)
     tensor([-0.2500,  0.2500,  0.2500,  1.2500])
     """
-    result: Tensor = _LSQPlus.apply(x, step_size, offset, quant_min, quant_max, grad_scale)
+    function = _IntegerLSQPlus if integer else _LSQPlus
+    result: Tensor = function.apply(x, step_size, offset, quant_min, quant_max, grad_scale)
     return result
 
 
 def lsq_plus_local_gradients(
-    x: Tensor, step_size: Tensor, offset: Tensor, *, quant_min: int, quant_max: int
+    x: Tensor, step_size: Tensor, offset: Tensor, *, quant_min: int, quant_max: int, integer: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Returns `lsq_plus_fake_quantize`'s gradients to the step and to the offset, value by value, shaped as ``x``.
 
     Before the gradient scale, as `lsq_local_gradient`.
     """
     step, shift = _range_of(x, step_size, offset)
-    scaled = (x.to(step.dtype) - shift) / step
-    rounded = F.hardtanh(scaled, quant_min, quant_max).round()
-    to_step = rounded - keep_inside(scaled, scaled, quant_min, quant_max)
-    to_offset = 1.0 - keep_inside(torch.ones_like(scaled), scaled, quant_min, quant_max)
+    if integer:
+        z, exact, free = _zero_point(step_size, offset, quant_min, quant_max)
+        scaled = x.to(step.dtype) / step
+        shifted = scaled + z
+        outside = 1.0 - keep_inside(torch.ones_like(shifted), shifted, quant_min, quant_max)
+        codes = F.hardtanh(scaled.round() + z, quant_min, quant_max) - z
+        to_offset = outside * free
+        to_step = codes - keep_inside(scaled, shifted, quant_min, quant_max) + to_offset * exact
+    else:
+        scaled = (x.to(step.dtype) - shift) / step
+        rounded = F.hardtanh(scaled, quant_min, quant_max).round()
+        to_step = rounded - keep_inside(scaled, scaled, quant_min, quant_max)
+        to_offset = 1.0 - keep_inside(torch.ones_like(scaled), scaled, quant_min, quant_max)
     return torch.where(step_size < 0, -to_step, to_step), to_offset
 
 
