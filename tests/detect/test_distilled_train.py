@@ -125,7 +125,10 @@ def test_the_averaged_model_keeps_the_plain_criterion(tiny_data: Path, tmp_path:
     trainer = train(teacher(tmp_path / "t.safetensors", tiny_data), tiny_data, qreg={"distill": None}, val=True)
     assert trainer.distiller is None
     assert "train/distill_loss" not in rows(tmp_path / "run")[0]
-    trainer = train(tmp_path / "t.safetensors", tiny_data, name="taught")
+    trainer = train(tmp_path / "t.safetensors", tiny_data, name="taught", pretrained=str(tmp_path / "t.safetensors"))
+    before, first = rows(tmp_path / "taught")
+    assert (before["epoch"], before["train/distill_loss"]) == ("0", "")
+    assert float(first["train/distill_loss"]) > 0
     assert unwrap_model(trainer.model).criterion is trainer.distiller
     assert type(trainer.ema.ema.criterion).__name__ == "v8DetectionLoss"
     assert trainer.args.qreg["distill"]["sha256"] == files.sha256(tmp_path / "t.safetensors")
