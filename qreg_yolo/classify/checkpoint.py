@@ -71,8 +71,8 @@ class Description:
         layers = {str(name): LayerPlan.from_dict(plan) for name, plan in data["layers"].items()}
         texts = {name: str(data[name]) for name in ("model", "precision")}
         texts["training"] = str(data.get("training", "qat"))
-        config = {section: dict(data["config"][section]) for section in ("run", "quant", "train")}
-        config["distill"] = dict(data["config"].get("distill") or {})  # which older files lack
+        stored = {"distill": {}, **data["config"]}  # older files have no such section
+        config = {section: dict(stored[section]) for section in ("run", "quant", "distill", "train")}
         classes = tuple(str(name) for name in data["classes"])
         return cls(**texts, classes=classes, config=config, layers=layers, skipped=dict(data["skipped"]))
 

@@ -249,11 +249,12 @@ def test_with_a_projector_features_have_ultralytics_own_loss() -> None:
     own, other = (model(batch()["img"]) for model in (student, teacher))
     parts = torch.split(other["scores"], [64, 16, 4], dim=-1)
     scores = tuple(part.sigmoid().max(dim=1, keepdim=True).values for part in parts)
-    expected = sum(
+    errors = [
         DistillationModel.loss_sl2(None, found.projector[i](own["feats"][i]), other["feats"][i], i, scores)
         for i in range(3)
-    )
-    assert float(distilled(student)[1]["distill_loss"]) == pytest.approx(0.5 * 6.0 * float(expected), rel=1e-4)
+    ]
+    expected = torch.stack(errors).sum()
+    assert float(distilled(student)[1]["distill_loss"]) == pytest.approx(0.5 * 6.0 * expected.item(), rel=1e-4)
     shapes = [tuple(layer.weight.shape[:2]) for one in found.projector for layer in one if isinstance(layer, nn.Conv2d)]
     widths = [features.shape[1] for features in own["feats"]]
     assert shapes == [(width, width) for width in widths for _ in range(2)]
@@ -280,7 +281,7 @@ def test_the_detection_loss_stays_what_it_was(request_: dict[str, Any]) -> None:
     plain.model[-1].training = True
     alone, own_items = plain.loss(batch())
     assert torch.equal(loss[:-1], alone.reshape(-1))
-    assert float(loss[-1]) == pytest.approx(4 * float(items["distill_loss"]), rel=1e-6), "times the images"
+    assert loss[-1].item() == pytest.approx(4 * float(items["distill_loss"]), rel=1e-6), "times the images"
     assert list(items) == [*own_items, "distill_loss"]
     assert all(torch.equal(items[name], value) for name, value in own_items.items())
     assert not any(item.requires_grad for item in items.values())
