@@ -17,19 +17,21 @@ from torch import Tensor, nn
 
 from qreg_yolo import __version__
 from qreg_yolo.classify.models import build_model, is_import_path
+from qreg_yolo.config.classification import LAYOUT
 from qreg_yolo.errors import MissingFileError, WeightsError
 from qreg_yolo.io import files
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.convert import apply_plan, quantized_layers
 from qreg_yolo.quant.spec import BEFORE_INIT, LayerPlan, QuantSpec
+from qreg_yolo.training.epoch_zero import EpochZero
 from qreg_yolo.training.tensor_file import SUFFIX, fill, keys, read, tensors_of
 
 HEADER = "qreg_yolo_classifier"
 """Key of the description in the file's metadata; the only one, so that equal content is equal bytes."""
 VERSION = 1
 LACKING = "is not a classifier of qreg-yolo. Give a file that 'classify train' wrote."
-_OPTIMIZER = "optimizer/"
-"""Prefix of the optimizer's tensors."""
+_OPTIMIZER, _EXTENSIONS = "optimizer/", "extensions/"
+"""Prefixes of tensors that only resuming needs."""
 
 
 @dataclass(kw_only=True)
@@ -41,7 +43,7 @@ class Description:
     classes: tuple[str, ...]
     """Names by label."""
     config: dict[str, Any]
-    """The run's configuration (sections ``run``, ``quant``, ``distill`` and ``train``)."""
+    """The run's configuration, by section (`ClassifyConfig.to_dict`)."""
     precision: str
     """`fp32` | `bf16`: arithmetic outside the quantizers."""
     training: str = "qat"
@@ -71,8 +73,8 @@ class Description:
         layers = {str(name): LayerPlan.from_dict(plan) for name, plan in data["layers"].items()}
         texts = {name: str(data[name]) for name in ("model", "precision")}
         texts["training"] = str(data.get("training", "qat"))
-        stored = {"distill": {}, **data["config"]}  # older files have no such section
-        config = {section: dict(stored[section]) for section in ("run", "quant", "distill", "train")}
+        stored, required = data["config"], ("run", "quant", "train")
+        config = {name: dict(stored[name]) for name in LAYOUT if name in required or name in stored}
         classes = tuple(str(name) for name in data["classes"])
         return cls(**texts, classes=classes, config=config, layers=layers, skipped=dict(data["skipped"]))
 
@@ -87,6 +89,10 @@ class Progress:
     """``results.csv`` so far, a row per epoch."""
     optimizer: dict[str, Any] | None = None
     """The optimizer's state, by the number of the parameter."""
+    zero: EpochZero | None = None
+    """Accuracy before training; None: it was not measured."""
+    extensions: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    """State of the extensions of training, by their name."""
 
 
 def save_classifier(path: Path, model: nn.Module, description: Description, progress: Progress) -> None:
@@ -101,12 +107,16 @@ def save_classifier(path: Path, model: nn.Module, description: Description, prog
         for key, value in state.items():
             if isinstance(value, Tensor):
                 tensors[f"{_OPTIMIZER}{number}/{key}"] = value.detach().cpu().contiguous().clone()
+    for name, state in progress.extensions.items():
+        for key, value in state.items():
+            tensors[f"{_EXTENSIONS}{name}/{key}"] = value.detach().cpu().contiguous().clone()
     header = {
         "version": VERSION,
         "qreg_yolo": __version__,
         "description": description.to_dict(),
         "epoch": progress.epoch,
         "rows": progress.rows if resumable else None,
+        **({"zero": progress.zero.to_dict()} if resumable and progress.zero is not None else {}),
     }
     files.write_bytes(path, save(tensors, {HEADER: json.dumps(header)}))
 
@@ -135,15 +145,18 @@ def load_classifier(path: Path, model: str | None = None) -> tuple[nn.Module, De
     except Exception as error:  # whatever a description that is well formed and wrong makes them raise
         raise WeightsError(f"'{path}' describes a model that cannot be built: {error}") from error
     if header["rows"] is not None:
-        progress.optimizer = _optimizer_state(tensors)
-    fill(network, {name: t for name, t in tensors.items() if not name.startswith(_OPTIMIZER)}, path)
+        progress.optimizer = _state(tensors, _OPTIMIZER)
+        progress.extensions = _state(tensors, _EXTENSIONS)
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith((_OPTIMIZER, _EXTENSIONS))}
+    fill(network, own, path)
     return network.eval(), description, progress
 
 
 def _described(header: Mapping[str, Any], path: Path) -> tuple[Description, Progress]:
     try:
         description = Description.from_dict(header["description"])
-        return description, Progress(epoch=int(header["epoch"]), rows=list(header["rows"] or []))
+        zero = EpochZero(**header["zero"]) if "zero" in header else None
+        return description, Progress(epoch=int(header["epoch"]), rows=list(header["rows"] or []), zero=zero)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"The description in '{path}' is incomplete ({type(error).__name__}: {error}).") from error
 
@@ -184,10 +197,11 @@ def check_same_model(path: Path, description: Description, model: str | None) ->
         )
 
 
-def _optimizer_state(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    state: dict[str, Any] = {}
+def _state(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, dict[str, Tensor]]:
+    """Returns the tensors named ``<prefix><group>/<key>`` by group and key."""
+    state: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        if name.startswith(_OPTIMIZER):
-            number, _, key = name.removeprefix(_OPTIMIZER).partition("/")
-            state.setdefault(number, {})[key] = tensor
+        if name.startswith(prefix):
+            group, _, key = name.removeprefix(prefix).partition("/")
+            state.setdefault(group, {})[key] = tensor
     return state

@@ -21,7 +21,9 @@ from qreg_yolo.io.files import what_is_kept
 from qreg_yolo.io.locks import FolderLock
 from qreg_yolo.io.process import terminable
 from qreg_yolo.quant.report import model_size, plan_summary
+from qreg_yolo.training.epoch_zero import NAME
 from qreg_yolo.training.finite import NonFiniteError
+from qreg_yolo.training.oscillation import oscillation_extensions
 
 LAST = "last.safetensors"
 
@@ -50,16 +52,20 @@ def execute(run: Run, description: Description, folder: Path) -> RunResult:
     events = outputs.tensorboard(folder) if run.processes.is_first else None
     line = outputs.ProgressLine(run.batch, quiet=not run.processes.is_first)
     optimizer = build_optimizer(run.config, run.model)
+    run.extensions = oscillation_extensions(run.model, run.config.oscillation, log=run.config.train.log_noise)
+    run.extensions.attach(optimizer)
     _restore(optimizer, run.progress)
+    run.extensions.restore(run.progress.extensions)
     if run.config.train.compile:
         run.model.compile(dynamic=False)
 
     def on_epoch(row: dict[str, float]) -> None:
         run.progress.optimizer = optimizer.state_dict()["state"]
+        run.progress.extensions = run.extensions.state()
         with _writing(f"The checkpoint of epoch {run.progress.epoch}", last):
             last.parent.mkdir(parents=True, exist_ok=True)
             save_classifier(last, run.model, description, run.progress)
-            outputs.write_results(folder, run.progress.rows)
+            outputs.write_results(folder, run.progress.rows, run.progress.zero)
         print(outputs.epoch_line(row, run.config.train.epochs, line.rate), flush=True)
         if events is not None:
             events(row)
@@ -101,14 +107,22 @@ def _finish(run: Run, description: Description, folder: Path) -> RunResult:
     measured = outputs.measured_in(rows[-1], run.train, run.val)
     with _writing("The results of the last epoch", last):
         save_classifier(final, run.model, description, Progress(epoch=run.progress.epoch))
-        outputs.append_records(folder / outputs.RECORDS, final, last.stem, description, measured)
+        data = str(description.config["run"]["data"])
+        table = folder / outputs.RECORDS
+        outputs.append_records(table, outputs.identity(final, last.stem, description, data), measured, data)
+        if (zero := run.progress.zero) is not None:
+            identity = outputs.named_identity(zero.weights_sha256, NAME, description, data) | {"training": "none"}
+            counts = (run.val.split, len(run.val))
+            named = {"accuracy_top1": "metrics/accuracy_top1", "loss": "val/loss"}
+            before = {name: (*counts, zero.metrics[column]) for name, column in named.items()}
+            outputs.append_records(table, identity, before, data)
         files.replace(final, last)
     size = model_size(run.model)
-    table = (
+    text = (
         f"{outputs.final_table(rows, folder)}\n"
         f"Size: {size.quantized_mb:.3f} MB at its bit widths, {size.float_mb:.3f} MB in fp32"
     )
-    return RunResult(save_dir=folder, accuracy=rows[-1]["metrics/accuracy_top1"], table=table)
+    return RunResult(save_dir=folder, accuracy=rows[-1]["metrics/accuracy_top1"], table=text)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from qreg_yolo.datasets.cifar import SIZE
 from qreg_yolo.io import files, records, results_csv
 from qreg_yolo.terminal import number, table
 from qreg_yolo.training.environment import environment
+from qreg_yolo.training.epoch_zero import EpochZero
 
 RECORDS = records.FILE
 RESULTS = results_csv.FILE
@@ -35,13 +36,13 @@ def write_description(folder: Path, config: ClassifyConfig, description: Descrip
     files.write_text(folder / "qreg.json", json.dumps(description.to_dict(), indent=2) + "\n")
 
 
-def write_results(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
+def write_results(folder: Path, rows: Sequence[Mapping[str, float]], zero: EpochZero | None = None) -> None:
     """Writes the table of all epochs, as it is at the checkpoint: atomically.
 
     A run that another version resumes may record other columns from then on: what a row lacks is nan.
     """
     headings = dict.fromkeys(name for row in rows for name in row)
-    lines = [",".join(headings)]
+    lines = [",".join(headings), *([] if zero is None else [zero.row(list(headings))])]
     lines += [",".join(f"{row.get(name, math.nan):.6g}" for name in headings) for row in rows]
     files.write_text(folder / RESULTS, "\n".join(lines) + "\n")
 
@@ -63,22 +64,16 @@ def tensorboard(folder: Path) -> Callable[[Mapping[str, float]], None]:
     return write
 
 
-def append_records(
-    path: Path, weights: Path, name: str, description: Description, measured: Measured, *, data: str | None = None
-) -> None:
-    """Appends one row per number measured on ``weights``, unless the table has the run already.
+def append_records(path: Path, run: Mapping[str, Any], measured: Measured, data: str) -> None:
+    """Appends one row per number, unless the table has the run already.
 
     Args:
         path: The table.
-        weights: The checkpoint.
-        name: What the run's id calls it, such as ``last``.
-        description: What it is.
+        run: As `identity` returns.
         measured: The numbers; accuracies are fractions, the others losses.
-        data: The dataset, where that is not the one it was trained on.
+        data: Name of the dataset.
     """
-    name_of_data = data or str(description.config["run"]["data"])
-    run = identity(weights, name, description, name_of_data)
-    common: dict[str, Any] = {**run, "data": name_of_data, **records.provenance()}
+    common: dict[str, Any] = {**run, "data": data, **records.provenance()}
     rows = [
         records.Record(
             **common, split=split, n_images=n, metric=metric, value=value,
@@ -92,17 +87,21 @@ def append_records(
 
 
 def identity(weights: Path, name: str, description: Description, data: str) -> dict[str, Any]:
-    """Returns the fields of a record that identify the run and its checkpoint.
+    """Returns the fields of a record that identify the run and its checkpoint; arguments as `named_identity`."""
+    return named_identity(files.sha256(weights), name, description, data)
+
+
+def named_identity(digest: str, name: str, description: Description, data: str) -> dict[str, Any]:
+    """Returns the fields of a record that identify a run and a network.
 
     Args:
-        weights: The checkpoint.
+        digest: Its SHA-256.
         name: What the run's id calls it, such as ``last``.
         description: What it is.
         data: The dataset that it is measured on.
     """
     run, spec = description.config["run"], description.spec
     seed, subset = run["seed"], run.get("train_images")
-    digest = files.sha256(weights)
     model = description.model.rpartition(":")[2]
     return {
         "run_id": f"{model}-{data}-{spec.label}-s{seed}-{name}-{digest[:8]}",

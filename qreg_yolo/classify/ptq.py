@@ -70,7 +70,8 @@ def quantize(request: PTQRequest) -> str:
     path.parent.mkdir(parents=True)
     save_classifier(path, network, made, Progress())
     found = runs.measure(path, asked)
-    outputs.append_records(folder / outputs.RECORDS, path, NAME, made, found.numbers, data=found.data)
+    identity = outputs.identity(path, NAME, made, found.data)
+    outputs.append_records(folder / outputs.RECORDS, identity, found.numbers, found.data)
     lines = [f"Calibrated {report.initialized} quantizers on {len(chosen)} training images"]
     lines += [f"WARNING: {report}"] if report.unreached else []
     return "\n".join([*lines, found.line, f"Results: {folder}"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ def resumed_config(
             "on. Put it back there, or use --weights to start from it."
         )
     source = f"the configuration in '{checkpoint}'"
-    sections = from_mapping(description.config, source).to_dict()  # with defaults where an older version wrote it
+    config = from_mapping(description.config, source)
+    # With defaults where an older version wrote it, or a section is left out.
+    sections = {"oscillation": asdict(config.oscillation), **config.to_dict()}
     for name, value in _spelled_out(given).items():
         section = next(s for s, keys in sections.items() if name in keys)
         if name in RESUMABLE:

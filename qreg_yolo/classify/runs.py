@@ -21,11 +21,14 @@ from qreg_yolo.classify.resumption import resumed_config
 from qreg_yolo.classify.setup import built, check_batch, load_teacher, placed, precision_on, prepare
 from qreg_yolo.classify.train import Run
 from qreg_yolo.config.classification import ClassifyConfig
+from qreg_yolo.io import records
 from qreg_yolo.io.files import new_folder, writable_project
 from qreg_yolo.io.strict_yaml import ConfigError
+from qreg_yolo.quant.calibration import quantizers_off
 from qreg_yolo.quant.inspection import Inspection, one_thread
 from qreg_yolo.quant.report import count_macs, layer_reports, model_size
 from qreg_yolo.training.distillation import identified
+from qreg_yolo.training.epoch_zero import NAME, EpochZero, comparison, digest_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,8 @@ def _trained(config: ClassifyConfig, device: torch.device, processes: Processes)
         say(f"Calibrated {calibration.initialized} quantizers on the first training images")
     if calibration.unreached:
         say(f"WARNING: {calibration}")
+    if calibration.initialized and config.run.weights is not None and config.run.epoch0 and processes.is_first:
+        run.progress.zero = _before_training(run, description)
     first_images = run.train.normalised(run.train.images[: run.batch])
     say(clipping_warning(model, first_images) or "")
     processes.share(model)
@@ -98,6 +103,21 @@ def _trained(config: ClassifyConfig, device: torch.device, processes: Processes)
     if processes.is_first:
         outputs.write_description(folder, config, description, device)
     return execute(run, description, folder)
+
+
+def _before_training(run: Run, description: Description) -> EpochZero:
+    """Measures the untrained network, prints its accuracy beside the baseline's, and returns it."""
+    start, data = Path(str(run.config.run.weights)), run.config.run.data
+    found = evaluate(run.model, run.val, precision=run.precision)
+    identity = outputs.named_identity("", NAME, description, data)
+    where = {"data": data, "split": run.val.split, "evaluation": identity["evaluation"], "precision": run.precision}
+    baseline = records.recorded(start, "accuracy_top1", **where)
+    if baseline is None:
+        with quantizers_off(run.model):
+            baseline = evaluate(run.model, run.val, precision=run.precision).accuracy
+    say(comparison("Top-1", baseline, found.accuracy))
+    metrics = {"val/loss": found.loss, "metrics/accuracy_top1": found.accuracy}
+    return EpochZero(metrics, digest_of(run.model))
 
 
 def resume(checkpoint: Path, given: Mapping[str, Any]) -> str:
@@ -175,7 +195,8 @@ def validate(weights: Path, asked: Measuring) -> str:
     found = measure(weights, asked)
     folder = new_folder(Path(writable_project(asked.project)), "val")
     path = folder / outputs.RECORDS
-    outputs.append_records(path, weights, weights.stem, found.description, found.numbers, data=found.data)
+    identity = outputs.identity(weights, weights.stem, found.description, found.data)
+    outputs.append_records(path, identity, found.numbers, found.data)
     return f"{found.line}\nResults: {folder}"
 
 

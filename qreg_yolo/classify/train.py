@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from qreg_yolo.quant.report import step_size
 from qreg_yolo.quant.weight_noise import noise_columns
 from qreg_yolo.training.distillation import softmax_divergence
 from qreg_yolo.training.environment import epoch_seed
+from qreg_yolo.training.extensions import Extensions
 from qreg_yolo.training.finite import NonFiniteError, diagnosis, norm_is_finite
 
 Step = Callable[[int, int, int], None]
@@ -42,6 +43,8 @@ class Run:
     """`fp32` | `bf16`."""
     processes: Processes
     progress: Progress
+    extensions: Extensions = field(default_factory=Extensions)
+    """Attached to the optimizer."""
     teacher: nn.Module | None = None
     """On the same device, in eval mode, without gradients."""
 
@@ -99,6 +102,7 @@ def fit(run: Run, optimizer: torch.optim.SGD, *, on_epoch: Callable[[dict[str, f
                 "metrics/accuracy_top1": reached.accuracy if reached else math.nan,
                 "lr/pg0": options.learning_rate(epoch),
                 **layer_columns(run.model, log_noise=options.log_noise),
+                **run.extensions.columns(),
             }
             run.progress.rows.append(row)
             on_epoch(row)
@@ -131,7 +135,9 @@ def train_epoch(run: Run, optimizer: torch.optim.SGD, epoch: int, on_step: Step)
         loss.backward()  # type: ignore[no-untyped-call]
         processes.average_gradients(run.model)
         _stop_unless_finite(run, images, loss, epoch)
+        run.extensions.before_step((epoch + step / steps) / config.train.epochs)
         optimizer.step()
+        run.extensions.after_step()
         hits = (logits.detach().argmax(1) == labels).sum()
         total += torch.stack([cross_entropy.detach() * len(images), hits, distilled.detach() * len(images)])
         on_step(epoch + 1, step, steps)

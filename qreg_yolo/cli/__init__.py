@@ -13,6 +13,7 @@ from qreg_yolo import __version__
 from qreg_yolo.cli import (
     classify,
     classify_robustness,
+    correct,
     corrupt,
     data,
     inspect,
@@ -48,6 +49,9 @@ app.command("val", epilog=val.EXAMPLES)(val.val)
 app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
 app.command("inspect", epilog=inspect.EXAMPLES, short_help="Show a checkpoint's bits, size and cost.")(inspect.inspect)
 app.command("ptq", epilog=ptq.EXAMPLES, short_help="Quantize a checkpoint without training.")(ptq.ptq)
+app.command("correct", epilog=correct.EXAMPLES, short_help="Correct a quantized checkpoint; its codes stay.")(
+    correct.correct
+)
 app.command("noise", epilog=noise.EXAMPLES, short_help="Measure quantization noise and its effect.")(noise.noise)
 app.command("corrupt", epilog=corrupt.EXAMPLES, short_help="Write corrupted sets of a dataset.")(corrupt.corrupt)
 app.command("robustness", epilog=robustness.EXAMPLES, short_help="Measure models on corrupted images.")(

@@ -75,6 +75,7 @@ def train(
         int | None, typer.Option(help="Passes over the training set; the milestones scale with it.")
     ] = None,
     val_every: shared.ValEvery = None,
+    no_epoch0: shared.NoEpoch0 = None,
     milestones: Annotated[
         str | None, typer.Option(help="Epochs at which the learning rate drops, such as 50,90,130,180.")
     ] = None,
@@ -87,6 +88,10 @@ def train(
     aug: Annotated[str | None, typer.Option(help="crop-flip | none.")] = None,
     amp: shared.Amp = None,
     compile_: Annotated[bool | None, typer.Option("--compile", help="Compile the network (minutes).")] = None,
+    freeze_codes: shared.FreezeCodes = None,
+    dampen: shared.Dampen = None,
+    transition_rate: shared.TransitionRate = None,
+    transition_eta: shared.TransitionEta = None,
     log_noise: shared.LogNoise = None,
     seed: shared.Seed = None,
     seeds: Annotated[
@@ -106,6 +111,8 @@ def train(
     arguments = parse_overrides(options.pop("overrides", []), KINDS)
     if options.pop("no_verify"):
         options["verify"] = False
+    if options.pop("no_epoch0", None):
+        options["epoch0"] = False
     prepare_ultralytics(online=options.pop("download"), checkpoints=False)
     if resume is not None:
         _resume(options.pop("resume"), options, arguments)

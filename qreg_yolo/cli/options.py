@@ -30,8 +30,17 @@ Init = Annotated[
 ]
 Offset = Annotated[str | None, typer.Option(help="LSQ+ zero points: integer | float. [default: integer]")]
 LogNoise = Annotated[
-    bool | None, typer.Option("--log-noise", help="Log each layer's weight noise per epoch in results.csv.")
+    bool | None,
+    typer.Option("--log-noise", help="Log each layer's weight noise and oscillations per epoch in results.csv."),
 ]
+FreezeCodes = Annotated[
+    float | None, typer.Option(help="Freeze codes that oscillate more often than this, 0 to 0.1. [default: 0, off]")
+]
+Dampen = Annotated[float | None, typer.Option(help="Factor of the dampening loss. [default: 0, off]")]
+TransitionRate = Annotated[
+    float | None, typer.Option(help="Share of codes to change per step, by sqrt(bits). [default: 0, off]")
+]
+TransitionEta = Annotated[float | None, typer.Option(help="Gain of the learning rate to that end. [default: 1]")]
 NoEpoch0 = Annotated[bool | None, typer.Option("--no-epoch0", help="Do not measure the accuracy before training.")]
 ValEvery = Annotated[int | None, typer.Option(help="Epochs from one validation to the next. [default: 1]")]
 Teacher = Annotated[
@@ -87,6 +96,13 @@ def refuse_detector_options(options: Mapping[str, Any], weights: Path) -> None:
         if value not in (None, {}):
             option = name.replace("_", "-")
             raise ConfigError(f"--{option} applies to detectors; '{weights}' is a classifier. Remove it.")
+
+
+def refuse_detector_arguments(arguments: Mapping[str, Any], weights: Path) -> None:
+    """Raises a `ConfigError` if a ``key=value`` for detectors was given with a classifier's checkpoint."""
+    for name in arguments:
+        if name not in ("data", "split", "device", "project"):
+            raise ConfigError(f"{name}= applies to detectors; '{weights}' is a classifier. Remove it.")
 
 
 def refuse_classifier_options(options: Mapping[str, Any], weights: Path) -> None:

@@ -96,9 +96,7 @@ def _quantized(
 
     if is_classifier(weights):
         shared.refuse_detector_options(of_detectors, weights)
-        known = ("data", "split", "device", "project")
-        if unknown := [name for name in arguments if name not in known]:
-            raise ConfigError(f"{unknown[0]}= applies to detectors; '{weights}' is a classifier. Remove it.")
+        shared.refuse_detector_arguments(arguments, weights)
         find_own_code(own["model"] or "")
         from qreg_yolo.classify import ptq as classifier
         from qreg_yolo.classify.runs import Measuring

@@ -28,7 +28,7 @@ Examples:
 
 _NEW_RUN = (
     "model", "data", "weights", "teacher", "distill", "hyp", "seed", "head", "autoanchor", "log_noise", "val_every",
-    "no_epoch0",
+    "no_epoch0", "freeze_codes", "dampen", "transition_rate", "transition_eta",
 )  # fmt: skip
 """Options of a new run; a resumed one keeps its own."""
 
@@ -63,6 +63,10 @@ def train(
     seed: shared.Seed = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
     amp: shared.Amp = None,
+    freeze_codes: shared.FreezeCodes = None,
+    dampen: shared.Dampen = None,
+    transition_rate: shared.TransitionRate = None,
+    transition_eta: shared.TransitionEta = None,
     log_noise: shared.LogNoise = None,
     val_every: shared.ValEvery = None,
     no_epoch0: shared.NoEpoch0 = None,

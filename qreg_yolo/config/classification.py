@@ -20,6 +20,7 @@ from qreg_yolo.config import sections
 from qreg_yolo.config.checks import AMP_CHOICES, check_bools, check_counts, check_number, check_texts
 from qreg_yolo.config.distillation import DistillOptions
 from qreg_yolo.config.key_values import Kind, check_folder_name
+from qreg_yolo.config.oscillation import OscillationOptions
 from qreg_yolo.config.sections import COMMAND_LINE, QUANT, Section
 from qreg_yolo.errors import InvalidValueError, check_choice
 from qreg_yolo.io import strict_yaml
@@ -55,6 +56,8 @@ class ClassifyOptions:
     """0 or more."""
     threads: int | None = None
     """CPU threads of torch, 1 or more; None: all cores."""
+    epoch0: bool = True
+    """Whether to measure the accuracy before training, where the weights come from a checkpoint."""
     recipe: str | None = None
     """Name of the recipe that options come from, for the records; None: without one."""
     device: str | None = None
@@ -63,7 +66,7 @@ class ClassifyOptions:
     def __post_init__(self) -> None:
         check_texts(self, "model", unset=("data_dir", "weights", "device", "recipe"))
         check_choice("data", self.data, DATA)
-        check_bools(self, "verify")
+        check_bools(self, "verify", "epoch0")
         check_counts(self, 0, "seed")
         check_counts(self, 1, unset=("threads", "train_images"))
 
@@ -140,7 +143,7 @@ class ClassifyConfig:
     """One run, completely resolved; validated on construction.
 
     Raises:
-        ConfigError: An option of distillation that is for detectors.
+        ValueError: Options of ``oscillation`` that the method's weights do not take, or of ``distill`` for detectors.
     """
 
     run: ClassifyOptions = field(default_factory=ClassifyOptions)
@@ -149,30 +152,29 @@ class ClassifyConfig:
     """The quantization."""
     distill: DistillOptions = field(default_factory=DistillOptions)
     """The teacher; of its losses a classifier has the one of logits."""
+    oscillation: OscillationOptions = field(default_factory=OscillationOptions)
+    """Freezing, dampening and transition rates of oscillating weights."""
     train: TrainOptions = field(default_factory=TrainOptions)
     """The recipe."""
 
     def __post_init__(self) -> None:
-        with sections.named("distill"):
-            self.distill.check_default(
-                "losses", "features", "projector", reason="is for detectors; a classifier distils logits alone."
-            )
+        self.oscillation.check_method(self.quant)
+        self.distill.check_default(
+            "losses", "features", "projector", reason="is for detectors; a classifier distils logits alone."
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the four sections as plain dictionaries."""
+        """Returns the sections as plain dictionaries; ``distill`` and ``oscillation`` unless they have the defaults."""
         train = {**asdict(self.train), "milestones": list(self.train.milestones)}
-        return {
-            "run": asdict(self.run),
-            "quant": self.quant.to_dict(),
-            "distill": asdict(self.distill),
-            "train": train,
-        }
+        optional = {**self.distill.section(), **self.oscillation.section()}
+        return {"run": asdict(self.run), "quant": self.quant.to_dict(), **optional, "train": train}
 
 
 LAYOUT = {
     "run": Section.of(ClassifyOptions),
     "quant": QUANT,
     "distill": Section.of(DistillOptions),
+    "oscillation": Section.of(OscillationOptions),
     "train": Section.of(TrainOptions),
 }
 
@@ -213,9 +215,9 @@ def resolve(
     """Returns the configuration of one run, and notices about scaled milestones.
 
     Args:
-        recipe: YAML file with any of the four sections; None: the defaults.
+        recipe: YAML file with any of the sections; None: the defaults.
         options: Options by name (``bits``, ``epochs``, ``seed``, ...), flat; None counts as not given.
-        overrides: The ``key=value`` arguments; keys of the sections ``run``, ``distill`` and ``train``.
+        overrides: The ``key=value`` arguments; keys of all sections but ``quant``.
 
     Raises:
         ConfigError: A recipe that is wrong by itself, an unknown option or key (the nearest is named), a wrong value,
@@ -290,7 +292,7 @@ def _kind(hint: Any) -> Kind:
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         name: _kind(hint)
-        for options in (ClassifyOptions, DistillOptions, TrainOptions)
+        for options in (ClassifyOptions, DistillOptions, OscillationOptions, TrainOptions)
         for name, hint in typing.get_type_hints(options).items()
     }
 )

@@ -10,6 +10,7 @@ from typing import Any
 from qreg_yolo.config import sections
 from qreg_yolo.config.checks import check_bools, check_counts, check_number, check_texts
 from qreg_yolo.config.distillation import DistillOptions
+from qreg_yolo.config.oscillation import OscillationOptions
 from qreg_yolo.config.sections import COMMAND_LINE, QUANT, Section
 from qreg_yolo.config.ultralytics_keys import check_train
 from qreg_yolo.errors import InvalidValueError, check_choice
@@ -119,7 +120,8 @@ class RunConfig:
 
     Raises:
         ConfigError: A key of ``train`` that is unknown, owned by another section or of the wrong type, or that the
-            head does not read; a temperature, which is for classifiers.
+            head does not read.
+        ValueError: Options of ``oscillation`` that the method's weights do not take, or of ``distill`` for classifiers.
     """
 
     run: RunOptions = field(default_factory=RunOptions)
@@ -130,14 +132,16 @@ class RunConfig:
     """The detection head."""
     distill: DistillOptions = field(default_factory=DistillOptions)
     """The teacher."""
+    oscillation: OscillationOptions = field(default_factory=OscillationOptions)
+    """Freezing, dampening and transition rates of oscillating weights."""
     train: Mapping[str, Any] = field(default_factory=dict)
     """Ultralytics' own training arguments; absent ones keep Ultralytics' defaults."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "train", dict(self.train))
         check_train(self.train, "train")
-        with sections.named("distill"):
-            self.distill.check_default("temperature", reason="is for classifiers; a detector's losses have none.")
+        self.oscillation.check_method(self.quant)
+        self.distill.check_default("temperature", reason="is for classifiers; a detector's losses have none.")
         for key in _ANCHOR_FREE_GAINS if self.head.has_anchors else ():
             if key in self.train:
                 raise ConfigError(
@@ -146,12 +150,13 @@ class RunConfig:
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the five sections as plain dictionaries."""
+        """Returns the sections as plain dictionaries; ``distill`` and ``oscillation`` unless they have the defaults."""
         return {
             "run": asdict(self.run),
             "quant": self.quant.to_dict(),
             "head": asdict(self.head),
-            "distill": asdict(self.distill),
+            **self.distill.section(),
+            **self.oscillation.section(),
             "train": dict(self.train),
         }
 
@@ -161,6 +166,7 @@ LAYOUT = {
     "quant": QUANT,
     "head": Section.of(HeadConfig),
     "distill": Section.of(DistillOptions),
+    "oscillation": Section.of(OscillationOptions),
     "train": Section(dict, []),
 }
 HEAD_OPTIONS = {"head": "kind", "autoanchor": "autoanchor"}
@@ -197,7 +203,7 @@ def resolve(
     """Returns the configuration of one run: defaults, then what is inherited, then the recipe, then the command line.
 
     Args:
-        recipe: YAML file with any of the five sections; None: the defaults.
+        recipe: YAML file with any of the sections; None: the defaults.
         options: Options by name (``bits``, ``method``, ``seed``, ...), flat; None counts as not given.
         overrides: What `key_values.parse_overrides` read: Ultralytics' arguments, and ``model``, ``data``, ``seed``.
         inherited: Section -> values of a checkpoint's training.
@@ -206,15 +212,15 @@ def resolve(
         ConfigError: A recipe that is wrong by itself, an unknown option or argument (the nearest is named), a wrong
             value, an option and a ``key=value`` that disagree, or losses without a teacher.
     """
-    known = [*LAYOUT["run"].keys, *LAYOUT["quant"].keys, *HEAD_OPTIONS, *DISTILL_OPTIONS]
+    flat = {key: name for name in ("run", "quant", "oscillation") for key in LAYOUT[name].keys}
+    known = [*flat, *HEAD_OPTIONS, *DISTILL_OPTIONS]
     sections.check_known(options, known)
     given = sections.one_of_each(options, overrides, {*known} - {*ALIASES})
     own: dict[str, dict[str, Any]] = {name: {} for name in LAYOUT}
     renamed = {"head": HEAD_OPTIONS, "distill": DISTILL_OPTIONS}
     for name, value in given.items():
         home = next((section for section, options in renamed.items() if name in options), None)
-        section = home or ("run" if name in LAYOUT["run"].keys else "quant" if name in known else "train")
-        own[section][renamed[home][name] if home else name] = value
+        own[home or flat.get(name, "train")][renamed[home][name] if home else name] = value
     check_train(own["train"], COMMAND_LINE)
     stored: dict[str, dict[str, Any]] = {name: {} for name in LAYOUT}
     source = COMMAND_LINE

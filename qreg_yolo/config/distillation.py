@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from qreg_yolo.config.checks import check_bools, check_number, check_texts
 from qreg_yolo.errors import InvalidValueError, check_choice
 
+KEY = "distill"
+"""Name of the section."""
 LOSSES: tuple[str, ...] = ("logits", "features", "both")
 
 
@@ -61,6 +64,10 @@ class DistillOptions:
     def path(self) -> Path | None:
         """The teacher's file; None without a teacher."""
         return None if self.teacher is None else Path(self.teacher)
+
+    def section(self) -> dict[str, dict[str, Any]]:
+        """Returns ``{"distill": {...}}`` for a configuration; empty if every option has its default."""
+        return {} if self == DistillOptions() else {KEY: asdict(self)}
 
     def check_default(self, *names: str, reason: str) -> None:
         """Raises `InvalidValueError` unless these options have their defaults; ``reason`` says who reads them."""

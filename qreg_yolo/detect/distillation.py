@@ -14,12 +14,13 @@ from torch import Tensor, distributed, nn
 from ultralytics.utils.metrics import bbox_iou
 from ultralytics.utils.tal import make_anchors
 
+from qreg_yolo.config.distillation import KEY as DISTILL
 from qreg_yolo.config.distillation import DistillOptions
 from qreg_yolo.datasets.classes import class_names
 from qreg_yolo.detect.anchor_head import BOX_ROWS, AnchorDetect
 from qreg_yolo.detect.anchor_loss import BALANCE, AnchorLoss, boxes_in_cells
 from qreg_yolo.detect.precision import in_bf16, trains_in_bf16
-from qreg_yolo.detect.quantization_config import DISTILL, KEY
+from qreg_yolo.detect.quantization_config import KEY
 from qreg_yolo.detect.resume import preserved_random_state
 from qreg_yolo.detect.teacher import HeadShape, Teacher, check_anchors, check_teacher, load_teacher
 from qreg_yolo.training.distillation import bernoulli_divergence, feature_error, softmax_divergence, weighted_mean

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import nn
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.nn.tasks import DetectionModel
@@ -19,30 +15,14 @@ from ultralytics.utils import LOGGER, RANK
 from qreg_yolo.detect.checkpoint import Start
 from qreg_yolo.detect.resume import preserved_random_state
 from qreg_yolo.detect.yolov5_weights import YOLOv5Weights
-from qreg_yolo.io import files, records
-from qreg_yolo.io.records import RecordsError
+from qreg_yolo.io import files
+from qreg_yolo.io.records import recorded
 from qreg_yolo.quant.base import Quantizer
 from qreg_yolo.quant.calibration import quantizers_off
-from qreg_yolo.training.tensor_file import tensors_of
+from qreg_yolo.training.epoch_zero import EpochZero, comparison, digest_of
 
-NAME = "epoch0"
-"""Name in the run id of its record."""
 MAP = "metrics/mAP50-95(B)"
 """Ultralytics' column of the accuracy that is printed."""
-_LOST = 0.1
-"""Share of the baseline's accuracy below which there is advice."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochZero:
-    """The measurement: columns of ``results.csv`` without those of training, and the hash of the network's tensors."""
-
-    metrics: dict[str, float]
-    weights_sha256: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain values for the sidecar."""
-        return asdict(self)
 
 
 def comes_from(model: nn.Module, start: Start | None) -> bool:
@@ -81,14 +61,14 @@ def measure(trainer: BaseTrainer, start: Path) -> EpochZero | None:
         if metrics is None:
             return None
         metrics.pop("fitness", None)
-        baseline = _recorded(start, trainer.validator.evaluation)
+        where = {"data": Path(str(trainer.args.data)).stem, "split": "val", "evaluation": trainer.validator.evaluation}
+        baseline = recorded(start, "map50_95", **where)
         if baseline is None:
             with quantizers_off(model):
                 baseline = float(trainer.validator(trainer)[MAP])
     if RANK in {-1, 0}:
-        LOGGER.info(_line(baseline, float(metrics[MAP])))
-    digest = hashlib.sha256(save(tensors_of(model))).hexdigest()
-    return EpochZero(metrics={name: float(value) for name, value in metrics.items()}, weights_sha256=digest)
+        LOGGER.info(comparison("mAP50-95", baseline, float(metrics[MAP])))
+    return EpochZero({name: float(value) for name, value in metrics.items()}, digest_of(model))
 
 
 @contextmanager
@@ -105,33 +85,6 @@ def _before_the_first_epoch(trainer: BaseTrainer, model: DetectionModel) -> Iter
         trainer.loss_items = None
 
 
-def _recorded(checkpoint: Path, evaluation: str) -> float | None:
-    """Returns mAP50-95 of a checkpoint from its run's own records, if its hash and the settings are the same."""
-    table = checkpoint.absolute().parent.parent / records.FILE
-    if not table.is_file():
-        return None
-    try:
-        rows = records.read(table).rows(named=True)
-    except (OSError, RecordsError):
-        return None
-    digest = files.sha256(checkpoint)
-    wanted = {"weights_sha256": digest, "metric": "map50_95", "evaluation": evaluation, "corruption": None}
-    found = [row["value"] for row in rows if all(row[name] == value for name, value in wanted.items())]
-    return float(found[-1]) if found else None
-
-
-def _line(baseline: float, quantized: float) -> str:
-    line = f"mAP50-95: fp32 {baseline:.3f}, quantized before training {quantized:.3f}"
-    if quantized >= _LOST * baseline:
-        return line
-    return (
-        f"{line}. Little is left: at 4 bits and below training has to win it back. If it does not, use more bits, "
-        "--method lsq+ or --per-channel."
-    )
-
-
 def add_row(results: Path, columns: list[str], zero: EpochZero) -> None:
-    """Begins a new ``results.csv`` with its headings and the row of epoch 0, whose training columns are empty."""
-    cells = {"epoch": "0", "time": "0", **{name: f"{value:.6g}" for name, value in zero.metrics.items()}}
-    row = ",".join(cells.get(column, "") for column in columns)
-    files.write_text(results, f"{','.join(columns)}\n{row}\n")
+    """Begins a new ``results.csv`` with its headings and the row of epoch 0."""
+    files.write_text(results, f"{','.join(columns)}\n{zero.row(columns)}\n")

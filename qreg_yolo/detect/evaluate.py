@@ -55,7 +55,7 @@ def validate(
     check_arguments(arguments, "val")
     existing(weights)
     checked = None if data is None else _checked(data, split, arguments.get("single_cls"))
-    facade = _facade(weights)
+    facade = opened(weights)
     model, trained = facade.model, facade.trained_with
     single = bool(arguments.get("single_cls", trained.get("single_cls")))
     checked = checked or _checked(str(trained.get("data") or "demo"), split, single)
@@ -117,7 +117,7 @@ def check_request(
     _matched(weights, model, _checked(data, _split(arguments), single), single, arguments, head, classes)
 
 
-def _facade(weights: Path) -> QuantYOLO:
+def opened(weights: Path) -> QuantYOLO:
     """Returns the facade of a checkpoint; warns if its quantization was lost."""
     facade = QuantYOLO(str(weights))
     outputs.warn(quantization_warning(facade.model))
@@ -143,7 +143,7 @@ def predict(weights: Path, source: str, arguments: dict[str, Any], threads: int 
         raise MissingFileError(
             f"There is no image or folder '{source}'. Give an image, a folder or a pattern with '*'."
         )
-    facade = _facade(weights)
+    facade = opened(weights)
     check_classes(arguments.get("classes"), class_names(facade.model.names))
     project = writable_project(arguments.get("project"))
     arguments = {"save": True, "name": "predict", "verbose": False, **arguments, "project": project}

@@ -51,8 +51,8 @@ class Evaluated:
 
 
 def evaluated(trainer: Any) -> dict[str, Evaluated]:
-    """Returns the images and settings of a run's training losses, and of its accuracies and validation losses."""
-    args, data, validator = trainer.args, trainer.train_loader.dataset, trainer.validator
+    """Returns images and settings of a trainer's training losses (`train`), and of its validations (`val`)."""
+    data, args, validator = trainer.train_loader.dataset, trainer.args, trainer.validator
     settings = {
         "imgsz": data.imgsz, "batch": data.batch_size, "rect": data.rect,
         "classes": "all" if args.classes is None else args.classes,

@@ -9,7 +9,10 @@ from typing import Any, TypeVar
 from torch import nn
 
 from qreg_yolo.config.detection import HeadConfig
+from qreg_yolo.config.distillation import KEY as DISTILL
 from qreg_yolo.config.distillation import DistillOptions
+from qreg_yolo.config.oscillation import KEY as OSCILLATION
+from qreg_yolo.config.oscillation import OscillationOptions
 from qreg_yolo.errors import InvalidTypeError, InvalidValueError, check_choice, did_you_mean
 from qreg_yolo.quant.spec import BEFORE_INIT, FLOAT_BITS, LayerPlan, QuantSpec
 
@@ -17,8 +20,6 @@ KEY = "qreg"
 """The key in ``model.yaml`` and in the trainer's arguments."""
 LOG_NOISE, VAL_EVERY = "log_noise", "val_every"
 """Keys of the trainer's request only: whether to log the weight noise of each epoch, and epochs per validation."""
-DISTILL = "distill"
-"""Key of the trainer's request: the teacher, as a mapping of `DistillOptions`' fields."""
 AVERAGE = "average"
 """Key of the trainer's request: span of the averaged weights, as a share of the steps."""
 EPOCH0 = "epoch0"
@@ -26,7 +27,7 @@ EPOCH0 = "epoch0"
 RECIPE = "recipe"
 """Key of the trainer's request: the name of the recipe, for the records."""
 VERSION = 1
-T = TypeVar("T")
+_Options = TypeVar("_Options", DistillOptions, HeadConfig, OscillationOptions)
 _ACTIVATIONS = {"silu": None, "relu": "nn.ReLU()"}
 """Our name -> value of Ultralytics' ``activation``; None: its default, SiLU."""
 
@@ -61,8 +62,8 @@ class QuantizationConfig:
     def from_request(cls, request: Mapping[str, Any], *, pretrained: bool = False) -> QuantizationConfig:
         """Returns the configuration of a user's options: `QuantSpec`'s, ``activation`` and ``head``.
 
-        ``head`` is a kind, or a mapping of `HeadConfig`'s fields. ``distill`` (a mapping of `DistillOptions`' fields),
-        ``log_noise`` and ``val_every`` are only checked.
+        ``head`` is a kind, or a mapping of `HeadConfig`'s fields. ``log_noise``, ``val_every``, ``distill`` and
+        ``oscillation`` are only checked.
 
         Raises:
             ValueError: An unknown option (the nearest is named) or a wrong value.
@@ -77,11 +78,11 @@ class QuantizationConfig:
         for name in (AVERAGE, EPOCH0):
             options.pop(name, None)
         check_choice("activation", activation, tuple(_ACTIVATIONS))
-        if (distill := options.pop(DISTILL, None)) is not None:
-            _built(DistillOptions, DISTILL, distill)
-        head = options.pop("head", None)
-        head = _built(HeadConfig, "head", head if isinstance(head, Mapping) else {"kind": head} if head else {})
+        _fields(DISTILL, options.pop(DISTILL, None) or {}, DistillOptions)
+        oscillation = _fields(OSCILLATION, options.pop(OSCILLATION, {}), OscillationOptions)
+        head = _head(options.pop("head", None))
         spec = QuantSpec.from_options(options)
+        oscillation.check_method(spec)
         return cls(spec=spec, activation=activation, pretrained=pretrained, head=head, recipe=recipe)
 
     @classmethod
@@ -137,10 +138,16 @@ class QuantizationConfig:
             model_yaml["activation"] = _ACTIVATIONS[self.activation]
 
 
-def _built(options: type[T], name: str, given: Mapping[str, Any]) -> T:
-    """Returns the values of a mapping of options; an unknown one raises `InvalidValueError` (the nearest is named)."""
-    known = [one.name for one in fields(options)]  # type: ignore[arg-type]
-    for key in given:
-        if key not in known:
-            raise InvalidValueError(f"{name} has no '{key}'.{did_you_mean(str(key), known)} Known: {', '.join(known)}.")
+def _head(given: str | Mapping[str, Any] | None) -> HeadConfig:
+    if not isinstance(given, Mapping):
+        return HeadConfig() if given is None else HeadConfig(kind=given)
+    return _fields("head", given, HeadConfig)
+
+
+def _fields(section: str, given: Mapping[str, Any], options: type[_Options]) -> _Options:
+    known = [one.name for one in fields(options)]
+    for name in given:
+        if name not in known:
+            hint = did_you_mean(str(name), known)
+            raise InvalidValueError(f"{section} has no '{name}'.{hint} Known: {', '.join(known)}.")
     return options(**given)

@@ -20,10 +20,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from ultralytics.cfg import get_cfg
 from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.utils import DEFAULT_CFG_DICT
 from ultralytics.utils.torch_utils import unwrap_model
 
+from qreg_yolo.config.distillation import KEY as DISTILL
 from qreg_yolo.detect.checkpoint import strip_checkpoint
+from qreg_yolo.detect.preflight import RESUMABLE
 from qreg_yolo.errors import FileAccessError
 from qreg_yolo.io import files
 from qreg_yolo.training.environment import epoch_seed
@@ -31,6 +35,8 @@ from qreg_yolo.training.environment import epoch_seed
 VERSION = 1
 NAME = "last.resume.pt"
 """The sidecar of ``last.pt``."""
+EXTENSIONS = "extensions"
+"""Key of the state of the trainer's extensions; absent without any."""
 _NEXT = "last.resume.next.pt"
 """The pending sidecar while ``last.pt`` is replaced."""
 
@@ -85,9 +91,26 @@ def capture(trainer: BaseTrainer, batches_since_step: int) -> dict[str, Any]:
         "batches_since_step": batches_since_step,
         "gradients": {n: p.grad for n, p in model.named_parameters() if waiting and p.grad is not None},
         "mosaic_buffer": [int(index) for index in getattr(dataset, "buffer", ())],
-        "distill": {} if distiller is None else distiller.state(waiting=waiting),
+        **({} if distiller is None else {DISTILL: distiller.state(waiting=waiting)}),
+        **({EXTENSIONS: extensions} if (extensions := trainer.extensions.state()) else {}),
         **({"epoch_zero": trainer.zero.to_dict()} if trainer.zero is not None else {}),
     }
+
+
+def restore_arguments(trainer: BaseTrainer, trained: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Restores the arguments of a checkpoint in a trainer, except those that may change in a resumed run.
+
+    Args:
+        trainer: A trainer that is about to resume.
+        trained: Arguments in the checkpoint.
+        overrides: Arguments of this run.
+    """
+    last, data = trainer.args.resume, trainer.args.data
+    trainer.args = get_cfg({**DEFAULT_CFG_DICT, **trained, "data": data, "model": last, "resume": last})
+    for key, value in overrides.items():
+        if key in RESUMABLE or key == "save_dir":
+            setattr(trainer.args, key, value)
+    trainer.resume = True
 
 
 def restore(trainer: BaseTrainer, state: dict[str, Any]) -> None:
@@ -97,12 +120,13 @@ def restore(trainer: BaseTrainer, state: dict[str, Any]) -> None:
     for saved, group in zip(state["optimizer"]["param_groups"], trainer.optimizer.param_groups, strict=True):
         saved["fused"] = group.get("fused")  # the device of this run picks the kernel
     trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.extensions.restore(state.get(EXTENSIONS, {}))
     dataset = trainer.train_loader.dataset
     if getattr(dataset, "buffer", None) == [] and trainer.train_loader.num_workers == 0:
         for index in state["mosaic_buffer"]:
             dataset.load_image(index)  # fills the buffer in the same order
     if trainer.distiller is not None:
-        trainer.distiller.restore(state["distill"])
+        trainer.distiller.restore(state[DISTILL])
 
 
 def restore_gradients(trainer: BaseTrainer, state: dict[str, Any]) -> None:
@@ -111,7 +135,7 @@ def restore_gradients(trainer: BaseTrainer, state: dict[str, Any]) -> None:
     for name, gradient in state["gradients"].items():
         parameters[name].grad = gradient.to(parameters[name].device)
     if trainer.distiller is not None:
-        trainer.distiller.restore_gradients(state["distill"])
+        trainer.distiller.restore_gradients(state[DISTILL])
 
 
 def save_checkpoints(trainer: BaseTrainer, save: Callable[[], bool], batches_since_step: int) -> bool:

@@ -13,6 +13,7 @@ from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from qreg_yolo.config.detection import RunConfig
+from qreg_yolo.config.distillation import KEY as DISTILL
 from qreg_yolo.config.distillation import DistillOptions
 from qreg_yolo.datasets.classes import class_names
 from qreg_yolo.datasets.sources import find_data
@@ -20,7 +21,6 @@ from qreg_yolo.detect import outputs
 from qreg_yolo.detect.anchor_head import check_levels
 from qreg_yolo.detect.checkpoint import Start, existing, load_start, quantization_warning
 from qreg_yolo.detect.data_check import ImageSet, Label, check_data
-from qreg_yolo.detect.epoch_zero import NAME
 from qreg_yolo.detect.facade import QuantYOLO
 from qreg_yolo.detect.precision import amp_hint, resolve_amp
 from qreg_yolo.detect.preflight import (
@@ -31,16 +31,7 @@ from qreg_yolo.detect.preflight import (
     check_names,
     check_resume,
 )
-from qreg_yolo.detect.quantization_config import (
-    AVERAGE,
-    DISTILL,
-    EPOCH0,
-    KEY,
-    LOG_NOISE,
-    RECIPE,
-    VAL_EVERY,
-    QuantizationConfig,
-)
+from qreg_yolo.detect.quantization_config import AVERAGE, EPOCH0, KEY, LOG_NOISE, RECIPE, VAL_EVERY, QuantizationConfig
 from qreg_yolo.detect.safe_load import check_file
 from qreg_yolo.detect.safetensors_checkpoint import save_safetensors
 from qreg_yolo.detect.teacher import HeadShape, check_teacher, load_teacher
@@ -52,6 +43,7 @@ from qreg_yolo.io.files import writable_project
 from qreg_yolo.io.locks import FolderLock, refuse_if_locked
 from qreg_yolo.io.process import terminable, use_threads
 from qreg_yolo.quant.report import model_size, plan_summary
+from qreg_yolo.training.epoch_zero import NAME
 from qreg_yolo.training.tensor_file import SUFFIX
 
 _DEFAULTS: dict[str, Any] = {"optimizer": "SGD"}
@@ -118,10 +110,11 @@ def _arguments(config: RunConfig, amp: bool | str, data: ImageSet) -> dict[str, 
             "head": asdict(config.head) if config.head.has_anchors else config.head.kind,
             LOG_NOISE: config.run.log_noise,
             VAL_EVERY: config.run.val_every,
-            **({DISTILL: asdict(config.distill)} if config.distill.teacher else {}),
             RECIPE: config.run.recipe,
             EPOCH0: config.run.epoch0,
             AVERAGE: config.run.average,
+            **config.distill.section(),
+            **config.oscillation.section(),
         },
     }
 
@@ -262,7 +255,7 @@ def callbacks(config: RunConfig | None, lock: FolderLock, data: str) -> dict[str
         ]
         if (zero := trainer.zero) is not None:
             identity = outputs.named_identity(NAME, zero.weights_sha256, yaml, trainer.args.seed)
-            measured.append(({**identity, "training": "none"}, outputs.defined(zero.metrics, objects)))
+            measured.append(({**identity, "training": "none"}, outputs.defined(dict(zero.metrics), objects)))
         for identity, results in measured:
             outputs.append_records(
                 trainer.save_dir / outputs.RECORDS, identity, results, data=data, evaluated=evaluated, command=command

@@ -4,52 +4,50 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from copy import copy, deepcopy
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from ultralytics.cfg import DEFAULT_CFG, cfg2dict, get_cfg
+from ultralytics.cfg import DEFAULT_CFG, cfg2dict
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import yaml_model_load
-from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK
-from ultralytics.utils.checks import check_imgsz
-from ultralytics.utils.patches import override_configs
+from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
+from qreg_yolo.config.oscillation import KEY as OSCILLATION
+from qreg_yolo.config.oscillation import OscillationOptions
 from qreg_yolo.detect import epoch_zero, resume
 from qreg_yolo.detect.auto_anchor import update_anchors
 from qreg_yolo.detect.averaging import AveragedModel
+from qreg_yolo.detect.calibration import calibrate_detector
 from qreg_yolo.detect.checkpoint import Start, load_start, load_weights
 from qreg_yolo.detect.compat import as_taken, check_ultralytics, refuse_unsupported, restore_threads
 from qreg_yolo.detect.data_check import Label
 from qreg_yolo.detect.dataset import DetectionDataset, build_dataset
 from qreg_yolo.detect.distillation import Distiller, make_distiller, without_teacher
-from qreg_yolo.detect.epoch_zero import EpochZero, comes_from
+from qreg_yolo.detect.epoch_zero import comes_from
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.outputs import defined
 from qreg_yolo.detect.policy import clipping_warning, frozen_norms
 from qreg_yolo.detect.precision import precision_of
-from qreg_yolo.detect.preflight import RESUMABLE
 from qreg_yolo.detect.quantization_config import AVERAGE, EPOCH0, KEY, LOG_NOISE, VAL_EVERY, QuantizationConfig
 from qreg_yolo.detect.teacher import Teacher
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.errors import InvalidValueError
 from qreg_yolo.io.files import what_is_kept
-from qreg_yolo.quant.calibration import calibrate
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
 from qreg_yolo.quant.weight_noise import noise_columns
 from qreg_yolo.training.environment import keep_freed_memory
+from qreg_yolo.training.epoch_zero import EpochZero
+from qreg_yolo.training.extensions import Extensions
 from qreg_yolo.training.finite import NonFiniteError, all_finite, diagnosis, norm_is_finite
+from qreg_yolo.training.oscillation import oscillation_extensions
 from qreg_yolo.training.tensor_file import SUFFIX
-
-CALIBRATION_IMAGES = 64
-"""Training images (augmented as in training) that set the input ranges; at least one batch."""
 
 
 class QuantDetectionTrainer(DetectionTrainer):
@@ -93,8 +91,9 @@ class QuantDetectionTrainer(DetectionTrainer):
             QuantizationConfig.from_request(overrides[KEY])  # raises before a folder is made
         self._accumulate = 1
         self._batch: dict[str, Any] = {}
-        self._batches_since_step = 0
+        self._batches_since_step = self._batches_of_epoch = 0
         self._first_step_offset = 0
+        self.extensions = Extensions()
         self._resumed: dict[str, Any] | None = None
         self._overflowed = False
         self._links = ExitStack()
@@ -127,7 +126,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         last = self.args.resume
         if isinstance(last, (str, Path)) and Path(last).is_file():
             self._read = self._read or load_weights(Path(last))
-            self._resume_with(self._read[1]["train_args"], overrides)
+            resume.restore_arguments(self, self._read[1]["train_args"], overrides)
         else:
             super().check_resume(overrides)
         trained = getattr(self.args, KEY, None)
@@ -137,15 +136,6 @@ class QuantDetectionTrainer(DetectionTrainer):
                 f"The checkpoint was trained with qreg={trained}, this run asks for qreg={wanted}. Resume without "
                 "quantization options, or start a new run with --weights."
             )
-
-    def _resume_with(self, trained: dict[str, Any], overrides: dict[str, Any]) -> None:
-        """Restores the arguments of the checkpoint, except those that may change in a resumed run."""
-        resume_from, data = self.args.resume, self.args.data
-        self.args = get_cfg({**DEFAULT_CFG_DICT, **trained, "data": data, "model": resume_from, "resume": resume_from})
-        for key, value in overrides.items():
-            if key in RESUMABLE or key == "save_dir":
-                setattr(self.args, key, value)
-        self.resume = True
 
     def setup_model(self) -> dict[str, Any] | None:
         """Sets the model up as Ultralytics does, reading files once and without executing anything in them."""
@@ -200,32 +190,8 @@ class QuantDetectionTrainer(DetectionTrainer):
             model.to(memory_format=torch.channels_last)
         if not isinstance(model, QuantDetectionModel):
             return
-        seen = 0
-
-        def forward(net: nn.Module, batch: dict[str, Any]) -> None:
-            nonlocal seen
-            images = self.preprocess_batch(batch)["img"]
-            seen += len(images)
-            net(images)
-
-        with resume.preserved_random_state():  # the fp32 baseline must see the same data in the same order
-            report = calibrate(
-                model, self._calibration_batches(), forward=forward, frozen=frozen_norms(model, self.args.freeze)
-            )
-        model.record_plan(report.unreached)
-        self._measures_zero = self._measures_zero and report.initialized > 0 and self._asked(EPOCH0, True)
-        if report.initialized:
-            LOGGER.info(f"Calibrated {report.initialized} quantizers on {seen} augmented training images")
-        if report.unreached:
-            LOGGER.warning(str(report))
-
-    def _calibration_batches(self) -> Iterator[Any]:
-        self.stride = max(int(unwrap_model(self.model).stride.max()), 32)  # preprocess_batch reads it for multi_scale
-        self.args.imgsz = check_imgsz(self.args.imgsz, stride=self.stride, floor=self.stride, max_dim=1)
-        batch = max(int(self.batch_size), 1) if self.batch_size >= 1 else 16
-        with override_configs(self.args, {"cache": False, "workers": 0}):
-            loader = self.get_dataloader(self.data["train"], batch_size=batch, rank=-1, mode="train")
-        yield from islice(loader, max(CALIBRATION_IMAGES // batch, 1))
+        calibrated = calibrate_detector(self, model)
+        self._measures_zero = self._measures_zero and calibrated > 0 and self._asked(EPOCH0, True)
 
     def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
         """Returns Ultralytics' loader; raises `InvalidValueError` if BatchNorm would get one value per channel."""
@@ -264,6 +230,9 @@ class QuantDetectionTrainer(DetectionTrainer):
         for group in self.distiller.optimizer_groups(**common) if self.distiller else ():
             optimizer.add_param_group(group)
         StepSizeRule(plain, relative=spec.relative_steps).attach(optimizer)
+        options = OscillationOptions(**self._asked(OSCILLATION, {}))
+        self.extensions = oscillation_extensions(plain, options, log=self._asked(LOG_NOISE, False))
+        self.extensions.attach(optimizer)
         return optimizer
 
     @property
@@ -283,9 +252,11 @@ class QuantDetectionTrainer(DetectionTrainer):
             self.zero = epoch_zero.measure(self, Path(str(self.args.pretrained)))
         elif event == "on_train_epoch_start":
             resume.begin_epoch(self)
+            self._batches_of_epoch = 0
             self._resume_gradients()
         elif event == "on_train_batch_start":
             self._batches_since_step += 1
+            self._batches_of_epoch += 1
         elif event == "on_train_end":
             resume.conclude(self.last, self.best)
         super().run_callbacks(event)
@@ -318,9 +289,13 @@ class QuantDetectionTrainer(DetectionTrainer):
                     "norm 10 they are 0 in this step, as in Ultralytics. If this lasts, lower lr0 or check the images."
                 )
             self._overflowed = True
+        images = self.batch_size * self._batches_since_step  # Ultralytics' loss sums over those of all processes
+        progress = (self.epoch + self._batches_of_epoch / len(self.train_loader)) / self.epochs
+        self.extensions.before_step(progress, scale=images * self.scaler.get_scale())
         if self.distiller is not None:
             self.distiller.average_gradients()
         super().optimizer_step()
+        self.extensions.after_step(self.ema.ema)
         if isinstance(self.ema, AveragedModel):
             self.ema.observe(self._batch["img"])
         self._batches_since_step = self._first_step_offset = 0
@@ -383,6 +358,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         metrics = defined(metrics, self.validator.n_objects)
         if self._asked(LOG_NOISE, False):
             metrics = {**metrics, **noise_columns(unwrap_model(self.model), everything=True)}
+        metrics = {**metrics, **self.extensions.columns()}
         if self.zero is not None and not self.csv.exists():
             epoch_zero.add_row(self.csv, ["epoch", "time", *metrics], self.zero)
         super().save_metrics(metrics)

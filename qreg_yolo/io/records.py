@@ -21,6 +21,7 @@ from filelock import lock_descriptor
 
 from qreg_yolo import __version__
 from qreg_yolo.errors import FileAccessError, UserError
+from qreg_yolo.io.files import sha256
 
 if TYPE_CHECKING:
     import polars
@@ -202,6 +203,23 @@ def _check_cells(data: bytes, path: Path) -> None:
                 f"{path}, line {lines.line_num}: {len(row)} cells below {len(header)} columns. Correct or delete that "
                 "line."
             )
+
+
+def recorded(checkpoint: Path, metric: str, **wanted: object) -> float | None:
+    """Returns what the records of a checkpoint's own run say about it on clean images; None: nothing, or not that.
+
+    Args:
+        checkpoint: ``RUN/weights/...``; the records are ``RUN/records.csv``.
+        metric: For example `map50_95`.
+        **wanted: Further columns and their values, such as ``evaluation``.
+    """
+    try:
+        rows = read(checkpoint.absolute().parent.parent / FILE).rows(named=True)
+    except (OSError, RecordsError):
+        return None
+    wanted |= {"metric": metric, "corruption": None, "weights_sha256": sha256(checkpoint)}
+    found = [row["value"] for row in rows if all(row[name] == value for name, value in wanted.items())]
+    return float(found[-1]) if found else None
 
 
 def check_appendable(path: Path) -> None:

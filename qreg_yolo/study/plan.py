@@ -153,7 +153,8 @@ def _training(
 
 def _detector_options() -> list[str]:
     """Returns the names of a detector's options that are not Ultralytics' arguments."""
-    return [*detection.LAYOUT["run"].keys, *detection.HEAD_OPTIONS]
+    sections = ("run", "oscillation")
+    return [*(key for name in sections for key in detection.LAYOUT[name].keys), *detection.HEAD_OPTIONS]
 
 
 def _resolved(grid: Grid, options: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[dict[str, Any], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import random
 import signal
 from pathlib import Path
@@ -47,6 +48,28 @@ def test_a_killed_and_resumed_run_equals_a_straight_one(method: str, cifar10: Pa
     assert sorted(p.name for p in last(resumed).parent.iterdir()) == ["last.safetensors"]
 
 
+def test_a_run_that_holds_oscillating_weights_is_resumed_too(
+    cifar10: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = {"freeze_codes": 0.005, "dampen": 0.001, "transition_rate": 0.2, "transition_eta": 2.0, "log_noise": True}
+    given = {**held, "bits": 2, "lr0": 0.3}
+    train(cifar10, tmp_path / "straight", **given)
+    checkpoint = stopped(cifar10, tmp_path / "resumed", monkeypatch, **given)
+    _, _, progress = load_classifier(checkpoint, NORMED)
+    assert {"codes/second", "frozen/second", "transition/w2"} <= progress.extensions["oscillation"].keys()
+    runs.resume(checkpoint, {"model": NORMED, "dampen": 0.001})
+    one, two = (load_file(last(tmp_path / name)) for name in ("straight", "resumed"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not any(name.startswith(("extensions", "optimizer")) for name in one), "of an unfinished run alone"
+    assert same_results(tmp_path / "straight" / "run", tmp_path / "resumed" / "run")
+    with (tmp_path / "resumed" / "run" / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["frozen/total"]) > 0
+    assert rows[0]["transition_lr/w2"] != rows[-1]["transition_lr/w2"]
+    assert {"changed/second", "oscillating/total", "near_threshold/head", "dampening/total"} <= rows[0].keys()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("trial", range(6))
 def test_killed_anywhere(trial: int, cifar10: Path, tmp_path: Path) -> None:
@@ -60,7 +83,7 @@ def test_killed_anywhere(trial: int, cifar10: Path, tmp_path: Path) -> None:
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def stopped(data_dir: Path, project: Path, monkeypatch: pytest.MonkeyPatch, epoch: int = 2) -> Path:
+def stopped(data_dir: Path, project: Path, monkeypatch: pytest.MonkeyPatch, epoch: int = 2, **options: Any) -> Path:
     """Trains up to an epoch, ends like Ctrl-C after its checkpoint, and returns that."""
     original = execute.outputs.write_results
 
@@ -72,7 +95,7 @@ def stopped(data_dir: Path, project: Path, monkeypatch: pytest.MonkeyPatch, epoc
     with monkeypatch.context() as patch:
         patch.setattr(execute.outputs, "write_results", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            train(data_dir, project)
+            train(data_dir, project, **options)
     return last(project)
 
 
@@ -118,6 +141,7 @@ def test_a_torn_results_table_is_written_anew(cifar10: Path, tmp_path: Path, mon
         ({"first_last_bits": "same"}, ["first_last_bits=None", "same"]),
         ({"epochs": 9}, ["epochs=4", "9"]),
         ({"lr0": 0.5}, ["lr0=0.1", "0.5"]),
+        ({"dampen": 0.5}, ["dampen=0.0", "0.5"]),
         ({"milestones": "1,2"}, ["milestones", "[1, 2]"]),
         ({"data": "cifar100"}, ["data=cifar10,", "cifar100"]),
         ({"seed": 3}, ["seed=0", "3"]),

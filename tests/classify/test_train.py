@@ -127,7 +127,8 @@ def test_everything_about_the_noise_is_logged_where_that_is_asked_for(cifar10: P
     assert {f"{kind}/{name}" for kind in ("noise_uniform", "noise_kurtosis") for name in ("second", "total")} <= {
         *header
     }
-    assert len(header) == 3 + 8 * (3 + 1), "three inputs have steps, DoReFa's weights none"
+    assert len(header) == 3 + (8 + 3) * (3 + 1), "three inputs have steps, DoReFa's weights none"
+    assert {f"{kind}/total" for kind in ("changed", "oscillating", "near_threshold")} <= {*header}
     model, _, _ = load_classifier(folder / "weights" / "last.safetensors", NORMED)
     assert column(folder, "noise/total") == [pytest.approx(pooled(layer_noise(model).values()).sigma2, rel=1e-4)]
     assert column(folder, "noise_uniform/second") == [pytest.approx((2 / 15) ** 2 / 12, rel=1e-4)]

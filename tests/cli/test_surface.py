@@ -20,15 +20,24 @@ COMPARING = [
     "--metric", "--severities", "--runs", "--baseline", "--data", "--split", "--preset", "--per-image",
     "--no-intervals",
 ]  # fmt: skip
+HOLDING = ["--freeze-codes", "--dampen", "--transition-rate", "--transition-eta"]
 CLASSIFY_DATA = ["--data", "--data-dir", "--no-verify", "--download"]
 SURFACE = {
     "train": {
         "arguments": ["overrides"],
         "options": [
             "--bits", "--weight-bits", "--act-bits", "--method", "--weight-only", "--per-channel",
-            "--first-last-bits", "--edge-bits", "--signed", "--activation", "--head", "--autoanchor",
-            "--model", "--data", "--weights", "--teacher", "--distill", "--hyp", "--seed", "--threads", "--amp",
-            "--log-noise", "--val-every", "--resume", "--online",
+            "--first-last-bits", "--edge-bits", "--signed", "--init", "--offset", "--activation", "--head",
+            "--autoanchor", "--model", "--data", "--weights", "--teacher", "--distill", "--hyp", "--seed", "--threads",
+            "--amp", *HOLDING, "--log-noise", "--val-every", "--no-epoch0", "--resume", "--online",
+        ],
+    },
+    "ptq": {
+        "arguments": ["weights", "overrides"],
+        "options": [
+            "--bits", "--weight-bits", "--act-bits", "--method", "--weight-only", "--per-channel",
+            "--first-last-bits", "--edge-bits", "--signed", "--init", "--offset", "--images", "--data", "--split",
+            "--class-map", "--head", "--data-dir", "--no-verify", "--model", "--device", "--threads", "--online",
         ],
     },
     "val": {
@@ -73,10 +82,11 @@ SURFACE = {
         "arguments": ["overrides"],
         "options": [
             "--model", *CLASSIFY_DATA, "--bits", "--weight-bits", "--act-bits", "--method",
-            "--weight-only", "--per-channel", "--first-last-bits", "--edge-bits", "--signed", "--weights",
-            "--teacher", "--hyp", "--train-images", "--epochs", "--val-every", "--milestones", "--gamma", "--lr0",
+            "--weight-only", "--per-channel", "--first-last-bits", "--edge-bits", "--signed", "--init", "--offset",
+            "--weights", "--teacher", "--hyp", "--train-images", "--epochs", "--val-every", "--milestones", "--gamma",
+            "--lr0",
             "--momentum", "--nesterov", "--weight-decay", "--batch", "--aug", "--amp", "--compile",
-            "--log-noise", "--seed", "--seeds", "--threads", "--device", "--project", "--name",
+            *HOLDING, "--log-noise", "--seed", "--seeds", "--threads", "--device", "--project", "--name",
             "--resume",
         ],
     },

@@ -110,6 +110,7 @@ def test_recipes_that_do_not_exist(name: str) -> None:
         (["--model", "yolov5n.yaml"], ["--model"]),
         (["--weights", "a.pt"], ["--weights"]),
         (["--seed", "1"], ["--seed"]),
+        (["--freeze-codes", "0.02"], ["--freeze-codes", "keeps its own"]),
         (["--threads", "0"], ["threads=0"]),
         (["--bits", "9"], ["bits=9"]),
         (["epcohs=3"], ["'epochs'"]),

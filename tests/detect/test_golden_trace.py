@@ -87,7 +87,7 @@ def trace(steps: int, **request: Any) -> list[float]:
     [
         ("lsq-w4a4", {"bits": 4}),
         ("lsq-w2a2", {"bits": 2}),
-        ("lsqplus-w2a2", {"bits": 2, "method": "lsq+"}),
+        ("lsqplus-w2a2", {"bits": 2, "method": "lsq+", "offset": "float"}),
         ("pact-w4a4", {"bits": 4, "method": "pact", "activation": "relu"}),
         ("dorefa-w4", {"bits": 4, "method": "dorefa", "weight_only": True}),
     ],

@@ -25,6 +25,7 @@ from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.noise.jacobian import along, first_derivative, second_derivative, squared_norms, weights_exposed
 from qreg_yolo.noise.sweep import Sweep
 from qreg_yolo.quant.weight_noise import float_weight, layer_noise, pooled
+from qreg_yolo.training.extensions import Extensions
 from tests.detect.conftest import train_tiny
 from tests.detect.factories import calibrated
 
@@ -144,6 +145,7 @@ def test_weight_noise_is_not_logged_otherwise(request_: dict[str, Any] | None, t
         def __init__(self) -> None:
             self.args, self.csv, self.epoch, self.train_time_start = SimpleNamespace(qreg=request_), table, 0, 0.0
             self.validator = SimpleNamespace(n_objects=1)
+            self.extensions, self.zero = Extensions(), None
 
     table = tmp_path / "results.csv"
     Stub().save_metrics({"loss": 1.0})

@@ -35,7 +35,8 @@ def count(trainer):
 def dump(trainer):
     state = dict(model=unwrap_model(trainer.model).state_dict(), ema=trainer.ema.ema.state_dict(),
                  optimizer=trainer.optimizer.state_dict(), updates=trainer.ema.updates,
-                 distill=trainer.distiller.state(waiting=True) if trainer.distiller else {})
+                 distill=trainer.distiller.state(waiting=True) if trainer.distiller else {},
+                 extensions=trainer.extensions.state())
     torch.save(state, out)
 
 model = QuantYOLO(options.pop("start"))
@@ -105,6 +106,25 @@ def test_a_killed_and_resumed_run_equals_a_straight_one(optimizer: str, tiny_dat
     assert _epochs(straight) == _epochs(resumed)
     leftover = {path.name for path in (resumed / "run" / "weights").iterdir()}
     assert leftover == {"best.pt", "last.pt"}, "a finished run needs no sidecar"
+
+
+def test_a_run_that_holds_oscillating_weights_is_resumed_too(tiny_data: Path, tmp_path: Path) -> None:
+    held = {"freeze_codes": 0.005, "dampen": 0.01, "transition_rate": 0.2, "transition_eta": 5.0}
+    qreg = {"bits": 3, "method": "lsq", "log_noise": True, "val_every": 3, "oscillation": held}
+    more = {"qreg": qreg, "batch": 2, "nbs": 6, "lr0": 0.02, "epochs": 3}
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    _train(straight, tiny_data, **more)
+    _train(resumed, tiny_data, kill_at=10, **more)  # in the third epoch
+    sidecar = torch.load(resumed / "run" / "weights" / resume.NAME, weights_only=True)
+    assert sidecar["batches_since_step"] > 0
+    assert sidecar["extensions"]["oscillation"].keys() >= {"codes/model.1.conv", "transition/w3"}
+    _resume(resumed, tiny_data)
+    one, two = (torch.load(folder / "state.pt", weights_only=True) for folder in (straight, resumed))
+    _assert_equal(one, two)
+    assert any(mask.any() for name, mask in one["extensions"]["oscillation"].items() if name.startswith("frozen/"))
+    assert _epochs(straight) == _epochs(resumed)
+    final = torch.load(resumed / "run" / "weights" / "last.pt", weights_only=False)
+    assert not any("frozen" in name or "codes" in name for name in final["model"].state_dict())
 
 
 @pytest.mark.slow

@@ -1,0 +1,60 @@
+"""Calibration of a detector on augmented training images, before its training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from torch import nn
+from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.utils import LOGGER
+from ultralytics.utils.checks import check_imgsz
+from ultralytics.utils.patches import override_configs
+
+from qreg_yolo.detect.model import QuantDetectionModel
+from qreg_yolo.detect.policy import frozen_norms
+from qreg_yolo.detect.resume import preserved_random_state
+from qreg_yolo.quant.calibration import calibrate
+
+CALIBRATION_IMAGES = 64
+"""Training images (augmented as in training) that set the input ranges; at least one batch."""
+
+
+def calibrate_detector(trainer: BaseTrainer, model: QuantDetectionModel) -> int:
+    """Sets the ranges of a detector's quantizers that have none, records them in its YAML, and logs it.
+
+    Args:
+        trainer: A trainer with its data, which are drawn as in training; its random states stay as they are.
+        model: Its model, not wrapped.
+
+    Returns:
+        Number of quantizers that were calibrated.
+    """
+    seen = 0
+
+    def forward(net: nn.Module, batch: dict[str, Any]) -> None:
+        nonlocal seen
+        images = trainer.preprocess_batch(batch)["img"]
+        seen += len(images)
+        net(images)
+
+    with preserved_random_state():  # the fp32 baseline must see the same data in the same order
+        frozen = frozen_norms(model, trainer.args.freeze)
+        report = calibrate(model, _batches(trainer, model), forward=forward, frozen=frozen)
+    model.record_plan(report.unreached)
+    if report.initialized:
+        LOGGER.info(f"Calibrated {report.initialized} quantizers on {seen} augmented training images")
+    if report.unreached:
+        LOGGER.warning(str(report))
+    return report.initialized
+
+
+def _batches(trainer: BaseTrainer, model: QuantDetectionModel) -> Iterator[Any]:
+    """Yields batches as training loads them, in this process and without a cache."""
+    trainer.stride = max(int(model.stride.max()), 32)  # preprocess_batch reads it for multi_scale
+    trainer.args.imgsz = check_imgsz(trainer.args.imgsz, stride=trainer.stride, floor=trainer.stride, max_dim=1)
+    batch = max(int(trainer.batch_size), 1) if trainer.batch_size >= 1 else 16
+    with override_configs(trainer.args, {"cache": False, "workers": 0}):
+        loader = trainer.get_dataloader(trainer.data["train"], batch_size=batch, rank=-1, mode="train")
+    yield from islice(loader, max(CALIBRATION_IMAGES // batch, 1))
