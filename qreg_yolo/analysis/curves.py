@@ -87,7 +87,8 @@ def _added(header: Sequence[str], column: str) -> list[str]:
     if column in header:
         return [column]
     whole = _WHOLE_LOSS.match(column)
-    return [name for name in header if whole and re.fullmatch(rf"{whole[1]}/\w+_loss", name)]
+    parts = [name for name in header if whole and re.fullmatch(rf"{whole[1]}/\w+_loss", name)]
+    return [name for name in parts if not name.endswith("/distill_loss")]  # the teacher's, which validation lacks
 
 
 def smoothed(values: Array, weight: float) -> Array:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from qreg_yolo import __version__
 from qreg_yolo.classify.models import build_model, is_import_path
-from qreg_yolo.config.oscillation import KEY
+from qreg_yolo.config.classification import LAYOUT
 from qreg_yolo.errors import MissingFileError, WeightsError
 from qreg_yolo.io import files
 from qreg_yolo.io.strict_yaml import ConfigError
@@ -73,8 +73,8 @@ class Description:
         layers = {str(name): LayerPlan.from_dict(plan) for name, plan in data["layers"].items()}
         texts = {name: str(data[name]) for name in ("model", "precision")}
         texts["training"] = str(data.get("training", "qat"))
-        config = {section: dict(data["config"][section]) for section in ("run", "quant", "train")}
-        config |= {KEY: dict(data["config"][KEY])} if KEY in data["config"] else {}
+        stored, required = data["config"], ("run", "quant", "train")
+        config = {name: dict(stored[name]) for name in LAYOUT if name in required or name in stored}
         classes = tuple(str(name) for name in data["classes"])
         return cls(**texts, classes=classes, config=config, layers=layers, skipped=dict(data["skipped"]))
 
@@ -137,12 +137,7 @@ def load_classifier(path: Path, model: str | None = None) -> tuple[nn.Module, De
     if not path.is_file():
         raise MissingFileError(f"There is no checkpoint '{path}'. Give the path of weights/last{SUFFIX} of a run.")
     header, tensors = read(path, HEADER, VERSION, LACKING)
-    try:
-        description = Description.from_dict(header["description"])
-        zero = EpochZero(**header["zero"]) if "zero" in header else None
-        progress = Progress(epoch=int(header["epoch"]), rows=list(header["rows"] or []), zero=zero)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"The description in '{path}' is incomplete ({type(error).__name__}: {error}).") from error
+    description, progress = _described(header, path)
     check_same_model(path, description, model)
     try:
         network = build_model(description.model, len(description.classes), seed=0)
@@ -157,6 +152,15 @@ def load_classifier(path: Path, model: str | None = None) -> tuple[nn.Module, De
     return network.eval(), description, progress
 
 
+def _described(header: Mapping[str, Any], path: Path) -> tuple[Description, Progress]:
+    try:
+        description = Description.from_dict(header["description"])
+        zero = EpochZero(**header["zero"]) if "zero" in header else None
+        return description, Progress(epoch=int(header["epoch"]), rows=list(header["rows"] or []), zero=zero)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"The description in '{path}' is incomplete ({type(error).__name__}: {error}).") from error
+
+
 def is_classifier(path: Path) -> bool:
     """Returns whether a file is a classifier's checkpoint; False for one that cannot be read.
 
@@ -169,6 +173,13 @@ def is_classifier(path: Path) -> bool:
         return path.suffix == SUFFIX and HEADER in keys(path)
     except (OSError, WeightsError):
         return False
+
+
+def stored_model(path: Path) -> str:
+    """Returns the name of the model in a checkpoint, or its ``package.module:factory``; errors as `load_classifier`."""
+    if not path.is_file():
+        raise MissingFileError(f"There is no checkpoint '{path}'. Give the path of weights/last{SUFFIX} of a run.")
+    return _described(read(path, HEADER, VERSION, LACKING)[0], path)[0].model
 
 
 def check_same_model(path: Path, description: Description, model: str | None) -> None:

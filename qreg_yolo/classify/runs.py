@@ -18,7 +18,7 @@ from qreg_yolo.classify.execute import RunResult, execute
 from qreg_yolo.classify.network import PROBE_SIDE, calibrate_network, clipping_warning, probe
 from qreg_yolo.classify.processes import Processes, joined, say
 from qreg_yolo.classify.resumption import resumed_config
-from qreg_yolo.classify.setup import built, check_batch, placed, precision_on, prepare
+from qreg_yolo.classify.setup import built, check_batch, load_teacher, placed, precision_on, prepare
 from qreg_yolo.classify.train import Run
 from qreg_yolo.config.classification import ClassifyConfig
 from qreg_yolo.io import records
@@ -27,6 +27,7 @@ from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.calibration import quantizers_off
 from qreg_yolo.quant.inspection import Inspection, one_thread
 from qreg_yolo.quant.report import count_macs, layer_reports, model_size
+from qreg_yolo.training.distillation import identified
 from qreg_yolo.training.epoch_zero import NAME, EpochZero, comparison, digest_of
 
 
@@ -49,7 +50,7 @@ def train(config: ClassifyConfig, seeds: Sequence[int] = ()) -> str:
 
     Raises:
         ConfigError: A value that does not exist, or two that exclude each other.
-        FileNotFoundError: Data or weights that do not exist.
+        FileNotFoundError: Data, weights or a teacher that do not exist.
         DataError, WeightsError: They exist, but cannot be used.
         OSError: The project folder cannot be written.
         FolderInUseError: Another process is writing into the run's folder.
@@ -77,11 +78,13 @@ def _with_seed(config: ClassifyConfig, seed: int) -> ClassifyConfig:
 
 
 def _trained(config: ClassifyConfig, device: torch.device, processes: Processes) -> RunResult:
+    config = replace(config, distill=identified(config.distill))
     train_set, val_set = load_training(config.run)
+    teacher = load_teacher(config, train_set.classes, device)
     model, description = built(config, train_set.classes, device)
     run = Run(
         config=config, model=model, train=train_set.to(device), val=val_set.to(device),
-        precision=description.precision, processes=processes, progress=Progress(),
+        precision=description.precision, processes=processes, progress=Progress(), teacher=teacher,
     )  # fmt: skip
     check_batch(run)
     project = Path(writable_project(config.train.project))
@@ -132,6 +135,7 @@ def resume(checkpoint: Path, given: Mapping[str, Any]) -> str:
     """
     network, description, progress = load_classifier(checkpoint, given.get("model"))
     config = resumed_config(checkpoint, description, progress, given)
+    identified(config.distill)  # raises unless the teacher is the one that the run began with
     device = prepare(config.run.threads, config.run.device)
     if (precision := precision_on(config.train.amp, device)) != description.precision:
         raise ConfigError(
@@ -143,6 +147,7 @@ def resume(checkpoint: Path, given: Mapping[str, Any]) -> str:
         run = Run(
             config=config, model=placed(network, config, device), train=train_set.to(device), val=val_set.to(device),
             precision=precision, processes=processes, progress=progress,
+            teacher=load_teacher(config, train_set.classes, device),
         )  # fmt: skip
         check_batch(run)
         say(f"Resuming after epoch {progress.epoch} of {config.train.epochs}")

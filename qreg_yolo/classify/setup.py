@@ -1,4 +1,4 @@
-"""Start of a run: threads, device, precision, and the network with its initial weights."""
+"""Start of a run: threads, device, precision, the network with its initial weights, and its teacher."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from qreg_yolo.classify.checkpoint import Description, load_classifier
-from qreg_yolo.classify.models import build_model
+from qreg_yolo.classify.checkpoint import Description, load_classifier, stored_model
+from qreg_yolo.classify.models import build_model, is_import_path
 from qreg_yolo.classify.network import check_output, quantize_network
 from qreg_yolo.classify.processes import device_of
 from qreg_yolo.classify.train import Run
 from qreg_yolo.config.classification import ClassifyConfig
+from qreg_yolo.errors import WeightsError
 from qreg_yolo.io.process import THREADS_VARIABLE, requested_threads, use_threads
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.training.environment import BF16, FP32, cpu_has_bf16, keep_freed_memory
@@ -62,6 +63,37 @@ def built(config: ClassifyConfig, classes: tuple[str, ...], device: torch.device
         precision=precision_on(config.train.amp, device), skipped=dict(report.skipped),
     )  # fmt: skip
     return placed(model, config, device), description
+
+
+def load_teacher(config: ClassifyConfig, classes: tuple[str, ...], device: torch.device) -> nn.Module | None:
+    """Returns the teacher on its device, in eval mode and without gradients; None without one.
+
+    A teacher of the user's own is built only if its factory is the student's, which ``--model`` allows.
+
+    Args:
+        config: With the hash of the teacher's file, from `identified`.
+        classes: The student's.
+        device: The device of the training.
+
+    Raises:
+        ConfigError, WeightsError: A teacher that cannot be read, or of other classes.
+    """
+    path, own = config.distill.path, config.run.model
+    if path is None:
+        return None
+    model = stored_model(path)
+    if is_import_path(model) and model != own:
+        raise ConfigError(
+            f"The teacher '{path}' is a model of your own, '{model}', whose code runs only where it is the student's, "
+            f"and this is '{own}'. Give a teacher of the student's factory or of a built-in network."
+        )
+    network, description, _ = load_classifier(path, own if model == own else None)
+    if description.classes != classes:
+        raise WeightsError(
+            f"The teacher '{path}' has {len(description.classes)} classes ({', '.join(description.classes):.200}), the "
+            f"student {len(classes)} ({', '.join(classes):.200}). Give a teacher trained on the same data."
+        )
+    return placed(network.requires_grad_(False), config, device)
 
 
 def placed(model: nn.Module, config: ClassifyConfig, device: torch.device) -> nn.Module:

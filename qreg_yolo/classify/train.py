@@ -20,6 +20,7 @@ from qreg_yolo.quant.convert import quantized_layers
 from qreg_yolo.quant.optim import StepSizeRule, quantizer_parameter_groups, split_quantizer_parameters
 from qreg_yolo.quant.report import step_size
 from qreg_yolo.quant.weight_noise import noise_columns
+from qreg_yolo.training.distillation import softmax_divergence
 from qreg_yolo.training.environment import epoch_seed
 from qreg_yolo.training.extensions import Extensions
 from qreg_yolo.training.finite import NonFiniteError, diagnosis, norm_is_finite
@@ -44,6 +45,8 @@ class Run:
     progress: Progress
     extensions: Extensions = field(default_factory=Extensions)
     """Attached to the optimizer."""
+    teacher: nn.Module | None = None
+    """On the same device, in eval mode, without gradients."""
 
     @property
     def batch(self) -> int:
@@ -83,7 +86,7 @@ def fit(run: Run, optimizer: torch.optim.SGD, *, on_epoch: Callable[[dict[str, f
     for epoch in range(run.progress.epoch, options.epochs):
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate(epoch)
-        loss, accuracy = train_epoch(run, optimizer, epoch, on_step)
+        loss, accuracy, distilled = train_epoch(run, optimizer, epoch, on_step)
         run.processes.average_statistics(run.model)
         run.progress.epoch = epoch + 1
         if run.processes.is_first:
@@ -94,6 +97,7 @@ def fit(run: Run, optimizer: torch.optim.SGD, *, on_epoch: Callable[[dict[str, f
                 "time": before + time.perf_counter() - start,
                 "train/loss": loss,
                 "train/accuracy_top1": accuracy,
+                **({"train/distill_loss": distilled} if run.teacher is not None else {}),
                 "val/loss": reached.loss if reached else math.nan,
                 "metrics/accuracy_top1": reached.accuracy if reached else math.nan,
                 "lr/pg0": options.learning_rate(epoch),
@@ -104,8 +108,13 @@ def fit(run: Run, optimizer: torch.optim.SGD, *, on_epoch: Callable[[dict[str, f
             on_epoch(row)
 
 
-def train_epoch(run: Run, optimizer: torch.optim.SGD, epoch: int, on_step: Step) -> tuple[float, float]:
-    """Trains one epoch (counted from 0); returns the mean loss and accuracy on its batches as they were seen."""
+def train_epoch(run: Run, optimizer: torch.optim.SGD, epoch: int, on_step: Step) -> tuple[float, float, float]:
+    """Trains one epoch (counted from 0), on the sum of the cross-entropy and the teacher's weighted loss.
+
+    Returns:
+        Mean cross-entropy, accuracy and weighted distillation loss (0 without a teacher) of its batches as they were
+        seen.
+    """
     processes, config, batch = run.processes, run.config, run.batch
     torch.manual_seed(epoch_seed(config.run.seed, epoch) + processes.rank)  # for networks that draw (dropout)
     batches = training_batches(
@@ -113,14 +122,15 @@ def train_epoch(run: Run, optimizer: torch.optim.SGD, epoch: int, on_step: Step)
         rank=processes.rank, world_size=processes.size,
     )  # fmt: skip
     steps = len(run.train) // batch
-    total = torch.zeros(2, device=run.train.images.device, dtype=torch.float64)  # sums of loss and of hits
+    total = torch.zeros(3, device=run.train.images.device, dtype=torch.float64)  # sums of loss, hits, distillation
     run.model.train()
     for step, (images, labels) in enumerate(batches, 1):
         if not config.train.channels_last:
             images = images.contiguous()
         with in_precision(images.device, run.precision):
             logits = run.model(images)
-        loss = F.cross_entropy(logits.float(), labels)
+        cross_entropy, distilled = F.cross_entropy(logits.float(), labels), _distillation(run, images, logits)
+        loss = cross_entropy if run.teacher is None else cross_entropy + distilled
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         processes.average_gradients(run.model)
@@ -128,11 +138,23 @@ def train_epoch(run: Run, optimizer: torch.optim.SGD, epoch: int, on_step: Step)
         run.extensions.before_step((epoch + step / steps) / config.train.epochs)
         optimizer.step()
         run.extensions.after_step()
-        total += torch.stack([loss.detach() * len(images), (logits.detach().argmax(1) == labels).sum()])
+        hits = (logits.detach().argmax(1) == labels).sum()
+        total += torch.stack([cross_entropy.detach() * len(images), hits, distilled.detach() * len(images)])
         on_step(epoch + 1, step, steps)
     processes.average([total])
-    loss_sum, hits = (total * processes.size / (steps * batch)).tolist()
-    return loss_sum, hits
+    mean_loss, accuracy, mean_distilled = (total * processes.size / (steps * batch)).tolist()
+    return mean_loss, accuracy, mean_distilled
+
+
+def _distillation(run: Run, images: Tensor, logits: Tensor) -> Tensor:
+    """Returns the teacher's weighted loss on a batch, a mean over its images; 0 without a teacher."""
+    if run.teacher is None:
+        return torch.zeros((), device=logits.device)
+    with torch.no_grad(), in_precision(images.device, run.precision):
+        wanted = run.teacher(images)
+    options = run.config.distill
+    each = softmax_divergence(logits.float(), wanted.float(), dim=1, temperature=options.temperature)
+    return options.logits * each.mean()
 
 
 def _stop_unless_finite(run: Run, images: Tensor, loss: Tensor, epoch: int) -> None:

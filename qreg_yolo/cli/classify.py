@@ -16,12 +16,13 @@ Examples:
   qreg-yolo classify train --bits 4 --method lsq
   qreg-yolo classify train --model resnet20 --data cifar10 --data-dir DIR --bits 32
   qreg-yolo classify train --data cifar10 --data-dir DIR --bits 2 --epochs 8 --amp bf16 --seeds 0,1,2
+  qreg-yolo classify train --data cifar10 --data-dir DIR --bits 2 --weights fp32.safetensors --teacher fp32.safetensors
   qreg-yolo classify train --resume runs/resnet20-cifar10-lsq-w4a4-s0/weights/last.safetensors"""
 VAL_EXAMPLES = """\b
 Examples:
   qreg-yolo classify val runs/resnet20-demo-lsq-w4a4-s0/weights/last.safetensors
   qreg-yolo classify val last.safetensors --data cifar10 --data-dir DIR"""
-_NEW_RUN = ("weights", "hyp", "seeds")
+_NEW_RUN = ("weights", "teacher", "hyp", "seeds")
 """Options of a new run; a resumed one keeps its own."""
 
 Data = Annotated[str | None, typer.Option(help="demo | cifar10 | cifar100. [default: demo, or the checkpoint's]")]
@@ -65,6 +66,7 @@ def train(
     init: shared.Init = None,
     offset: shared.Offset = None,
     weights: Annotated[str | None, typer.Option(help="Checkpoint to start from. [default: from scratch]")] = None,
+    teacher: shared.Teacher = None,
     hyp: shared.Recipe = None,
     train_images: Annotated[
         int | None, typer.Option(help="Size of a class-balanced subset to train on. [default: all]")

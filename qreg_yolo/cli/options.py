@@ -43,6 +43,9 @@ TransitionRate = Annotated[
 TransitionEta = Annotated[float | None, typer.Option(help="Gain of the learning rate to that end. [default: 1]")]
 NoEpoch0 = Annotated[bool | None, typer.Option("--no-epoch0", help="Do not measure the accuracy before training.")]
 ValEvery = Annotated[int | None, typer.Option(help="Epochs from one validation to the next. [default: 1]")]
+Teacher = Annotated[
+    str | None, typer.Option(help="Checkpoint to learn from too, usually the fp32 baseline. [default: none]")
+]
 Amp = Annotated[str | None, typer.Option(help="Mixed precision: off | bf16 | auto. [default: off]")]
 Recipe = Annotated[str | None, typer.Option(help="Recipe: a name or a YAML file. [default: by data]")]
 Seed = Annotated[int | None, typer.Option(help="0 or more. [default: 0]")]

@@ -23,11 +23,12 @@ Examples:
   qreg-yolo train --weight-bits 2 --act-bits 8 --per-channel epochs=50 imgsz=320 batch=16
   qreg-yolo train --method dorefa --bits 4 --weight-only --data voc --weights yolov5nu.pt
   qreg-yolo train --bits 4 --head anchor --weights yolov5n.pt
+  qreg-yolo train --bits 4 --data voc --weights fp32.pt --teacher fp32.pt
   qreg-yolo train --resume runs/yolov5n-lsq-w4a4-s0/weights/last.pt"""
 
 _NEW_RUN = (
-    "model", "data", "weights", "hyp", "seed", "head", "autoanchor", "log_noise", "val_every", "no_epoch0",
-    "freeze_codes", "dampen", "transition_rate", "transition_eta",
+    "model", "data", "weights", "teacher", "distill", "hyp", "seed", "head", "autoanchor", "log_noise", "val_every",
+    "no_epoch0", "freeze_codes", "dampen", "transition_rate", "transition_eta",
 )  # fmt: skip
 """Options of a new run; a resumed one keeps its own."""
 
@@ -54,6 +55,10 @@ def train(
     model: Annotated[str | None, typer.Option(help="Ultralytics detection YAML. [default: yolov5n.yaml]")] = None,
     data: Annotated[str | None, typer.Option(help="Data YAML, demo or voc. [default: demo]")] = None,
     weights: Annotated[str | None, typer.Option(help="Checkpoint to start from; also YOLOv5 weights.")] = None,
+    teacher: shared.Teacher = None,
+    distill: Annotated[
+        str | None, typer.Option(help="Learned from the teacher: logits | features | both. [default: logits]")
+    ] = None,
     hyp: shared.Recipe = None,
     seed: shared.Seed = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,

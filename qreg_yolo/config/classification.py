@@ -18,6 +18,7 @@ from typing import Any
 
 from qreg_yolo.config import sections
 from qreg_yolo.config.checks import AMP_CHOICES, check_bools, check_counts, check_number, check_texts
+from qreg_yolo.config.distillation import DistillOptions
 from qreg_yolo.config.key_values import Kind, check_folder_name
 from qreg_yolo.config.oscillation import OscillationOptions
 from qreg_yolo.config.sections import COMMAND_LINE, QUANT, Section
@@ -142,13 +143,15 @@ class ClassifyConfig:
     """One run, completely resolved; validated on construction.
 
     Raises:
-        ValueError: Options of ``oscillation`` that the method's weights do not take.
+        ValueError: Options of ``oscillation`` that the method's weights do not take, or of ``distill`` for detectors.
     """
 
     run: ClassifyOptions = field(default_factory=ClassifyOptions)
     """The network, its data and its start."""
     quant: QuantSpec = field(default_factory=QuantSpec)
     """The quantization."""
+    distill: DistillOptions = field(default_factory=DistillOptions)
+    """The teacher; of its losses a classifier has the one of logits."""
     oscillation: OscillationOptions = field(default_factory=OscillationOptions)
     """Freezing, dampening and transition rates of oscillating weights."""
     train: TrainOptions = field(default_factory=TrainOptions)
@@ -156,16 +159,21 @@ class ClassifyConfig:
 
     def __post_init__(self) -> None:
         self.oscillation.check_method(self.quant)
+        self.distill.check_default(
+            "losses", "features", "projector", reason="is for detectors; a classifier distils logits alone."
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the sections as plain dictionaries; ``oscillation`` only if it differs from its default."""
+        """Returns the sections as plain dictionaries; ``distill`` and ``oscillation`` unless they have the defaults."""
         train = {**asdict(self.train), "milestones": list(self.train.milestones)}
-        return {"run": asdict(self.run), "quant": self.quant.to_dict(), **self.oscillation.section(), "train": train}
+        optional = {**self.distill.section(), **self.oscillation.section()}
+        return {"run": asdict(self.run), "quant": self.quant.to_dict(), **optional, "train": train}
 
 
 LAYOUT = {
     "run": Section.of(ClassifyOptions),
     "quant": QUANT,
+    "distill": Section.of(DistillOptions),
     "oscillation": Section.of(OscillationOptions),
     "train": Section.of(TrainOptions),
 }
@@ -284,7 +292,7 @@ def _kind(hint: Any) -> Kind:
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         name: _kind(hint)
-        for options in (ClassifyOptions, OscillationOptions, TrainOptions)
+        for options in (ClassifyOptions, DistillOptions, OscillationOptions, TrainOptions)
         for name, hint in typing.get_type_hints(options).items()
     }
 )

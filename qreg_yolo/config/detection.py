@@ -9,6 +9,7 @@ from typing import Any
 
 from qreg_yolo.config import sections
 from qreg_yolo.config.checks import check_bools, check_counts, check_number, check_texts
+from qreg_yolo.config.distillation import DistillOptions
 from qreg_yolo.config.oscillation import OscillationOptions
 from qreg_yolo.config.sections import COMMAND_LINE, QUANT, Section
 from qreg_yolo.config.ultralytics_keys import check_train
@@ -120,7 +121,7 @@ class RunConfig:
     Raises:
         ConfigError: A key of ``train`` that is unknown, owned by another section or of the wrong type, or that the
             head does not read.
-        ValueError: Options of ``oscillation`` that the method's weights do not take.
+        ValueError: Options of ``oscillation`` that the method's weights do not take, or of ``distill`` for classifiers.
     """
 
     run: RunOptions = field(default_factory=RunOptions)
@@ -129,6 +130,8 @@ class RunConfig:
     """The quantization."""
     head: HeadConfig = field(default_factory=HeadConfig)
     """The detection head."""
+    distill: DistillOptions = field(default_factory=DistillOptions)
+    """The teacher."""
     oscillation: OscillationOptions = field(default_factory=OscillationOptions)
     """Freezing, dampening and transition rates of oscillating weights."""
     train: Mapping[str, Any] = field(default_factory=dict)
@@ -138,6 +141,7 @@ class RunConfig:
         object.__setattr__(self, "train", dict(self.train))
         check_train(self.train, "train")
         self.oscillation.check_method(self.quant)
+        self.distill.check_default("temperature", reason="is for classifiers; a detector's losses have none.")
         for key in _ANCHOR_FREE_GAINS if self.head.has_anchors else ():
             if key in self.train:
                 raise ConfigError(
@@ -146,11 +150,12 @@ class RunConfig:
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the sections as plain dictionaries; ``oscillation`` only if it differs from its default."""
+        """Returns the sections as plain dictionaries; ``distill`` and ``oscillation`` unless they have the defaults."""
         return {
             "run": asdict(self.run),
             "quant": self.quant.to_dict(),
             "head": asdict(self.head),
+            **self.distill.section(),
             **self.oscillation.section(),
             "train": dict(self.train),
         }
@@ -160,11 +165,14 @@ LAYOUT = {
     "run": Section.of(RunOptions),
     "quant": QUANT,
     "head": Section.of(HeadConfig),
+    "distill": Section.of(DistillOptions),
     "oscillation": Section.of(OscillationOptions),
     "train": Section(dict, []),
 }
 HEAD_OPTIONS = {"head": "kind", "autoanchor": "autoanchor"}
 """Option -> key of section ``head``."""
+DISTILL_OPTIONS = {"teacher": "teacher", "distill": "losses"}
+"""Option -> key of section ``distill``."""
 
 
 def default_recipe(data: str, *, fine_tuned: bool) -> str | None:
@@ -202,16 +210,17 @@ def resolve(
 
     Raises:
         ConfigError: A recipe that is wrong by itself, an unknown option or argument (the nearest is named), a wrong
-            value, or an option and a ``key=value`` that disagree.
+            value, an option and a ``key=value`` that disagree, or losses without a teacher.
     """
     flat = {key: name for name in ("run", "quant", "oscillation") for key in LAYOUT[name].keys}
-    known = [*flat, *HEAD_OPTIONS]
+    known = [*flat, *HEAD_OPTIONS, *DISTILL_OPTIONS]
     sections.check_known(options, known)
     given = sections.one_of_each(options, overrides, {*known} - {*ALIASES})
     own: dict[str, dict[str, Any]] = {name: {} for name in LAYOUT}
+    renamed = {"head": HEAD_OPTIONS, "distill": DISTILL_OPTIONS}
     for name, value in given.items():
-        section = "head" if name in HEAD_OPTIONS else flat.get(name, "train")
-        own[section][HEAD_OPTIONS.get(name, name)] = value
+        home = next((section for section, options in renamed.items() if name in options), None)
+        own[home or flat.get(name, "train")][renamed[home][name] if home else name] = value
     check_train(own["train"], COMMAND_LINE)
     stored: dict[str, dict[str, Any]] = {name: {} for name in LAYOUT}
     source = COMMAND_LINE
@@ -221,6 +230,8 @@ def resolve(
     stored = {name: {**(inherited or {}).get(name, {}), **values} for name, values in stored.items()}
     with sections.named(source):
         merged = sections.merged(stored, own)
+    if "losses" in own["distill"] and merged["distill"].get("teacher") is None:
+        raise ConfigError(f"--distill {own['distill']['losses']} needs a teacher. Add --teacher CKPT.")
     return _built(merged, source)
 
 

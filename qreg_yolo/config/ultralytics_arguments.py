@@ -216,10 +216,8 @@ ARGUMENTS: Mapping[str, Argument] = MappingProxyType(
         "warmup_epochs": _training(NUMBER),
         "warmup_momentum": _training(NUMBER),
         "warmup_bias_lr": _training(NUMBER),
-        "distill_model": replace(
-            _training(TEXT), train=_refused("distillation of quantized detectors is not supported yet")
-        ),
-        "dis": _nowhere(NUMBER, "for distillation, which is not supported yet"),
+        "distill_model": replace(_training(TEXT), train=_refused("use train --teacher PATH")),
+        "dis": _nowhere(NUMBER, "for distill_model; weights of --teacher are in a recipe's section 'distill'"),
         "box": _training(NUMBER, _GAIN),
         "cls": _training(NUMBER, _GAIN),
         "cls_pw": _training(NUMBER, _GAIN),

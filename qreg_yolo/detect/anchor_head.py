@@ -48,6 +48,8 @@ class AnchorDetect(Detect):
 
     anchor_wh: Tensor
     """`(level, anchor, 2)`: width and height, px."""
+    keep_features = False
+    """Whether the raw outputs have the feature maps too, as those of Ultralytics' head have."""
 
     def __init__(self, nc: int, channels: Sequence[int], stride: Tensor) -> None:
         super(Detect, self).__init__()  # Detect's constructor would make its branches
@@ -76,15 +78,16 @@ class AnchorDetect(Detect):
             x: Feature map `(b, c, h, w)` of each level.
 
         Returns:
-            In training ``raw = {"levels": [(b, 3 * (5 + nc), h, w), ...]}``, else ``(y, raw)``, in export ``y``. ``y``
-            is `(b, 4 + nc, n)` over all levels: box (px, xywh, or xyxy if Ultralytics' export requests it), then
-            objectness times class score.
+            In training ``raw = {"levels": [(b, 3 * (5 + nc), h, w), ...]}`` (and ``"feats": x`` with
+            ``keep_features``), else ``(y, raw)``, in export ``y``. ``y`` is `(b, 4 + nc, n)` over all levels: box (px,
+            xywh, or xyxy if Ultralytics' export requests it), then objectness times class score.
         """
         levels = [conv(features) for conv, features in zip(self.m, x, strict=True)]
+        raw = {"levels": levels, **({"feats": x} if self.keep_features else {})}
         if self.training:
-            return {"levels": levels}
+            return raw
         y = torch.cat([self._decoded(level, index) for index, level in enumerate(levels)], 2)
-        return y if self.export else (y, {"levels": levels})
+        return y if self.export else (y, raw)
 
     def by_anchor(self, level: Tensor) -> Tensor:
         """Returns a level's outputs as `(b, anchor, 5 + nc, h, w)`, at least float32."""

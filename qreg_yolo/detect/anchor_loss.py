@@ -70,6 +70,18 @@ def match(targets: Tensor, anchor_cells: Tensor, height: int, width: int, anchor
     return Matches(image, anchor[pair], row, column, category, torch.cat((xy[pair] - cell, wh[pair]), 1))
 
 
+def boxes_in_cells(outputs: Tensor, anchor_cells: Tensor) -> Tensor:
+    """Returns boxes `(..., 4)`, xywh in cells, the centre relative to the cell's corner.
+
+    Args:
+        outputs: `(..., 4 or more)`: x, y, width, height before the sigmoid.
+        anchor_cells: `(..., 2)`: width and height of each output's anchor, cells.
+    """
+    xy = 2 * outputs[..., :2].sigmoid() - 0.5
+    wh = ((2 * outputs[..., 2:4].sigmoid()) ** 2 * anchor_cells).clamp(min=_SMALLEST)
+    return torch.cat((xy, wh), -1)
+
+
 class AnchorLoss:
     """Criterion of a detector with an `AnchorDetect` head.
 
@@ -118,9 +130,7 @@ class AnchorLoss:
         box = classes = outputs.new_zeros(())
         if len(found.image):
             picked = outputs[found.image, found.anchor, :, found.row, found.column]
-            xy = 2 * picked[:, :2].sigmoid() - 0.5
-            wh = ((2 * picked[:, 2:4].sigmoid()) ** 2 * anchors[found.anchor]).clamp(min=_SMALLEST)
-            iou = bbox_iou(torch.cat((xy, wh), 1), found.box, CIoU=True).squeeze(1)
+            iou = bbox_iou(boxes_in_cells(picked, anchors[found.anchor]), found.box, CIoU=True).squeeze(1)
             box = (1 - iou).mean()
             places = torch.arange(present.numel(), device=present.device).view(present.shape)
             claims = places[found.image, found.anchor, found.row, found.column]

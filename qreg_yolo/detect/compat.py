@@ -105,7 +105,8 @@ def refuse_unsupported(arguments: Mapping[str, Any]) -> None:
     """Raises `InvalidValueError` for Ultralytics' own quantization, half precision, and distillation."""
     if (teacher := arguments.get("distill_model")) is not None:
         raise InvalidValueError(
-            f"distill_model={teacher}: distillation of quantized detectors is not supported yet. Omit it."
+            f"distill_model={teacher} is Ultralytics' own distillation, which does not know quantized detectors. Omit "
+            "it, and give the teacher as qreg={'distill': {'teacher': PATH}} (on the command line: --teacher PATH)."
         )
     for key in ("quantize", "int8", "half"):
         value = arguments.get(key)

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from torch import nn
 
 from qreg_yolo.config.detection import HeadConfig
+from qreg_yolo.config.distillation import KEY as DISTILL
+from qreg_yolo.config.distillation import DistillOptions
 from qreg_yolo.config.oscillation import KEY as OSCILLATION
 from qreg_yolo.config.oscillation import OscillationOptions
 from qreg_yolo.errors import InvalidTypeError, InvalidValueError, check_choice, did_you_mean
@@ -25,7 +27,7 @@ EPOCH0 = "epoch0"
 RECIPE = "recipe"
 """Key of the trainer's request: the name of the recipe, for the records."""
 VERSION = 1
-_Options = TypeVar("_Options", HeadConfig, OscillationOptions)
+_Options = TypeVar("_Options", DistillOptions, HeadConfig, OscillationOptions)
 _ACTIVATIONS = {"silu": None, "relu": "nn.ReLU()"}
 """Our name -> value of Ultralytics' ``activation``; None: its default, SiLU."""
 
@@ -60,8 +62,8 @@ class QuantizationConfig:
     def from_request(cls, request: Mapping[str, Any], *, pretrained: bool = False) -> QuantizationConfig:
         """Returns the configuration of a user's options: `QuantSpec`'s, ``activation`` and ``head``.
 
-        ``head`` is a kind, or a mapping of `HeadConfig`'s fields. ``log_noise``, ``val_every`` and ``oscillation`` are
-        only checked.
+        ``head`` is a kind, or a mapping of `HeadConfig`'s fields. ``log_noise``, ``val_every``, ``distill`` and
+        ``oscillation`` are only checked.
 
         Raises:
             ValueError: An unknown option (the nearest is named) or a wrong value.
@@ -76,6 +78,7 @@ class QuantizationConfig:
         for name in (AVERAGE, EPOCH0):
             options.pop(name, None)
         check_choice("activation", activation, tuple(_ACTIVATIONS))
+        _fields(DISTILL, options.pop(DISTILL, None) or {}, DistillOptions)
         oscillation = _fields(OSCILLATION, options.pop(OSCILLATION, {}), OscillationOptions)
         head = _head(options.pop("head", None))
         spec = QuantSpec.from_options(options)

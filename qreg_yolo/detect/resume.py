@@ -25,6 +25,7 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils import DEFAULT_CFG_DICT
 from ultralytics.utils.torch_utils import unwrap_model
 
+from qreg_yolo.config.distillation import KEY as DISTILL
 from qreg_yolo.detect.checkpoint import strip_checkpoint
 from qreg_yolo.detect.preflight import RESUMABLE
 from qreg_yolo.errors import FileAccessError
@@ -78,7 +79,7 @@ def capture(trainer: BaseTrainer, batches_since_step: int) -> dict[str, Any]:
         trainer: A trainer at an epoch boundary.
         batches_since_step: Batches with gradients accumulated for the next optimizer step.
     """
-    model = unwrap_model(trainer.model)
+    model, distiller = unwrap_model(trainer.model), trainer.distiller
     waiting = batches_since_step > 0
     dataset = trainer.train_loader.dataset
     return {
@@ -90,6 +91,7 @@ def capture(trainer: BaseTrainer, batches_since_step: int) -> dict[str, Any]:
         "batches_since_step": batches_since_step,
         "gradients": {n: p.grad for n, p in model.named_parameters() if waiting and p.grad is not None},
         "mosaic_buffer": [int(index) for index in getattr(dataset, "buffer", ())],
+        **({} if distiller is None else {DISTILL: distiller.state(waiting=waiting)}),
         **({EXTENSIONS: extensions} if (extensions := trainer.extensions.state()) else {}),
         **({"epoch_zero": trainer.zero.to_dict()} if trainer.zero is not None else {}),
     }
@@ -123,6 +125,8 @@ def restore(trainer: BaseTrainer, state: dict[str, Any]) -> None:
     if getattr(dataset, "buffer", None) == [] and trainer.train_loader.num_workers == 0:
         for index in state["mosaic_buffer"]:
             dataset.load_image(index)  # fills the buffer in the same order
+    if trainer.distiller is not None:
+        trainer.distiller.restore(state[DISTILL])
 
 
 def restore_gradients(trainer: BaseTrainer, state: dict[str, Any]) -> None:
@@ -130,6 +134,8 @@ def restore_gradients(trainer: BaseTrainer, state: dict[str, Any]) -> None:
     parameters = dict(unwrap_model(trainer.model).named_parameters())
     for name, gradient in state["gradients"].items():
         parameters[name].grad = gradient.to(parameters[name].device)
+    if trainer.distiller is not None:
+        trainer.distiller.restore_gradients(state[DISTILL])
 
 
 def save_checkpoints(trainer: BaseTrainer, save: Callable[[], bool], batches_since_step: int) -> bool:

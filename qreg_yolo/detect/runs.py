@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from qreg_yolo.config.detection import RunConfig
+from qreg_yolo.config.distillation import KEY as DISTILL
+from qreg_yolo.config.distillation import DistillOptions
 from qreg_yolo.datasets.classes import class_names
 from qreg_yolo.datasets.sources import find_data
 from qreg_yolo.detect import outputs
@@ -32,6 +34,7 @@ from qreg_yolo.detect.preflight import (
 from qreg_yolo.detect.quantization_config import AVERAGE, EPOCH0, KEY, LOG_NOISE, RECIPE, VAL_EVERY, QuantizationConfig
 from qreg_yolo.detect.safe_load import check_file
 from qreg_yolo.detect.safetensors_checkpoint import save_safetensors
+from qreg_yolo.detect.teacher import HeadShape, check_teacher, load_teacher
 from qreg_yolo.detect.trainer import QuantDetectionTrainer
 from qreg_yolo.detect.yolov5_weights import YOLOv5Weights
 from qreg_yolo.errors import FileAccessError, ModelError
@@ -56,7 +59,7 @@ def train(config: RunConfig, start: Start | None = None) -> outputs.RunResult:
 
     Raises:
         ConfigError: A value that Ultralytics refuses.
-        FileNotFoundError: The data, the weights or the model YAML do not exist.
+        FileNotFoundError: The data, the weights, the teacher or the model YAML do not exist.
         DataError, ModelError, WeightsError: They cannot be used.
         OSError: The project folder cannot be written.
         FolderInUseError: Another process is writing into the run's folder.
@@ -70,16 +73,29 @@ def train(config: RunConfig, start: Start | None = None) -> outputs.RunResult:
     check_model(config.run.model)
     if config.run.weights is not None and start is None:
         existing(Path(config.run.weights))
+    teacher = load_teacher(config.distill)
     data, scanned = _check(config.run.data, config.train)
     facade = _built(config.run.model)
     if config.head.has_anchors:
         check_levels(facade.model)
+    if teacher is not None:
+        config = replace(config, distill=teacher.options)
+        names = ["item"] if config.train.get("single_cls") else class_names(data.names)
+        check_teacher(teacher, HeadShape.of(facade.model, kind=config.head.kind), names, data.channels)
     if config.run.weights is not None:
         start = _checked_start(config, facade, start)
-    project = writable_project(config.train.get("project"))
+    arguments = _arguments(config, amp, data)
+    if arguments.get("exist_ok"):
+        refuse_if_locked(Path(arguments["project"]) / str(arguments["name"]))
+    trainer = partial(QuantDetectionTrainer, start=start, scanned=scanned, teacher=teacher)
+    return _run(facade, trainer, arguments, data, config)
+
+
+def _arguments(config: RunConfig, amp: bool | str, data: ImageSet) -> dict[str, Any]:
+    """Returns the trainer's arguments: Ultralytics' and our request."""
     head = "-anchor" if config.head.has_anchors else ""
     name = f"{Path(config.run.model).stem}{head}-{config.quant.label}-s{config.run.seed}"
-    arguments = {
+    return {
         "name": name,
         **_DEFAULTS,
         **config.train,
@@ -87,7 +103,7 @@ def train(config: RunConfig, start: Start | None = None) -> outputs.RunResult:
         "data": str(data.yaml),
         "seed": config.run.seed,
         "pretrained": config.run.weights or False,
-        "project": project,
+        "project": writable_project(config.train.get("project")),
         KEY: {
             **config.quant.to_dict(),
             "activation": config.run.activation,
@@ -97,13 +113,10 @@ def train(config: RunConfig, start: Start | None = None) -> outputs.RunResult:
             RECIPE: config.run.recipe,
             EPOCH0: config.run.epoch0,
             AVERAGE: config.run.average,
+            **config.distill.section(),
             **config.oscillation.section(),
         },
     }
-    if arguments.get("exist_ok"):
-        refuse_if_locked(Path(project) / str(arguments["name"]))
-    trainer = partial(QuantDetectionTrainer, start=start, scanned=scanned)
-    return _run(facade, trainer, arguments, data, config)
 
 
 def _check(data: str, arguments: Mapping[str, Any]) -> tuple[ImageSet, dict[str, Label]]:
@@ -149,7 +162,7 @@ def resume(
         threads: CPU threads; None: all cores.
 
     Raises:
-        WeightsError, FileNotFoundError: No readable checkpoint.
+        WeightsError, FileNotFoundError: No readable checkpoint, or not the teacher that the run began with.
         ConfigError: A finished run, other quantization settings, or an argument that cannot change.
     """
     use_threads(threads)
@@ -163,10 +176,11 @@ def resume(
     folder = checkpoint.absolute().parent.parent  # Ultralytics' choice ignores that the run was moved
     refuse_if_locked(folder)
     trained = stored["train_args"]
+    teacher = load_teacher(DistillOptions(**(trained[KEY].get(DISTILL) or {})))
     data, scanned = _check(str(trained["data"]), trained)
     check_names(facade.model, data, checkpoint)
     own = {"resume": str(checkpoint), "data": str(data.yaml), "save_dir": str(folder)}
-    trainer = partial(QuantDetectionTrainer, resumed=(facade.model, stored), scanned=scanned)
+    trainer = partial(QuantDetectionTrainer, resumed=(facade.model, stored), scanned=scanned, teacher=teacher)
     return _run(facade, trainer, {**arguments, **own}, data, None)
 
 

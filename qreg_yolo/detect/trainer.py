@@ -29,12 +29,14 @@ from qreg_yolo.detect.checkpoint import Start, load_start, load_weights
 from qreg_yolo.detect.compat import as_taken, check_ultralytics, refuse_unsupported, restore_threads
 from qreg_yolo.detect.data_check import Label
 from qreg_yolo.detect.dataset import DetectionDataset, build_dataset
+from qreg_yolo.detect.distillation import Distiller, make_distiller, without_teacher
 from qreg_yolo.detect.epoch_zero import comes_from
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.outputs import defined
 from qreg_yolo.detect.policy import clipping_warning, frozen_norms
 from qreg_yolo.detect.precision import precision_of
 from qreg_yolo.detect.quantization_config import AVERAGE, EPOCH0, KEY, LOG_NOISE, VAL_EVERY, QuantizationConfig
+from qreg_yolo.detect.teacher import Teacher
 from qreg_yolo.detect.validator import QuantDetectionValidator
 from qreg_yolo.errors import InvalidValueError
 from qreg_yolo.io.files import what_is_kept
@@ -58,6 +60,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         start: The start of the training, if ``pretrained`` was read already.
         resumed: Model and dictionary of the resumed checkpoint, if it was read already.
         scanned: Image path -> label, for images that were read already.
+        teacher: The teacher, if it was read already.
 
     >>> trainer = QuantDetectionTrainer(overrides=dict(model="yolov5n.yaml", qreg=dict(bits=4)))  # doctest: +SKIP
     """
@@ -66,6 +69,9 @@ class QuantDetectionTrainer(DetectionTrainer):
     args: Any
     last: Path
     best: Path
+    distiller: Distiller | None = None
+    """The criterion of the training model, in a run with a teacher."""
+    _teacher: Teacher | None = None
 
     def __init__(
         self,
@@ -76,6 +82,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         start: Start | None = None,
         resumed: tuple[Any, dict[str, Any]] | None = None,
         scanned: Mapping[str, Label] | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         check_ultralytics()
         overrides = overrides or {}
@@ -90,7 +97,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         self._resumed: dict[str, Any] | None = None
         self._overflowed = False
         self._links = ExitStack()
-        self._start, self._read, self._scanned = start, resumed, scanned
+        self._start, self._read, self._scanned, self._teacher = start, resumed, scanned, teacher
         self.zero: EpochZero | None = None
         """Accuracy before training; None: it was not measured."""
         self._measures_zero = False
@@ -219,6 +226,9 @@ class QuantDetectionTrainer(DetectionTrainer):
             optimizer.add_param_group(group)
             count, decay_of = len(group["params"]), group["weight_decay"]
             LOGGER.info(f"Of these, {count} are in a group of their own: {group['param_group']}(decay={decay_of})")
+        self.distiller = make_distiller(self, plain, self._teacher)
+        for group in self.distiller.optimizer_groups(**common) if self.distiller else ():
+            optimizer.add_param_group(group)
         StepSizeRule(plain, relative=spec.relative_steps).attach(optimizer)
         options = OscillationOptions(**self._asked(OSCILLATION, {}))
         self.extensions = oscillation_extensions(plain, options, log=self._asked(LOG_NOISE, False))
@@ -236,7 +246,9 @@ class QuantDetectionTrainer(DetectionTrainer):
 
     def run_callbacks(self, event: str) -> None:
         """Runs the callbacks of an event, after our own at the start of an epoch and of a batch, and at the end."""
-        if event == "on_train_start" and self._measures_zero:
+        if event == "on_pretrain_routine_end" and self.distiller is not None:
+            self.distiller.attach()
+        elif event == "on_train_start" and self._measures_zero:
             self.zero = epoch_zero.measure(self, Path(str(self.args.pretrained)))
         elif event == "on_train_epoch_start":
             resume.begin_epoch(self)
@@ -280,6 +292,8 @@ class QuantDetectionTrainer(DetectionTrainer):
         images = self.batch_size * self._batches_since_step  # Ultralytics' loss sums over those of all processes
         progress = (self.epoch + self._batches_of_epoch / len(self.train_loader)) / self.epochs
         self.extensions.before_step(progress, scale=images * self.scaler.get_scale())
+        if self.distiller is not None:
+            self.distiller.average_gradients()
         super().optimizer_step()
         self.extensions.after_step(self.ema.ema)
         if isinstance(self.ema, AveragedModel):
@@ -348,6 +362,10 @@ class QuantDetectionTrainer(DetectionTrainer):
         if self.zero is not None and not self.csv.exists():
             epoch_zero.add_row(self.csv, ["epoch", "time", *metrics], self.zero)
         super().save_metrics(metrics)
+
+    def label_loss_items(self, loss_items: dict[str, Any] | None = None, prefix: str = "train") -> Any:
+        """Returns Ultralytics' labelled losses, or their labels; validation has no teacher and no loss of it."""
+        return without_teacher(super().label_loss_items(loss_items, prefix))
 
     def save_model(self) -> bool:
         """Saves the checkpoints and the sidecar with `resume.save_checkpoints`."""

@@ -22,7 +22,7 @@ from qreg_yolo.quant.spec import BEFORE_INIT, FLOAT_BITS, QuantSpec
 from qreg_yolo.study.config import BASELINE, Grid, StudyConfig
 from qreg_yolo.study.jobs import Analysis, Curves, Job, Noise, Robustness, Training
 
-_OWN = ("project", "name", "threads", "device", "data_dir", "verify", "recipe")
+_OWN = ("project", "name", "threads", "device", "data_dir", "verify", "recipe", "sha256")
 """Options that do not decide the numbers of a run."""
 
 
@@ -102,6 +102,8 @@ def _settings(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     found = {name: value for options in config.values() for name, value in options.items() if name not in _OWN}
     if found.get("weights") is not None:  # the baseline's, wherever the study's folder was moved to
         found["weights"] = "/".join(Path(found["weights"]).parts[-3:])
+    if found.get("teacher") is not None:  # a run writes the absolute path
+        found["teacher"] = str(Path(found["teacher"]).absolute())
     return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
 

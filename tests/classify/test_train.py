@@ -32,7 +32,7 @@ def test_one_epoch_is_that_of_a_plain_loop(cifar10: Path) -> None:
     """The loop in fp32 against the same few lines of PyTorch, bit for bit."""
     run = prepared(cifar10, bits=32, epochs=8, weight_decay=0.01)
     baseline = prepared(cifar10, bits=32, epochs=8)
-    loss, accuracy = loop.train_epoch(run, loop.build_optimizer(run.config, run.model), 0, no_step)
+    loss, accuracy, distilled = loop.train_epoch(run, loop.build_optimizer(run.config, run.model), 0, no_step)
     optimizer = torch.optim.SGD(baseline.model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     losses, hits = [], 0
     for images, labels in training_batches(baseline.train, batch=16, seed=0, epoch=0, augment=True):
@@ -46,6 +46,7 @@ def test_one_epoch_is_that_of_a_plain_loop(cifar10: Path) -> None:
         assert torch.equal(tensor, baseline.model.state_dict()[name]), name
     assert loss == pytest.approx(sum(losses) / len(losses), rel=1e-6)
     assert accuracy == hits / 80
+    assert distilled == 0
 
 
 def test_twins_share_initial_weights_and_data(cifar10: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +222,7 @@ def test_bf16_keeps_quantizers_and_loss_in_fp32(cifar10: Path) -> None:
 def test_twenty_steps_of_every_network(name: str, bits: int, data: str, request: Any) -> None:
     run = prepared(request.getfixturevalue(data), model=name, data=data, bits=bits, batch=4, lr0=0.01)
     before = build_model(name, len(run.train.classes), 0).state_dict()
-    loss, _ = loop.train_epoch(run, loop.build_optimizer(run.config, run.model), 0, no_step)
+    loss, *_ = loop.train_epoch(run, loop.build_optimizer(run.config, run.model), 0, no_step)
     assert 0 < loss < 20
     layers = quantized_layers(run.model)
     assert bool(layers) == (bits == 4)

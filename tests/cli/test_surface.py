@@ -28,8 +28,8 @@ SURFACE = {
         "options": [
             "--bits", "--weight-bits", "--act-bits", "--method", "--weight-only", "--per-channel",
             "--first-last-bits", "--edge-bits", "--signed", "--init", "--offset", "--activation", "--head",
-            "--autoanchor", "--model", "--data", "--weights", "--hyp", "--seed", "--threads", "--amp", *HOLDING,
-            "--log-noise", "--val-every", "--no-epoch0", "--resume", "--online",
+            "--autoanchor", "--model", "--data", "--weights", "--teacher", "--distill", "--hyp", "--seed", "--threads",
+            "--amp", *HOLDING, "--log-noise", "--val-every", "--no-epoch0", "--resume", "--online",
         ],
     },
     "ptq": {
@@ -90,7 +90,7 @@ SURFACE = {
         "options": [
             "--model", *CLASSIFY_DATA, "--bits", "--weight-bits", "--act-bits", "--method",
             "--weight-only", "--per-channel", "--first-last-bits", "--edge-bits", "--signed", "--init", "--offset",
-            "--weights", "--hyp", "--train-images", "--epochs", "--val-every", "--no-epoch0", "--milestones",
+            "--weights", "--teacher", "--hyp", "--train-images", "--epochs", "--val-every", "--no-epoch0", "--milestones",
             "--gamma", "--lr0", "--momentum", "--nesterov", "--weight-decay", "--batch", "--aug", "--amp", "--compile",
             *HOLDING, "--log-noise", "--seed", "--seeds", "--threads", "--device", "--project", "--name",
             "--resume",

@@ -60,7 +60,7 @@ TRAIN = [
     (["optimizer=Adm"], ["'Adm'", "Did you mean 'Adam'"]),
     (["batch=0"], ["batch=0"]),
     (["save=false"], ["'save'", "--resume"]),
-    (["distill_model=x.pt"], ["'distill_model'", "not supported yet"]),
+    (["distill_model=x.pt"], ["'distill_model'", "--teacher"]),
     (["epochs", "=", "3"], ["'epochs' is not key=value"]),
     (["epochs=1", "epochs=2"], ["epochs=1 and epochs=2"]),
     (["lr0=-1"], ["lr0=-1"]),

@@ -59,7 +59,7 @@ def test_values_of_more_than_the_defaults_type(key: str, value: Any) -> None:
     ("classes", ["person"], ["'person' is not a whole number"]), ("imgsz", [0.5], ["0.5 is not a whole number"]),
     ("scale", ["x"], ["'x' is not a number"]), ("name", True, ["name=True is not a text"]), ("freeze", "x", ["freeze"]),
     ("conf", "high", ["conf='high' is not a number or none"]), ("save", False, ["'save' cannot be set", "--resume"]),
-    ("split", "test", ["'split' cannot be set", "val split="]), ("distill_model", "x.pt", ["not supported yet"]),
+    ("split", "test", ["'split' cannot be set", "val split="]), ("distill_model", "x.pt", ["--teacher"]),
     ("quantize", 8, ["--bits"]), ("half", True, ["--bits"]), ("int8", True, ["--bits"]),
 ])  # fmt: skip
 def test_values_that_training_refuses(key: str, value: Any, words: list[str]) -> None:

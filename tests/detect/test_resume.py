@@ -35,6 +35,7 @@ def count(trainer):
 def dump(trainer):
     state = dict(model=unwrap_model(trainer.model).state_dict(), ema=trainer.ema.ema.state_dict(),
                  optimizer=trainer.optimizer.state_dict(), updates=trainer.ema.updates,
+                 distill=trainer.distiller.state(waiting=True) if trainer.distiller else {},
                  extensions=trainer.extensions.state())
     torch.save(state, out)
 

@@ -189,6 +189,22 @@ def test_a_folder_of_another_study_is_refused(tmp_path: Path) -> None:
         checked(study(overrides={"epochs": 6}), tmp_path)
 
 
+def test_a_teacher_may_be_named_by_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run writes the absolute path of its teacher, and the hash."""
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "taught.yaml"
+    recipe.write_text("distill: {teacher: fp32.safetensors}")
+    of = study(recipe=str(recipe), bits=[4])
+    for job in trainings(of, tmp_path):
+        written = {**job.config["distill"], "teacher": str(tmp_path / "fp32.safetensors"), "sha256": "0" * 64}
+        job.folder.mkdir(parents=True)
+        (job.folder / "config.yaml").write_text(dumps({**job.config, "distill": written}))
+    checked(of, tmp_path)
+    recipe.write_text("distill: {teacher: other.safetensors}")
+    with pytest.raises(ConfigError, match=r"teacher=.*fp32\.safetensors, this call has teacher=.*other\.safetensors"):
+        checked(of, tmp_path)
+
+
 def test_a_study_may_be_moved_but_not_begin_from_other_weights(tmp_path: Path) -> None:
     of = study(weights="baseline", bits=[4])
     quantized = trainings(of, tmp_path / "first")[1]
