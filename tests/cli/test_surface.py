@@ -90,8 +90,8 @@ SURFACE = {
         "options": [
             "--model", *CLASSIFY_DATA, "--bits", "--weight-bits", "--act-bits", "--method",
             "--weight-only", "--per-channel", "--first-last-bits", "--edge-bits", "--signed", "--init", "--offset",
-            "--weights", "--teacher", "--hyp", "--train-images", "--epochs", "--val-every", "--no-epoch0", "--milestones",
-            "--gamma", "--lr0", "--momentum", "--nesterov", "--weight-decay", "--batch", "--aug", "--amp", "--compile",
+            "--weights", "--teacher", "--hyp", "--train-images", "--epochs", "--val-every", "--no-epoch0",
+            "--milestones", "--gamma", "--lr0", "--momentum", "--nesterov", "--weight-decay", "--batch", "--aug", "--amp", "--compile",
             *HOLDING, "--log-noise", "--seed", "--seeds", "--threads", "--device", "--project", "--name",
             "--resume",
         ],
