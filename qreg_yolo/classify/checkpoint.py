@@ -24,6 +24,7 @@ from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.convert import apply_plan, quantized_layers
 from qreg_yolo.quant.spec import BEFORE_INIT, LayerPlan, QuantSpec
 from qreg_yolo.training.epoch_zero import EpochZero
+from qreg_yolo.training.staging import Staging
 from qreg_yolo.training.tensor_file import SUFFIX, fill, keys, read, tensors_of
 
 HEADER = "qreg_yolo_classifier"
@@ -148,6 +149,8 @@ def load_classifier(path: Path, model: str | None = None) -> tuple[nn.Module, De
         progress.optimizer = _state(tensors, _OPTIMIZER)
         progress.extensions = _state(tensors, _EXTENSIONS)
     own = {name: tensor for name, tensor in tensors.items() if not name.startswith((_OPTIMIZER, _EXTENSIONS))}
+    if header["rows"] is not None and progress.epoch:
+        staging(description).resume(progress.epoch - 1, network)
     fill(network, own, path)
     return network.eval(), description, progress
 
@@ -159,6 +162,11 @@ def _described(header: Mapping[str, Any], path: Path) -> tuple[Description, Prog
         return description, Progress(epoch=int(header["epoch"]), rows=list(header["rows"] or []), zero=zero)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"The description in '{path}' is incomplete ({type(error).__name__}: {error}).") from error
+
+
+def staging(description: Description) -> Staging:
+    """Returns the stages of a run."""
+    return Staging(description.spec.stages, int(description.config["train"]["epochs"]), description.layers)
 
 
 def is_classifier(path: Path) -> bool:

@@ -65,6 +65,7 @@ def train(
     signed: shared.Signed = None,
     init: shared.Init = None,
     offset: shared.Offset = None,
+    stages: shared.Stages = None,
     weights: Annotated[str | None, typer.Option(help="Checkpoint to start from. [default: from scratch]")] = None,
     teacher: shared.Teacher = None,
     hyp: shared.Recipe = None,

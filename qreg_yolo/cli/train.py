@@ -47,6 +47,7 @@ def train(
     signed: shared.Signed = None,
     init: shared.Init = None,
     offset: shared.Offset = None,
+    stages: shared.Stages = None,
     activation: Annotated[str | None, typer.Option(help="silu | relu. [default: silu]")] = None,
     head: Annotated[
         str | None, typer.Option(help="anchor_free | anchor (YOLOv5's own). [default: anchor_free]")
