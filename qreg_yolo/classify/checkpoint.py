@@ -169,6 +169,13 @@ def staging(description: Description) -> Staging:
     return Staging(description.spec.stages, int(description.config["train"]["epochs"]), description.layers)
 
 
+def read_description(path: Path) -> Description:
+    """Returns the description of a classifier's file, without building its model; errors as `load_classifier`."""
+    if not path.is_file():
+        raise MissingFileError(f"There is no checkpoint '{path}'. Give the path of weights/last{SUFFIX} of a run.")
+    return _described(read(path, HEADER, VERSION, LACKING)[0], path)[0]
+
+
 def is_classifier(path: Path) -> bool:
     """Returns whether a file is a classifier's checkpoint; False for one that cannot be read.
 

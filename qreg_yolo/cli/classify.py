@@ -126,10 +126,16 @@ def _train(options: dict[str, Any], arguments: dict[str, Any], download: bool) -
 
     hyp, seeds = options.pop("hyp", None), options.pop("seeds", None)
     default = default_recipe(str(options.get("data") or arguments.get("data", "demo")))
+    inherited, weights = None, options.get("weights") or arguments.get("weights")
+    if hyp is None and weights is not None and not resolve(None, options, arguments)[0].quant.is_float:
+        from qreg_yolo.classify import fine_tuning
+
+        inherited = fine_tuning.inherited(Path(str(weights)), options, arguments)
+        default = default if inherited is None else fine_tuning.RECIPE
     recipe = shared.recipe(hyp, default)
     if recipe is not None:
         options["recipe"] = recipe.stem
-    config, notices = resolve(recipe, options, arguments)
+    config, notices = resolve(recipe, options, arguments, inherited)
     several = parse_seeds(seeds)
     if several and "seed" in {*options, *arguments}:
         raise ConfigError(f"--seeds {seeds} and a seed exclude each other. Give one of them.")

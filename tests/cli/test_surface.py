@@ -28,7 +28,8 @@ SURFACE = {
         "options": [
             "--bits", "--weight-bits", "--act-bits", "--method", "--weight-only", "--per-channel",
             "--first-last-bits", "--edge-bits", "--signed", "--init", "--offset", "--stages", "--activation", "--head",
-            "--autoanchor", "--model", "--data", "--weights", "--from-baseline", "--teacher", "--distill", "--hyp", "--seed", "--threads",
+            "--autoanchor", "--model", "--data", "--weights", "--from-baseline",
+            "--teacher", "--distill", "--hyp", "--seed", "--threads",
             "--amp", *HOLDING, "--log-noise", "--val-every", "--no-epoch0", "--resume", "--online",
         ],
     },
