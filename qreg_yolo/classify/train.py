@@ -64,7 +64,11 @@ def build_optimizer(config: ClassifyConfig, model: nn.Module) -> torch.optim.SGD
     common = {"lr": options.lr0, "momentum": options.momentum, "nesterov": options.nesterov}
     network = split_quantizer_parameters(model, model.parameters())
     own = quantizer_parameter_groups(
-        model, weight_decay=options.weight_decay, clip_decay=config.quant.clip_decay, **common
+        model,
+        weight_decay=options.weight_decay,
+        clip_decay=config.quant.clip_decay,
+        lr_factor=config.quant.range_lr,
+        **common,
     )
     groups = [{"params": network, **common, "weight_decay": options.weight_decay, "param_group": "network"}, *own]
     optimizer = torch.optim.SGD(groups, lr=options.lr0)
@@ -89,7 +93,7 @@ def fit(run: Run, optimizer: torch.optim.SGD, *, on_epoch: Callable[[dict[str, f
     start = time.perf_counter()
     for epoch in range(run.progress.epoch, options.epochs):
         for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate(epoch)
+            group["lr"] = options.learning_rate(epoch) * group.get("lr_factor", 1.0)
         _enter_stage(run, epoch)
         loss, accuracy, distilled = train_epoch(run, optimizer, epoch, on_step)
         run.processes.average_statistics(run.model)

@@ -224,7 +224,8 @@ class QuantDetectionTrainer(DetectionTrainer):
         for group in optimizer.param_groups:
             group["params"] = split_quantizer_parameters(plain, group["params"])
         spec = QuantizationConfig.of(plain).spec
-        for group in quantizer_parameter_groups(plain, weight_decay=decay, clip_decay=spec.clip_decay, **common):
+        own: dict[str, Any] = {"clip_decay": spec.clip_decay, "lr_factor": spec.range_lr}
+        for group in quantizer_parameter_groups(plain, weight_decay=decay, **own, **common):
             optimizer.add_param_group(group)
             count, decay_of = len(group["params"]), group["weight_decay"]
             LOGGER.info(f"Of these, {count} are in a group of their own: {group['param_group']}(decay={decay_of})")

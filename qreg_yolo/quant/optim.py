@@ -17,7 +17,7 @@ OFFSET_GROUP = "quant_offset"
 
 
 def quantizer_parameter_groups(
-    model: nn.Module, *, weight_decay: float, clip_decay: float | None = None, **common: Any
+    model: nn.Module, *, weight_decay: float, clip_decay: float | None = None, lr_factor: float = 1.0, **common: Any
 ) -> list[dict[str, Any]]:
     """Returns optimizer groups that hold each quantizer parameter exactly once; empty groups are left out.
 
@@ -28,6 +28,7 @@ def quantizer_parameter_groups(
         model: A model with quantizers.
         weight_decay: The decay of the network's weights.
         clip_decay: The decay of the clipping values; None: ``weight_decay``.
+        lr_factor: Factor of the learning rate, which each group names too.
         **common: Further keys of every group, such as ``lr`` and ``momentum``.
     """
     decays = {
@@ -39,8 +40,10 @@ def quantizer_parameter_groups(
     for quantizer in _quantizers(model):
         for name, parameter in quantizer.named_parameters(recurse=False):
             params[name].append(parameter)
+    if "lr" in common:
+        common = {**common, "lr": common["lr"] * lr_factor}
     return [
-        {"params": params[name], **common, "weight_decay": decay, "param_group": group}
+        {"params": params[name], **common, "weight_decay": decay, "param_group": group, "lr_factor": lr_factor}
         for name, (group, decay) in decays.items()
         if params[name]
     ]

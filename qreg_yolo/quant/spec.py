@@ -128,6 +128,8 @@ class QuantSpec:
     """PACT: initial clipping value, in units of the activation; None: 10 with ``init: paper``, else by calibration."""
     clip_decay: float | None = None
     """PACT: L2 decay of the clipping value; None: the optimizer's weight decay."""
+    range_lr: float = 1.0
+    """Learning rate of steps, offsets and clipping values, relative to the network's; 0 or more."""
     relative_steps: str | bool = "auto"
     """Steps and clipping values learn relative to their size, offsets to the step; `auto`: under Adam's kind."""
     stages: tuple[Stage, ...] = ()
@@ -164,6 +166,7 @@ class QuantSpec:
                 raise InvalidTypeError(f"{name} must be true or false, not {getattr(self, name)!r}.")
         if self.clip_init is not None:
             _check_number("clip_init", self.clip_init, "a positive number", False)
+        _check_number("range_lr", self.range_lr, "0 or more", self.range_lr == 0)
         if self.clip_decay is not None:
             _check_number("clip_decay", self.clip_decay, "0 or more", self.clip_decay == 0)
         refused = {"lsq": (), "lsq+": ("signed", "unsigned")}.get(self.method, ("signed",))

@@ -53,6 +53,12 @@ def test_the_clip_decay_can_be_given_and_be_zero():
     assert quantizer_parameter_groups(model, weight_decay=1e-4, clip_decay=0.3)[0]["weight_decay"] == 0.3
 
 
+def test_the_learning_rate_of_ranges_may_be_another():
+    groups = quantizer_parameter_groups(trained("lsq+"), weight_decay=1e-4, lr=0.1, lr_factor=5.0)
+    assert [(g["lr"], g["lr_factor"]) for g in groups] == [(0.5, 5.0), (0.5, 5.0)]
+    assert [g["lr_factor"] for g in quantizer_parameter_groups(trained(), weight_decay=1e-4)] == [1.0]
+
+
 def test_offsets_have_a_group_without_decay():
     model = trained("lsq+", per_channel=True)
     steps, offsets = quantizer_parameter_groups(model, weight_decay=5e-4, lr=0.1)
