@@ -29,7 +29,7 @@ SURFACE = {
             "--bits", "--weight-bits", "--act-bits", "--method", "--weight-only", "--per-channel",
             "--first-last-bits", "--edge-bits", "--signed", "--init", "--offset", "--activation", "--head",
             "--autoanchor", "--model", "--data", "--weights", "--teacher", "--distill", "--hyp", "--seed", "--threads",
-            "--amp", *HOLDING, "--log-noise", "--val-every", "--no-epoch0", "--resume", "--online",
+            "--amp", "--average", *HOLDING, "--log-noise", "--val-every", "--no-epoch0", "--resume", "--online",
         ],
     },
     "ptq": {
