@@ -49,11 +49,11 @@ def jobs_of(study: StudyConfig, folder: Path) -> list[Job]:
     robustness = _robustness(study, trainings, folder / "robustness")
     if study.analyses.table1 and {name for name, _ in study.protocol.conditions} != {CLEAN, *NAMES}:
         raise ConfigError("Table 1 averages over all 19 corruptions. Give corruptions: 19, or table1: false.")
-    names = [one.name for one in study.grid.variants]
-    if study.analyses.reference not in (None, *names):
-        reference = str(study.analyses.reference)
+    names, reference = [one.name for one in study.grid.variants], study.analyses.reference
+    if reference is not None and not any(f"{reference} ".startswith(f"{name} ") for name in names):
         raise ConfigError(
-            f"reference={reference!r} is not a variant.{did_you_mean(reference, names)} There are: {', '.join(names)}."
+            f"reference={reference!r} is not a variant.{did_you_mean(reference, names)} There are: "
+            f"{', '.join(names) or 'none'}."
         )
     jobs: list[Job] = [*trainings]
     if study.analyses.noise:
@@ -197,6 +197,8 @@ def _training(
     from_baseline = [name for name in _CHECKPOINTS if others.get(name) == BASELINE]
     others |= dict.fromkeys(from_baseline, None if baseline is None else str(baseline.checkpoint))
     others = {name: value for name, value in others.items() if value is not None or name not in _CHECKPOINTS}
+    if others.get("average", 0) is None:
+        others["average"] = detection.UNSET
     own = {name: value for name, value in others.items() if name not in _options_of(grid.track)}
     head = "-anchor" if grid.overrides.get("head") == "anchor" else ""
     name = f"{Path(model.rpartition(':')[2]).stem}{head}-{label}-s{seed}"

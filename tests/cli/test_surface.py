@@ -80,7 +80,7 @@ SURFACE = {
         "arguments": ["file"],
         "options": ["--out", "--data-dir", "--jobs", "--threads", "--only", "--dry-run"],
     },
-    "table": {"arguments": ["records"], "options": ["--kind", "--format", "--out", *COMPARING]},
+    "table": {"arguments": ["records"], "options": ["--kind", "--reference", "--format", "--out", *COMPARING]},
     "plot heatmap": {"arguments": ["records"], "options": ["--out", "--layout", "--palette", *COMPARING]},
     "plot severity": {"arguments": ["records"], "options": ["--out", "--corruption", *COMPARING]},
     "plot curves": {"arguments": ["sources"], "options": ["--out", "--column", "--x", "--smoothing", "--format"]},
