@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from qreg_yolo import __version__
 from qreg_yolo.classify.models import build_model, is_import_path
 from qreg_yolo.config.classification import LAYOUT
+from qreg_yolo.config.fine_tuning import classifier_sections
 from qreg_yolo.errors import MissingFileError, WeightsError
 from qreg_yolo.io import files
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.convert import apply_plan, quantized_layers
 from qreg_yolo.quant.spec import BEFORE_INIT, LayerPlan, QuantSpec
 from qreg_yolo.training.epoch_zero import EpochZero
+from qreg_yolo.training.staging import Staging
 from qreg_yolo.training.tensor_file import SUFFIX, fill, keys, read, tensors_of
 
 HEADER = "qreg_yolo_classifier"
@@ -148,6 +150,8 @@ def load_classifier(path: Path, model: str | None = None) -> tuple[nn.Module, De
         progress.optimizer = _state(tensors, _OPTIMIZER)
         progress.extensions = _state(tensors, _EXTENSIONS)
     own = {name: tensor for name, tensor in tensors.items() if not name.startswith((_OPTIMIZER, _EXTENSIONS))}
+    if header["rows"] is not None and progress.epoch:
+        staging(description).resume(progress.epoch - 1, network)
     fill(network, own, path)
     return network.eval(), description, progress
 
@@ -159,6 +163,36 @@ def _described(header: Mapping[str, Any], path: Path) -> tuple[Description, Prog
         return description, Progress(epoch=int(header["epoch"]), rows=list(header["rows"] or []), zero=zero)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"The description in '{path}' is incomplete ({type(error).__name__}: {error}).") from error
+
+
+def staging(description: Description) -> Staging:
+    """Returns the stages of a run."""
+    return Staging(description.spec.stages, int(description.config["train"]["epochs"]), description.layers)
+
+
+def read_description(path: Path) -> Description:
+    """Returns the description of a classifier's file, without building its model; errors as `load_classifier`."""
+    if not path.is_file():
+        raise MissingFileError(f"There is no checkpoint '{path}'. Give the path of weights/last{SUFFIX} of a run.")
+    return _described(read(path, HEADER, VERSION, LACKING)[0], path)[0]
+
+
+def inherited_settings(
+    path: Path, options: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> dict[str, dict[str, Any]] | None:
+    """Returns section -> values of a checkpoint's training; None unless it is a float one of the same model and data.
+
+    Args:
+        path: The checkpoint.
+        options: Given options by name.
+        arguments: Given ``key=value`` words.
+
+    Raises:
+        FileNotFoundError, WeightsError: As `load_classifier`.
+    """
+    description = read_description(path)
+    foreign = is_import_path(description.model) and options.get("model", arguments.get("model")) is None
+    return None if description.layers or foreign else classifier_sections(description.config, options, arguments)
 
 
 def is_classifier(path: Path) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from qreg_yolo.classify import outputs
-from qreg_yolo.classify.checkpoint import Description, Progress, save_classifier
+from qreg_yolo.classify.checkpoint import Description, Progress, save_classifier, staging
 from qreg_yolo.classify.models import is_import_path
 from qreg_yolo.classify.train import Run, build_optimizer, fit
 from qreg_yolo.errors import FileAccessError
@@ -52,6 +52,9 @@ def execute(run: Run, description: Description, folder: Path) -> RunResult:
     events = outputs.tensorboard(folder) if run.processes.is_first else None
     line = outputs.ProgressLine(run.batch, quiet=not run.processes.is_first)
     optimizer = build_optimizer(run.config, run.model)
+    run.staging = staging(description)
+    if run.progress.epoch:
+        run.staging.resume(run.progress.epoch - 1, run.model)
     run.extensions = oscillation_extensions(run.model, run.config.oscillation, log=run.config.train.log_noise)
     run.extensions.attach(optimizer)
     _restore(optimizer, run.progress)

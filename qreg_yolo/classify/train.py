@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from qreg_yolo.classify.checkpoint import Progress
 from qreg_yolo.classify.data import ImageSet, batch_size, training_batches
 from qreg_yolo.classify.evaluate import evaluate, in_precision
+from qreg_yolo.classify.network import calibrate_network
 from qreg_yolo.classify.processes import Processes
 from qreg_yolo.config.classification import ClassifyConfig
 from qreg_yolo.quant.convert import quantized_layers
@@ -24,6 +25,7 @@ from qreg_yolo.training.distillation import softmax_divergence
 from qreg_yolo.training.environment import epoch_seed
 from qreg_yolo.training.extensions import Extensions
 from qreg_yolo.training.finite import NonFiniteError, diagnosis, norm_is_finite
+from qreg_yolo.training.staging import Staging
 
 Step = Callable[[int, int, int], None]
 """Told after each step: epoch (from 1), steps done, steps of the epoch."""
@@ -43,6 +45,8 @@ class Run:
     """`fp32` | `bf16`."""
     processes: Processes
     progress: Progress
+    staging: Staging | None = None
+    """Stages at other widths; None: there are none."""
     extensions: Extensions = field(default_factory=Extensions)
     """Attached to the optimizer."""
     teacher: nn.Module | None = None
@@ -86,6 +90,7 @@ def fit(run: Run, optimizer: torch.optim.SGD, *, on_epoch: Callable[[dict[str, f
     for epoch in range(run.progress.epoch, options.epochs):
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate(epoch)
+        _enter_stage(run, epoch)
         loss, accuracy, distilled = train_epoch(run, optimizer, epoch, on_step)
         run.processes.average_statistics(run.model)
         run.progress.epoch = epoch + 1
@@ -106,6 +111,18 @@ def fit(run: Run, optimizer: torch.optim.SGD, *, on_epoch: Callable[[dict[str, f
             }
             run.progress.rows.append(row)
             on_epoch(row)
+
+
+def _enter_stage(run: Run, epoch: int) -> None:
+    """Sets the widths of the epoch that begins."""
+
+    def calibrate() -> None:
+        calibrate_network(run.model, run.train, run.config, run.batch)
+        run.processes.share(run.model)
+
+    begun = None if run.staging is None else run.staging.enter(epoch, run.model, None, calibrate)
+    if begun is not None and run.processes.is_first:
+        print(begun, flush=True)
 
 
 def train_epoch(run: Run, optimizer: torch.optim.SGD, epoch: int, on_step: Step) -> tuple[float, float, float]:

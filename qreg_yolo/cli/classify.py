@@ -65,6 +65,7 @@ def train(
     signed: shared.Signed = None,
     init: shared.Init = None,
     offset: shared.Offset = None,
+    stages: shared.Stages = None,
     weights: Annotated[str | None, typer.Option(help="Checkpoint to start from. [default: from scratch]")] = None,
     teacher: shared.Teacher = None,
     hyp: shared.Recipe = None,
@@ -122,13 +123,21 @@ def train(
 
 def _train(options: dict[str, Any], arguments: dict[str, Any], download: bool) -> None:
     from qreg_yolo.config.classification import default_recipe, resolve
+    from qreg_yolo.config.fine_tuning import RECIPES, inherits
 
     hyp, seeds = options.pop("hyp", None), options.pop("seeds", None)
     default = default_recipe(str(options.get("data") or arguments.get("data", "demo")))
+    inherited, weights = None, options.get("weights") or arguments.get("weights")
+    is_float = resolve(None, options, arguments)[0].quant.is_float
+    if weights is not None and inherits("classify", hyp, is_float=is_float):
+        from qreg_yolo.classify.checkpoint import inherited_settings
+
+        inherited = inherited_settings(Path(str(weights)), options, arguments)
+        default = default if inherited is None else RECIPES["classify"]
     recipe = shared.recipe(hyp, default)
     if recipe is not None:
         options["recipe"] = recipe.stem
-    config, notices = resolve(recipe, options, arguments)
+    config, notices = resolve(recipe, options, arguments, inherited)
     several = parse_seeds(seeds)
     if several and "seed" in {*options, *arguments}:
         raise ConfigError(f"--seeds {seeds} and a seed exclude each other. Give one of them.")

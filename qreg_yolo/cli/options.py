@@ -25,6 +25,9 @@ FirstLastBits = Annotated[
     ),
 ]
 Signed = Annotated[str | None, typer.Option(help="LSQ inputs: auto | signed | unsigned. [default: auto]")]
+Stages = Annotated[
+    str | None, typer.Option(help="First shares of the epochs at other widths, such as 0.2:fp32,0.3:w4a8.")
+]
 Init = Annotated[
     str | None,
     typer.Option(help="Start of the ranges: mse | paper | minmax | percentile. [default: mse with trained weights]"),

@@ -10,12 +10,13 @@ import typer
 from qreg_yolo.cli import options as shared
 from qreg_yolo.cli.process import prepare_ultralytics
 from qreg_yolo.config.checks import AMP_CHOICES
-from qreg_yolo.config.detection import RunConfig, default_recipe, resolve
-from qreg_yolo.config.fine_tuning import RECIPE, inherits
+from qreg_yolo.config.detection import LAYOUT, RunConfig, default_recipe, resolve
+from qreg_yolo.config.fine_tuning import RECIPES, inherits
 from qreg_yolo.config.key_values import parse_overrides
 from qreg_yolo.config.ultralytics_arguments import KINDS
 from qreg_yolo.errors import did_you_mean
 from qreg_yolo.io.strict_yaml import ConfigError
+from qreg_yolo.quant.spec import FLOAT_BITS
 
 EXAMPLES = """\b
 Examples:
@@ -23,13 +24,14 @@ Examples:
   qreg-yolo train --bits 32
   qreg-yolo train --weight-bits 2 --act-bits 8 --per-channel epochs=50 imgsz=320 batch=16
   qreg-yolo train --method dorefa --bits 4 --weight-only --data voc --weights yolov5nu.pt
-  qreg-yolo train --bits 4 --head anchor --weights yolov5n.pt
+  qreg-yolo train --bits 4 --weights runs/yolov5n-fp32-s0/weights/last.pt
+  qreg-yolo train --bits 4 --from-baseline --head anchor --weights yolov5n.pt
   qreg-yolo train --bits 4 --data voc --weights fp32.pt --teacher fp32.pt
   qreg-yolo train --resume runs/yolov5n-lsq-w4a4-s0/weights/last.pt"""
 
 _NEW_RUN = (
     "model", "data", "weights", "teacher", "distill", "hyp", "seed", "head", "autoanchor", "average", "log_noise",
-    "val_every", "no_epoch0", "freeze_codes", "dampen", "transition_rate", "transition_eta",
+    "val_every", "no_epoch0", "freeze_codes", "dampen", "transition_rate", "transition_eta", "from_baseline",
 )  # fmt: skip
 """Options of a new run; a resumed one keeps its own."""
 
@@ -48,6 +50,7 @@ def train(
     signed: shared.Signed = None,
     init: shared.Init = None,
     offset: shared.Offset = None,
+    stages: shared.Stages = None,
     activation: Annotated[str | None, typer.Option(help="silu | relu. [default: silu]")] = None,
     head: Annotated[
         str | None, typer.Option(help="anchor_free | anchor (YOLOv5's own). [default: anchor_free]")
@@ -56,6 +59,12 @@ def train(
     model: Annotated[str | None, typer.Option(help="Ultralytics detection YAML. [default: yolov5n.yaml]")] = None,
     data: Annotated[str | None, typer.Option(help="Data YAML, demo or voc. [default: demo]")] = None,
     weights: Annotated[str | None, typer.Option(help="Checkpoint to start from; also YOLOv5 weights.")] = None,
+    from_baseline: Annotated[
+        bool | None,
+        typer.Option(
+            "--from-baseline", help="Train the fp32 baseline first (or take the finished one), and start there."
+        ),
+    ] = None,
     teacher: shared.Teacher = None,
     distill: Annotated[
         str | None, typer.Option(help="Learned from the teacher: logits | features | both. [default: logits]")
@@ -88,22 +97,44 @@ def train(
     if options.pop("no_epoch0", None):
         options["epoch0"] = False
     hyp = options.pop("hyp", None)
+    first = options.pop("from_baseline", False)
     asked = resolve(None, options, arguments)
     prepare_ultralytics(online=asked.run.online)
+    if first:
+        options["weights"], hyp = _baseline(hyp, options, arguments), None
+        asked = resolve(None, options, arguments)
     start, inherited = None, None
     default = default_recipe(asked.run.data, fine_tuned=asked.run.weights is not None)
-    if asked.run.weights is not None and inherits(hyp, is_float=asked.quant.is_float):
+    if asked.run.weights is not None and inherits("detect", hyp, is_float=asked.quant.is_float):
         from qreg_yolo.detect.fine_tuning import fine_tuning
 
         found = fine_tuning(Path(asked.run.weights), options, arguments)
         start, inherited = found.start, found.sections
         if inherited is not None:
-            default = RECIPE
+            default = RECIPES["detect"]
             print(f"From '{asked.run.weights}': {found}")
     recipe = shared.recipe(hyp, default)
     if recipe is not None:
         options["recipe"] = recipe.stem
     print(_launch(resolve(recipe, options, arguments, inherited), start))
+
+
+def _baseline(hyp: str | None, options: dict[str, Any], arguments: dict[str, Any]) -> str:
+    """Trains the fp32 baseline of a command, or takes the finished one; returns its checkpoint."""
+    if resolve(None, options, arguments).quant.is_float:
+        raise ConfigError("--from-baseline needs something to quantize. Remove --bits 32, or --from-baseline.")
+    quantizing = (*LAYOUT["quant"].keys, *LAYOUT["oscillation"].keys, *LAYOUT["distill"].keys)
+    own = {name: value for name, value in options.items() if name not in quantizing} | {"bits": FLOAT_BITS}
+    data = str(options.get("data") or arguments.get("data", "demo"))
+    recipe = shared.recipe(hyp, default_recipe(data, fine_tuned="weights" in options))
+    if recipe is not None:
+        own["recipe"] = recipe.stem
+    words = dict(arguments)
+    if "name" in words:
+        words["name"] = f"{words['name']}-fp32"
+    from qreg_yolo.detect import runs
+
+    return str(runs.baseline(resolve(recipe, own, words)))
 
 
 def _launch(config: RunConfig, start: Any) -> str:

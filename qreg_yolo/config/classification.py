@@ -210,7 +210,10 @@ def from_mapping(data: Mapping[str, Any], source: str) -> ClassifyConfig:
 
 
 def resolve(
-    recipe: Path | None, options: Mapping[str, Any], overrides: Mapping[str, Any]
+    recipe: Path | None,
+    options: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    inherited: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[ClassifyConfig, list[str]]:
     """Returns the configuration of one run, and notices about scaled milestones.
 
@@ -218,6 +221,7 @@ def resolve(
         recipe: YAML file with any of the sections; None: the defaults.
         options: Options by name (``bits``, ``epochs``, ``seed``, ...), flat; None counts as not given.
         overrides: The ``key=value`` arguments; keys of all sections but ``quant``.
+        inherited: Section -> values of a checkpoint's training, below the recipe.
 
     Raises:
         ConfigError: A recipe that is wrong by itself, an unknown option or key (the nearest is named), a wrong value,
@@ -232,6 +236,7 @@ def resolve(
         stored, source = sections.read_sections(recipe, LAYOUT), f"{COMMAND_LINE} with {recipe}"
         _scale(stored["train"], {"epochs": default.epochs, "milestones": default.milestones}, notices)
         from_mapping(stored, str(recipe))  # checked alone first, so that its faults are reported as its own
+    stored = {name: {**(inherited or {}).get(name, {}), **values} for name, values in stored.items()}
     _scale(own["train"], stored["train"], notices)
     with sections.named(source):
         merged = sections.merged(stored, own)

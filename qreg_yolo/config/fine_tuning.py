@@ -1,17 +1,18 @@
-"""Defaults that come with a float detector to start from: the settings of its own training."""
+"""Defaults that come with a float checkpoint to start from: the settings of its own training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from qreg_yolo.config.detection import HeadConfig, RunConfig
 from qreg_yolo.config.ultralytics_keys import host_defaults
 
-RECIPE = "qat_finetune"
-"""Name of the recipe that takes them, and that is the default at low bits."""
+RECIPES: Mapping[str, str] = MappingProxyType({"detect": "qat_finetune", "classify": "cifar_finetune"})
+"""Track -> name of the recipe that takes them, and that is the default at low bits."""
 _ARGUMENTS = (
     "imgsz", "batch", "single_cls", "box", "cls", "dfl", "hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale",
     "shear", "perspective", "flipud", "fliplr", "bgr", "mosaic", "mixup", "cutmix", "copy_paste", "multi_scale",
@@ -21,16 +22,22 @@ _STRIDE = 32
 """Ultralytics rounds sizes up to a multiple of it (px)."""
 _ANCHOR_FREE = ("box", "cls", "dfl")
 """Those that only Ultralytics' own head reads."""
+_CLASSIFIER = {
+    "run": ("model", "data", "data_dir", "verify", "train_images"),
+    "train": ("batch", "aug", "weight_decay", "channels_last"),
+}
+"""Section -> options that are taken from a classifier's training."""
 
 
-def inherits(hyp: str | None, *, is_float: bool) -> bool:
-    """Returns whether a training from weights takes the settings of a float checkpoint: with `RECIPE`.
+def inherits(track: str, hyp: str | None, *, is_float: bool) -> bool:
+    """Returns whether a training from weights takes the settings of a float checkpoint: with the track's recipe.
 
     Args:
+        track: `detect` | `classify`.
         hyp: Recipe that was asked for; None: the default.
         is_float: Whether nothing is to be quantized.
     """
-    return not is_float if hyp is None else Path(hyp).stem == RECIPE
+    return not is_float if hyp is None else Path(hyp).stem == RECIPES[track]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,3 +73,22 @@ class TrainedSettings:
             train = {name: value for name, value in train.items() if name not in _ANCHOR_FREE}
         run = {"model": self.model, "activation": self.activation, "data": self.data}
         return {"run": run, "head": asdict(self.head), "train": train}
+
+
+def classifier_sections(
+    config: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> dict[str, dict[str, Any]] | None:
+    """Returns section -> values of a float classifier's training; None for a training of another model or data.
+
+    Args:
+        config: The sections of its configuration.
+        options: Given options by name.
+        arguments: Given ``key=value`` words.
+    """
+    given = {name: options.get(name, arguments.get(name)) for name in ("model", "data")}
+    if any(value not in (None, config["run"][name]) for name, value in given.items()):
+        return None
+    return {
+        section: {name: value for name in names if (value := config[section].get(name)) is not None}
+        for section, names in _CLASSIFIER.items()
+    }

@@ -53,7 +53,12 @@ class OscillationOptions:
         return bool(self.freeze_codes or self.dampen or self.transition_rate)
 
     def check_method(self, quant: QuantSpec) -> None:
-        """Raises `InvalidValueError` if one is on and the weights have no step; 32 bits have nothing to hold."""
+        """Raises `InvalidValueError` if one is on and the weights have no step, or change their width in stages."""
+        if self.is_on and quant.stages:
+            raise InvalidValueError(
+                "stages change the codes of all weights at once; freeze_codes, dampen and transition_rate hold them. "
+                "Remove one of the two."
+            )
         if self.is_on and quant.weight_bits != FLOAT_BITS and quant.method not in ("lsq", "lsq+"):
             name = next(name for name in ("freeze_codes", "dampen", "transition_rate") if getattr(self, name))
             raise InvalidValueError(

@@ -21,12 +21,13 @@ CALIBRATION_IMAGES = 64
 """Training images (augmented as in training) that set the input ranges; at least one batch."""
 
 
-def calibrate_detector(trainer: BaseTrainer, model: QuantDetectionModel) -> int:
+def calibrate_detector(trainer: BaseTrainer, model: QuantDetectionModel, *, record: bool = True) -> int:
     """Sets the ranges of a detector's quantizers that have none, records them in its YAML, and logs it.
 
     Args:
         trainer: A trainer with its data, which are drawn as in training; its random states stay as they are.
         model: Its model, not wrapped.
+        record: Whether to record the plan; not in a stage, where the widths are others.
 
     Returns:
         Number of quantizers that were calibrated.
@@ -42,7 +43,8 @@ def calibrate_detector(trainer: BaseTrainer, model: QuantDetectionModel) -> int:
     with preserved_random_state():  # the fp32 baseline must see the same data in the same order
         frozen = frozen_norms(model, trainer.args.freeze)
         report = calibrate(model, _batches(trainer, model), forward=forward, frozen=frozen)
-    model.record_plan(report.unreached)
+    if record:
+        model.record_plan(report.unreached)
     if report.initialized:
         LOGGER.info(f"Calibrated {report.initialized} quantizers on {seen} augmented training images")
     if report.unreached:

@@ -12,7 +12,7 @@ from typing import Any
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
-from qreg_yolo.config.detection import RunConfig
+from qreg_yolo.config.detection import RunConfig, load
 from qreg_yolo.config.distillation import KEY as DISTILL
 from qreg_yolo.config.distillation import DistillOptions
 from qreg_yolo.datasets.classes import class_names
@@ -93,12 +93,10 @@ def train(config: RunConfig, start: Start | None = None) -> outputs.RunResult:
 
 def _arguments(config: RunConfig, amp: bool | str, data: ImageSet) -> dict[str, Any]:
     """Returns the trainer's arguments: Ultralytics' and our request."""
-    head = "-anchor" if config.head.has_anchors else ""
-    name = f"{Path(config.run.model).stem}{head}-{config.quant.label}-s{config.run.seed}"
     return {
-        "name": name,
         **_DEFAULTS,
         **config.train,
+        "name": run_name(config),
         "amp": amp,
         "data": str(data.yaml),
         "seed": config.run.seed,
@@ -117,6 +115,32 @@ def _arguments(config: RunConfig, amp: bool | str, data: ImageSet) -> dict[str, 
             **config.oscillation.section(),
         },
     }
+
+
+def baseline(config: RunConfig) -> Path:
+    """Returns the last checkpoint of an fp32 run: of the finished one with this configuration, or of a new one."""
+    folder = Path(writable_project(config.train.get("project"))) / run_name(config)
+    written = folder / "config.yaml"
+    if (folder / records.FILE).is_file() and written.is_file() and _same_run(load(written), config):
+        LOGGER.info(f"The fp32 baseline is finished: {folder}")
+    else:
+        LOGGER.info("First the fp32 baseline:")
+        result = train(config)
+        print(result.table)
+        folder = result.save_dir
+    return folder / "weights" / "last.pt"
+
+
+def _same_run(one: RunConfig, other: RunConfig) -> bool:
+    """Returns whether two configurations agree in all that decides the numbers."""
+    return replace(one, run=replace(one.run, threads=other.run.threads)) == other
+
+
+def run_name(config: RunConfig) -> str:
+    """Returns the name of a run's folder: the one asked for, or model, head, widths and seed."""
+    head = "-anchor" if config.head.has_anchors else ""
+    own = f"{Path(config.run.model).stem}{head}-{config.quant.label}-s{config.run.seed}"
+    return str(config.train.get("name") or own)
 
 
 def _check(data: str, arguments: Mapping[str, Any]) -> tuple[ImageSet, dict[str, Label]]:

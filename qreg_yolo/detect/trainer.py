@@ -47,6 +47,7 @@ from qreg_yolo.training.epoch_zero import EpochZero
 from qreg_yolo.training.extensions import Extensions
 from qreg_yolo.training.finite import NonFiniteError, all_finite, diagnosis, norm_is_finite
 from qreg_yolo.training.oscillation import oscillation_extensions
+from qreg_yolo.training.staging import Staging
 from qreg_yolo.training.tensor_file import SUFFIX
 
 
@@ -101,6 +102,7 @@ class QuantDetectionTrainer(DetectionTrainer):
         self.zero: EpochZero | None = None
         """Accuracy before training; None: it was not measured."""
         self._measures_zero = False
+        self._staging: Staging | None = None
         super().__init__({KEY: None, **cfg2dict(cfg)}, overrides, _callbacks)
         restore_threads()
         self.precision = precision_of(self.args.amp, self.device)
@@ -252,6 +254,7 @@ class QuantDetectionTrainer(DetectionTrainer):
             self.zero = epoch_zero.measure(self, Path(str(self.args.pretrained)))
         elif event == "on_train_epoch_start":
             resume.begin_epoch(self)
+            self._enter_stage()
             self._batches_of_epoch = 0
             self._resume_gradients()
         elif event == "on_train_batch_start":
@@ -329,6 +332,22 @@ class QuantDetectionTrainer(DetectionTrainer):
             resume.restore(self, self._resumed)
             if (zero := self._resumed.get("epoch_zero")) is not None:
                 self.zero = EpochZero(**zero)
+
+    def _enter_stage(self) -> None:
+        """Sets the widths of the epoch that begins; best.pt and patience count from the last stage on."""
+        model = unwrap_model(self.model)
+        if self._staging is None:
+            config = QuantizationConfig.of(model)
+            self._staging = Staging(config.spec.stages, self.epochs, config.layers or {})
+            if self.start_epoch:
+                self._staging.resume(self.start_epoch - 1, model, self.ema.ema)
+        begun = self._staging.enter(
+            self.epoch, model, self.ema.ema, lambda: calibrate_detector(self, model, record=False)
+        )
+        if begun is not None:
+            LOGGER.info(begun)
+            if self._staging.is_last:
+                self.best_fitness, self.stopper.best_fitness = None, 0.0
 
     @property
     def _steps(self) -> float:

@@ -45,6 +45,8 @@ class Quantizer(nn.Module, ABC):
     """
 
     initialized: Tensor
+    active: bool = True
+    """Whether it quantizes; False in a stage of the training in full precision."""
 
     def __init__(self, spec: QuantizerSpec, *, channels: int | None = None) -> None:
         super().__init__()
@@ -134,6 +136,12 @@ class Quantizer(nn.Module, ABC):
         self.require_data(seen=sample is not None and sample.seen, finite=sample is None or sample.finite)
         assert sample is not None
         return sample
+
+    def forget(self) -> None:
+        """Forgets a learned range, so that calibration sets it anew."""
+        if self.learns_range:
+            self.initialized.fill_(False)
+            self._is_initialized = False
 
     def mark_initialized(self) -> None:
         """Sets the flag, buffer and mirror."""

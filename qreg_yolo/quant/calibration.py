@@ -126,6 +126,9 @@ class _Watcher(nn.Module):
     A forward hook would miss a layer whose ``forward`` is called by name, and inputs given by keyword.
     """
 
+    active = True
+    """As of a quantizer."""
+
     def __init__(self, observe: Callable[[Tensor], None] | None) -> None:
         super().__init__()
         self.observe = observe

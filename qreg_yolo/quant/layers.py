@@ -83,8 +83,12 @@ class QuantLayer(nn.Module):
         weight, act = self.weight_fake_quant, self.input_fake_quant
         return LayerPlan(weight=weight.spec if weight else None, input=act.spec if act else None)
 
+    def _active_input(self) -> Quantizer | None:
+        quantizer = self.input_fake_quant
+        return quantizer if quantizer is not None and quantizer.active else None
+
     def _quantized_weight(self) -> Tensor:
-        if self.weight_fake_quant is None:
+        if self.weight_fake_quant is None or not self.weight_fake_quant.active:
             return self.weight
         kept: list[Tensor] | None = self.__dict__.get(_KEPT)
         if kept is None:
@@ -122,7 +126,7 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
     float_type = nn.Conv2d
 
     def forward(self, input: Tensor) -> Tensor:
-        return convolve(self, self.input_fake_quant, input, self._quantized_weight())
+        return convolve(self, self._active_input(), input, self._quantized_weight())
 
 
 class QuantLinear(QuantLayer, nn.Linear):
@@ -131,6 +135,6 @@ class QuantLinear(QuantLayer, nn.Linear):
     float_type = nn.Linear
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.input_fake_quant is not None:
-            input = self.input_fake_quant(input)
+        if (quantizer := self._active_input()) is not None:
+            input = quantizer(input)
         return F.linear(input, self._quantized_weight(), self.bias)

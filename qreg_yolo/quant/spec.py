@@ -16,6 +16,8 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from qreg_yolo.errors import InvalidTypeError, InvalidValueError, did_you_mean
+from qreg_yolo.quant.stages import FLOAT_BITS as FLOAT_BITS
+from qreg_yolo.quant.stages import Stage, as_stages, stages_to_list
 
 Method = Literal["lsq", "lsq+", "pact", "dorefa"]
 METHODS: tuple[str, ...] = ("lsq", "lsq+", "pact", "dorefa")
@@ -25,8 +27,6 @@ OFFSET_CHOICES: tuple[str, ...] = ("integer", "float")
 GRAD_SCALE_CHOICES: tuple[str, ...] = ("sample", "batch")
 AUTO_CHOICES: tuple[str | bool, ...] = ("auto", True, False)
 FIRST_LAST_CHOICES: tuple[int | str | None, ...] = (None, 8, 32, "same")
-FLOAT_BITS = 32
-"""Width without a quantizer."""
 WIDTHS: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)
 
 _WEIGHT_METHOD: dict[str, Method] = {"lsq": "lsq", "lsq+": "lsq+", "pact": "dorefa", "dorefa": "dorefa"}
@@ -130,6 +130,8 @@ class QuantSpec:
     """PACT: L2 decay of the clipping value; None: the optimizer's weight decay."""
     relative_steps: str | bool = "auto"
     """Steps and clipping values learn relative to their size, offsets to the step; `auto`: under Adam's kind."""
+    stages: tuple[Stage, ...] = ()
+    """Shares of the epochs at other widths, before the last stage; in a dictionary, a list or a text (`as_stages`)."""
     include: tuple[str, ...] = ()
     """Layer patterns (fnmatch on the full name); empty: all."""
     exclude: tuple[str, ...] = ()
@@ -146,6 +148,7 @@ class QuantSpec:
                 f"not {self.overrides!r}."
             )
         object.__setattr__(self, "overrides", {k: dict(v) for k, v in self.overrides.items()})
+        object.__setattr__(self, "stages", as_stages(self.stages))
         _check_choice("method", self.method, METHODS)
         _check_choice("signed", self.signed, SIGNED_CHOICES)
         _check_choice("init", self.init, INIT_CHOICES)
@@ -195,7 +198,8 @@ class QuantSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns a YAML-safe dictionary that `from_options` reads back."""
-        return {**asdict(self), "include": list(self.include), "exclude": list(self.exclude)}
+        lists = {"include": list(self.include), "exclude": list(self.exclude), "stages": stages_to_list(self.stages)}
+        return {**asdict(self), **lists}
 
     @property
     def is_float(self) -> bool:
@@ -248,7 +252,7 @@ class QuantSpec:
                     f"Override '{pattern}': '{key}' is not an option of a layer.{did_you_mean(key, _OVERRIDE_KEYS)} "
                     f"Known: {', '.join(_OVERRIDE_KEYS)}."
                 )
-        return replace(self, overrides={}, **spelled_out(override))
+        return replace(self, overrides={}, stages=(), **spelled_out(override))
 
     def layer_plan(self, *, rescale: bool | None, pretrained: bool = False) -> LayerPlan:
         """Returns the quantizers of a layer under this spec.

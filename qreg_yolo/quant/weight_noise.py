@@ -157,7 +157,7 @@ def quantized_weights(model: nn.Module) -> dict[str, QuantizedWeight]:
     return {
         name: (layer.weight_fake_quant, layer.weight.detach())
         for name, layer in distinct_layers(model).items()
-        if isinstance(layer, QuantLayer) and layer.weight_fake_quant is not None
+        if isinstance(layer, QuantLayer) and layer.weight_fake_quant is not None and layer.weight_fake_quant.active
     }
 
 

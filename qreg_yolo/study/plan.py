@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qreg_yolo.config import classification, detection
-from qreg_yolo.config.fine_tuning import RECIPE, TrainedSettings, inherits
+from qreg_yolo.config.fine_tuning import RECIPES, TrainedSettings, classifier_sections, inherits
 from qreg_yolo.corrupt.spec import NAMES
 from qreg_yolo.datasets.cifar import cifar_in
 from qreg_yolo.datasets.sources import find_data, read_source
@@ -26,7 +26,7 @@ TRAININGS = "trainings"
 """Folder of the runs in the study's."""
 _CHECKPOINTS = ("weights", "teacher")
 """Options that may be the baseline's checkpoint."""
-_QUANT_OPTIONS = (*METHOD_KEYS, "weight_bits", "init", "offset")
+_QUANT_OPTIONS = (*METHOD_KEYS, "weight_bits", "init", "offset", "stages")
 """Options of the quantization, in both tracks."""
 _NAMED = ("per_channel", "first_last_bits", "signed")
 """Options of a method that are part of its runs' names."""
@@ -228,18 +228,20 @@ def _resolved(
 ) -> tuple[dict[str, Any], int]:
     """Returns the whole configuration of a training, as its command resolves it, and its epochs."""
     said = {name: value for name, value in options.items() if is_said(name, value)}
+    inherited = _inherited(grid.track, said, own, request, baseline)
+    default = RECIPES[grid.track] if inherited else _default_recipe(grid, fine_tuned="weights" in said)
+    recipe = request.recipe or default
+    path = None if recipe is None else recipe_path(recipe)
     if grid.track == "classify":
-        path = recipe_path(request.recipe or classification.default_recipe(grid.data))
-        classifier = classification.resolve(path, said, own)[0]
+        classifier = classification.resolve(path, said, own, inherited)[0]
         config, epochs = classifier.to_dict(), classifier.train.epochs
     else:
-        inherited = _inherited(said, own, request, baseline)
-        default = RECIPE if inherited else detection.default_recipe(grid.data, fine_tuned="weights" in said)
-        recipe = request.recipe or default
-        run = detection.resolve(None if recipe is None else recipe_path(recipe), said, own, inherited)
-        config, epochs = run.to_dict(), int(run.train.get("epochs", 100))  # Ultralytics' default
+        detector = detection.resolve(path, said, own, inherited)
+        config, epochs = detector.to_dict(), int(detector.train.get("epochs", 100))  # Ultralytics' default
     flat = {name: value for section in config.values() for name, value in section.items()}
     for name, value in options.items():
+        if isinstance(value, (list, Mapping)):
+            raise ConfigError(f"{name}={value!r}: write it as on the command line, as a text.")
         if name not in said and flat.get(name, value) != value:
             raise ConfigError(
                 f"{name}: the recipe says {flat[name]}, and no option of the command says {value}. Use another recipe."
@@ -247,15 +249,25 @@ def _resolved(
     return config, epochs
 
 
+def _default_recipe(grid: Grid, *, fine_tuned: bool) -> str | None:
+    if grid.track == "classify":
+        return classification.default_recipe(grid.data)
+    return detection.default_recipe(grid.data, fine_tuned=fine_tuned)
+
+
 def _inherited(
-    options: Mapping[str, Any], own: Mapping[str, Any], request: _Request, baseline: Training | None
+    track: str, options: Mapping[str, Any], own: Mapping[str, Any], request: _Request, baseline: Training | None
 ) -> dict[str, dict[str, Any]] | None:
-    """Returns the settings that a detector takes from its baseline, which need not be trained yet; None: none."""
-    is_float = detection.resolve(None, options, own).quant.is_float
-    if baseline is None or request.weights != BASELINE or not inherits(request.recipe, is_float=is_float):
+    """Returns the settings that a training takes from its baseline, which need not be trained yet; None: none."""
+    if baseline is None or request.weights != BASELINE:
         return None
+    if track == "classify":
+        is_float = classification.resolve(None, options, own)[0].quant.is_float
+        takes = inherits(track, request.recipe, is_float=is_float)
+        return classifier_sections(baseline.config, options, own) if takes else None
+    is_float = detection.resolve(None, options, own).quant.is_float
     trained = TrainedSettings.of(detection.from_mapping(baseline.config, baseline.name))
-    if not trained.fit(options, own):
+    if not inherits(track, request.recipe, is_float=is_float) or not trained.fit(options, own):
         return None
     if (batch := trained.arguments["batch"]) < 1:
         raise ConfigError(

@@ -16,6 +16,7 @@ from qreg_yolo.classify import execute, runs
 from qreg_yolo.classify.checkpoint import load_classifier
 from qreg_yolo.io import files, records
 from qreg_yolo.io.strict_yaml import ConfigError
+from qreg_yolo.quant.convert import quantized_layers
 from tests.classify.classify_helpers import TINY, at_step, command_line, same_results, train
 from tests.classify.synthetic_networks import DROPOUT, NORMED
 
@@ -68,6 +69,22 @@ def test_a_run_that_holds_oscillating_weights_is_resumed_too(
     assert float(rows[-1]["frozen/total"]) > 0
     assert rows[0]["transition_lr/w2"] != rows[-1]["transition_lr/w2"]
     assert {"changed/second", "oscillating/total", "near_threshold/head", "dampening/total"} <= rows[0].keys()
+
+
+def test_a_run_is_resumed_across_its_stages(cifar10: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Full precision, then 8 bits, interrupted there, then 2 bits."""
+    given = {"bits": 2, "stages": "0.34:fp32,0.34:w8a8", "epochs": 3}
+    train(cifar10, tmp_path / "straight", **given)
+    checkpoint = stopped(cifar10, tmp_path / "resumed", monkeypatch, epoch=2, **given)
+    network, _, _ = load_classifier(checkpoint, NORMED)
+    assert {layer.weight_fake_quant.bits for layer in quantized_layers(network).values()} == {8}
+    runs.resume(checkpoint, {"model": NORMED})
+    one, two = (load_file(last(tmp_path / name)) for name in ("straight", "resumed"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert same_results(tmp_path / "straight" / "run", tmp_path / "resumed" / "run")
+    network, _, _ = load_classifier(last(tmp_path / "resumed"), NORMED)
+    assert 2 in {layer.weight_fake_quant.bits for layer in quantized_layers(network).values()}
 
 
 @pytest.mark.slow

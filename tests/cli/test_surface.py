@@ -27,8 +27,9 @@ SURFACE = {
         "arguments": ["overrides"],
         "options": [
             "--bits", "--weight-bits", "--act-bits", "--method", "--weight-only", "--per-channel",
-            "--first-last-bits", "--edge-bits", "--signed", "--init", "--offset", "--activation", "--head",
-            "--autoanchor", "--model", "--data", "--weights", "--teacher", "--distill", "--hyp", "--seed", "--threads",
+            "--first-last-bits", "--edge-bits", "--signed", "--init", "--offset", "--stages", "--activation", "--head",
+            "--autoanchor", "--model", "--data", "--weights", "--from-baseline",
+            "--teacher", "--distill", "--hyp", "--seed", "--threads",
             "--amp", "--average", *HOLDING, "--log-noise", "--val-every", "--no-epoch0", "--resume", "--online",
         ],
     },
@@ -90,7 +91,7 @@ SURFACE = {
         "options": [
             "--model", *CLASSIFY_DATA, "--bits", "--weight-bits", "--act-bits", "--method",
             "--weight-only", "--per-channel", "--first-last-bits", "--edge-bits", "--signed", "--init", "--offset",
-            "--weights", "--teacher", "--hyp", "--train-images", "--epochs", "--val-every", "--no-epoch0",
+            "--stages", "--weights", "--teacher", "--hyp", "--train-images", "--epochs", "--val-every", "--no-epoch0",
             "--milestones", "--gamma", "--lr0", "--momentum", "--nesterov", "--weight-decay", "--batch", "--aug",
             "--amp", "--compile", *HOLDING, "--log-noise", "--seed", "--seeds",
             "--threads", "--device", "--project", "--name",

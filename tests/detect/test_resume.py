@@ -6,6 +6,7 @@ import json
 import random
 import signal
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 import torch
 
 from qreg_yolo.detect import resume
+from qreg_yolo.detect.checkpoint import load_weights
 from qreg_yolo.io import files
+from qreg_yolo.quant.convert import quantized_layers
 from tests import TINY
 from tests.process_helpers import run_forked
 
@@ -86,10 +89,39 @@ def _assert_equal(one: Any, two: Any, where: str = "") -> None:
         assert one == two, where
 
 
+def quantizers(layer: Any) -> list[Any]:
+    return [layer.weight_fake_quant, layer.input_fake_quant]
+
+
 def _epochs(folder: Path) -> list[list[str]]:
     """Returns the rows of results.csv without the time, which differs."""
     lines = (folder / "run" / "results.csv").read_text().splitlines()
     return [[cell for column, cell in enumerate(line.split(",")) if column != 1] for line in lines]
+
+
+def test_a_run_is_resumed_across_its_stages(tiny_data: Path, tmp_path: Path) -> None:
+    """Full precision in the first epoch, 8 bits in the second, killed in the third: 4 bits."""
+    quant = {"bits": 4, "method": "lsq", "stages": "0.25:fp32,0.25:w8a8"}
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    _train(straight, tiny_data, qreg=quant)
+    _train(resumed, tiny_data, kill_at=5, qreg=quant)
+    interrupted, _ = load_weights(resumed / "run" / "weights" / "last.pt")
+    assert {layer.weight_fake_quant.bits for layer in quantized_layers(interrupted).values()} == {8}
+    assert "not bit for bit" not in _resume(resumed, tiny_data)
+    one, two = (torch.load(folder / "state.pt", weights_only=True) for folder in (straight, resumed))
+    _assert_equal(one, two)
+    assert _epochs(straight) == _epochs(resumed)
+    for name in ("best.pt", "last.pt"):
+        model, _ = load_weights(straight / "run" / "weights" / name)
+        widths = Counter(layer.weight_fake_quant.bits for layer in quantized_layers(model).values())
+        assert set(widths) == {4, 8}
+        assert widths[4] > widths[8]
+
+
+def test_a_single_epoch_has_the_widths_that_were_asked_for(tiny_data: Path, tmp_path: Path) -> None:
+    _train(tmp_path, tiny_data, epochs=1, qreg={"bits": 4, "stages": "0.5:fp32", "first_last_bits": "same"})
+    model, _ = load_weights(tmp_path / "run" / "weights" / "last.pt")
+    assert {(q.bits, q.active) for layer in quantized_layers(model).values() for q in quantizers(layer)} == {(4, True)}
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", pytest.param("AdamW", marks=pytest.mark.slow)])
