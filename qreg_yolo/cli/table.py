@@ -16,7 +16,7 @@ EXAMPLES = """\b
 Examples:
   qreg-yolo table records.csv
   qreg-yolo table records.csv --kind robustness --format markdown
-  qreg-yolo table records.csv --kind accuracy --reference 'lsq 8'
+  qreg-yolo table records.csv --kind accuracy --reference 'lsq 4'
   qreg-yolo table records.csv --kind cells --severities 3 --runs '*-best-*' --format latex --out table.tex"""
 
 

@@ -275,3 +275,26 @@ def test_the_study_of_low_bits_can_be_planned() -> None:
     assert names[-2:] == ["robustness", "accuracy"]
     Path("yolov5n.pt").unlink()
     assert_refused(study("low_bits", "--dry-run"), 2, "There is no checkpoint 'yolov5n.pt'")
+
+
+def test_variants_of_a_classifier_are_measured_on_clean_images(tmp_path: Path) -> None:
+    small = {"epochs": 1, "train_images": 40, "batch": 20}
+    on = {"name": "on", "bits": 32, "options": {"hyp": "cifar_finetune", "epochs": 1}}
+    taught = {"name": "taught", "options": {"epochs": 1, "teacher": "baseline"}}
+    grid = {"track": "classify", "bits": [4], "overrides": small, "variants": [on, taught]}
+    analyses = {"table1": False, "heatmaps": False, "curves": False, "accuracy": True}
+    sections = {"grid": grid, "protocol": {"corruptions": [], "limit": 20}, "analyses": analyses}
+    path, out = tmp_path / "clean.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump(sections))
+    outcome = study(path, "--out", out)
+    assert outcome.code == 0, outcome.err + outcome.out
+    folders = {name: out / "trainings" / f"resnet20-{name}-s0" for name in ("on", "taught-w4a4")}
+    configs = {name: yaml.safe_load((folder / "config.yaml").read_text()) for name, folder in folders.items()}
+    assert {config["run"]["train_images"] for config in configs.values()} == {40}, "the baseline's"
+    assert {(config["train"]["batch"], config["train"]["lr0"]) for config in configs.values()} == {(20, 0.01)}
+    measured = records.read(out / "robustness" / "records.csv")
+    assert measured.select("variant", "method", "corruption", "n_images").rows() == [
+        (None, "fp32", None, 20), ("on", "fp32", None, 20), ("taught", "lsq", None, 20),
+    ]  # fmt: skip
+    assert "taught 4" in outcome.out
+    assert "5 done, 0 incomplete, 0 to run." in study(path, "--out", out).out
