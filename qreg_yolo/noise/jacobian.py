@@ -48,6 +48,7 @@ class StraightThrough(nn.Module):
     def __init__(self, quantizer: Quantizer) -> None:
         super().__init__()
         self.quantizer = quantizer
+        self.active = quantizer.active
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():

@@ -76,6 +76,6 @@ class Sweep:
 
     def _spec(self, method: str, bits: int) -> QuantSpec:
         return QuantSpec(
-            method=method, weight_bits=bits, act_bits=FLOAT_BITS, first_last_bits=self.first_last_bits,
+            method=method, weight_bits=bits, act_bits=FLOAT_BITS, init="paper", first_last_bits=self.first_last_bits,
             per_channel=self.per_channel,
         )  # fmt: skip

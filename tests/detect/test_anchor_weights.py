@@ -83,7 +83,7 @@ def test_every_tensor_is_taken_strictly(classic: tuple[Path, dict[str, Tensor]])
     for name, tensor in saved.items():
         if name != "model.24.anchors":
             assert torch.equal(state[name], tensor.to(state[name])), name
-    start = load_start(path)
+    start, _ = load_start(path)
     assert isinstance(start, YOLOv5Weights)
     for change in ({"model.3.conv.weight": None}, {"model.3.conv.weight": torch.ones(1)}, {"more": torch.ones(1)}):
         tensors = {name: tensor for name, tensor in {**start.tensors, **change}.items() if tensor is not None}
@@ -105,7 +105,7 @@ def test_classic_files_of_other_networks_can_only_be_started_from(tmp_path: Path
     write_classic(tmp_path / "other.pt", model="yolov8n.yaml")
     with pytest.raises(WeightsError, match=r"other\.pt.*not YOLOv5 n, s, m, l or x.*--weights"):
         load_weights(tmp_path / "other.pt")
-    assert isinstance(load_start(tmp_path / "other.pt"), YOLOv5Weights)
+    assert isinstance(load_start(tmp_path / "other.pt")[0], YOLOv5Weights)
 
 
 # ------------------------------------------------------------------------------------------------ other classes
@@ -115,7 +115,7 @@ def test_classic_files_of_other_networks_can_only_be_started_from(tmp_path: Path
 def test_a_training_with_as_many_classes_takes_everything(bits: int, classic: tuple[Path, dict[str, Tensor]]) -> None:
     model = build(nc=4, bits=bits, head="anchor", pretrained=True)
     with ultralytics_warnings() as said:
-        model.load(load_start(classic[0]))
+        model.load(load_start(classic[0])[0])
     assert said == ["Transferred 349 of 349 tensors from 'v6.pt' (YOLOv5 weights); untrained: none"]
     expected = load_weights(classic[0])[0].state_dict()
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in expected.items())
@@ -147,7 +147,7 @@ def test_other_classes_of_a_classic_file_go_by_name(classic: tuple[Path, dict[st
     model.names = {0: "person", 1: "cat", 2: "DISC "}
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with ultralytics_warnings() as said:
-        model.load(load_start(path))
+        model.load(load_start(path)[0])
     assert said == [
         "Transferred 343 of 349 tensors from 'v6.pt' (YOLOv5 weights); untrained: model.24 (6)",
         SAID,
@@ -223,7 +223,7 @@ def test_the_official_file_gives_what_its_tensors_give() -> None:
     """One photograph, letterboxed to 640 px; the tensors come from the file without the code under test's model."""
     import cv2
 
-    start = load_start(OFFICIAL)
+    start, _ = load_start(OFFICIAL)
     assert isinstance(start, YOLOv5Weights)
     assert len(start.tensors) == 349
     picture = cv2.imread(str(next(iter(sorted(PHOTOS.glob("*.jpg"))))))[..., ::-1]

@@ -33,7 +33,7 @@ def classic(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, t
 def test_classic_weights_are_all_read(classic: tuple[Path, dict[str, torch.Tensor]]) -> None:
     path, saved = classic
     assert "models" not in sys.modules
-    start = load_start(path)
+    start, _ = load_start(path)
     assert isinstance(start, YOLOv5Weights)
     expected = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in saved.items()}
     assert start.tensors.keys() == expected.keys()
@@ -49,7 +49,7 @@ def test_classic_weights_go_where_name_and_shape_fit(bits: int, classic: tuple[P
     model = build(model="yolov5n.yaml", bits=bits, pretrained=True)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with ultralytics_warnings() as said:
-        model.load(load_start(path))
+        model.load(load_start(path)[0])
     assert said == ["Transferred 342 of 427 tensors from 'mine.pt' (YOLOv5 weights); untrained: model.24 (85)"]
     same = 0
     for name, tensor in model.state_dict().items():
@@ -61,7 +61,7 @@ def test_classic_weights_go_where_name_and_shape_fit(bits: int, classic: tuple[P
 
 def test_ranges_of_other_weights_are_forgotten(classic: tuple[Path, dict[str, torch.Tensor]]) -> None:
     model = calibrated(model="yolov5n.yaml", bits=4)
-    model.load(load_start(classic[0]), verbose=False)
+    model.load(load_start(classic[0])[0], verbose=False)
     assert len(uninitialized_quantizers(model)) == 150
 
 
@@ -69,7 +69,7 @@ def test_classic_weights_of_another_size_are_an_error(
     classic: tuple[Path, dict[str, torch.Tensor]], plain: DetectionModel
 ) -> None:
     with pytest.raises(WeightsError, match=r"\[16, 3, 6, 6\] there and \[32, 3, 6, 6\] here.*--model"):
-        build(model="yolov5s.yaml", bits=4).load(load_start(classic[0]))
+        build(model="yolov5s.yaml", bits=4).load(load_start(classic[0])[0])
     with pytest.raises(WeightsError, match=r"has 0 tensors"):
         YOLOv5Weights(Path("empty.pt"), {}).fitting(plain.state_dict())
 
@@ -77,7 +77,7 @@ def test_classic_weights_of_another_size_are_an_error(
 def test_hostile_classic_files_give_their_tensors_and_nothing_else(tmp_path: Path) -> None:
     marker, path = tmp_path / "marker", tmp_path / "evil.pt"
     saved = write_classic(path, extra=Evil(marker), opt=HOSTILE["eval"](marker))
-    start = load_start(path)
+    start, _ = load_start(path)
     assert isinstance(start, YOLOv5Weights)
     assert torch.equal(start.tensors["model.0.conv.weight"], saved["model.0.conv.weight"].float())
     assert not marker.exists()
