@@ -19,7 +19,7 @@ from qreg_yolo.io.strict_yaml import ConfigError
 EXAMPLES = """\b
 Examples:
   qreg-yolo correct runs/yolov5n-lsqplus-w4a4-s0/weights/last.pt
-  qreg-yolo correct last.pt --epochs 0 --bn-batches 100
+  qreg-yolo correct best.pt --epochs 0 --bn-batches 20
   qreg-yolo correct runs/resnet20-demo-lsq-w4a4-s0/weights/last.safetensors"""
 
 

@@ -22,7 +22,7 @@ EXAMPLES = """\b
 Examples:
   qreg-yolo ptq runs/yolov5n-fp32-s0/weights/best.pt --bits 8
   qreg-yolo ptq yolov5n.pt --bits 8 --data voc --class-map coco2voc imgsz=640
-  qreg-yolo ptq best.pt --weight-bits 4 --act-bits 8 --method lsq --per-channel
+  qreg-yolo ptq fp32.pt --weight-bits 4 --act-bits 8 --method lsq --per-channel
   qreg-yolo ptq runs/resnet20-demo-fp32-s0/weights/last.safetensors --bits 4"""
 
 _QUANT = (

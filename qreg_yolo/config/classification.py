@@ -18,7 +18,7 @@ from typing import Any
 
 from qreg_yolo.config import sections
 from qreg_yolo.config.checks import AMP_CHOICES, check_bools, check_counts, check_number, check_texts
-from qreg_yolo.config.distillation import DistillOptions
+from qreg_yolo.config.distillation import DistillOptions, named_teacher
 from qreg_yolo.config.key_values import Kind, check_folder_name
 from qreg_yolo.config.oscillation import OscillationOptions
 from qreg_yolo.config.sections import COMMAND_LINE, QUANT, Section
@@ -240,6 +240,7 @@ def resolve(
     _scale(own["train"], stored["train"], notices)
     with sections.named(source):
         merged = sections.merged(stored, own)
+        merged["distill"] = named_teacher(merged)
     return from_mapping(merged, source), notices
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from qreg_yolo.config import sections
 from qreg_yolo.config.checks import check_bools, check_counts, check_number, check_texts
-from qreg_yolo.config.distillation import DistillOptions
+from qreg_yolo.config.distillation import DistillOptions, named_teacher
 from qreg_yolo.config.oscillation import OscillationOptions
 from qreg_yolo.config.sections import COMMAND_LINE, QUANT, Section
 from qreg_yolo.config.ultralytics_keys import check_train
@@ -243,6 +243,7 @@ def resolve(
     stored = {name: {**(inherited or {}).get(name, {}), **values} for name, values in stored.items()}
     with sections.named(source):
         merged = sections.merged(stored, own)
+        merged["distill"] = named_teacher(merged)
     if "losses" in own["distill"] and merged["distill"].get("teacher") is None:
         raise ConfigError(f"--distill {own['distill']['losses']} needs a teacher. Add --teacher CKPT.")
     return _built(merged, source)

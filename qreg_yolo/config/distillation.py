@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from qreg_yolo.config.checks import check_bools, check_number, check_texts
 from qreg_yolo.errors import InvalidValueError, check_choice
+from qreg_yolo.io.strict_yaml import ConfigError
+from qreg_yolo.quant.spec import QuantSpec
 
 KEY = "distill"
 """Name of the section."""
+WEIGHTS, NONE = "weights", "none"
+"""Teachers that are no path."""
 LOSSES: tuple[str, ...] = ("logits", "features", "both")
+
+
+def named_teacher(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns section ``distill`` of merged sections with the teacher's checkpoint in place of `weights` and `none`.
+
+    Raises:
+        ConfigError: `weights`, and the run starts from none.
+    """
+    options = dict(sections[KEY])
+    if options.get("teacher") not in (WEIGHTS, NONE):
+        return options
+    if options["teacher"] == NONE or QuantSpec.from_options(sections["quant"]).is_float:
+        return {}
+    if (weights := sections["run"].get("weights")) is None:
+        raise ConfigError("teacher: weights is the checkpoint of --weights. Give one, or another teacher.")
+    return {**options, "teacher": weights}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +45,8 @@ class DistillOptions:
     """
 
     teacher: str | None = None
-    """Checkpoint of the teacher, usually the fp32 baseline; None: no distillation."""
+    """Checkpoint of the teacher, usually the fp32 baseline; `weights`: the one that the run starts from, if anything is
+    quantized; None or `none`: no distillation."""
     sha256: str | None = None
     """Hash of the teacher's file, which a run writes and checks when it is resumed or repeated; None: not checked."""
     losses: str = "logits"

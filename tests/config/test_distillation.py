@@ -78,3 +78,20 @@ def test_losses_without_a_teacher(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--distill both needs a teacher\. Add --teacher"):
         detection.resolve(None, {"distill": "both"}, {})
     detection.resolve(recipe(tmp_path, "teacher: a.pt"), {"distill": "both"}, {})
+
+
+@pytest.mark.parametrize("track", [detection, classification])
+def test_the_teacher_may_be_the_start(track: Any, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("distill: {teacher: weights, logits: 2.0}\n")
+
+    def resolved(**options: Any) -> DistillOptions:
+        found = track.resolve(recipe, options, {})
+        return (found[0] if isinstance(found, tuple) else found).distill
+
+    assert resolved(bits=4, weights="a.pt") == DistillOptions(teacher="a.pt", logits=2.0)
+    assert resolved(bits=4, weights="a.pt", teacher="b.pt").teacher == "b.pt"
+    assert resolved(bits=4, teacher="none") == DistillOptions()
+    assert resolved(bits=32, weights="a.pt") == DistillOptions(), "a float network would learn from itself"
+    with pytest.raises(ConfigError, match="teacher: weights is the checkpoint of --weights"):
+        resolved(bits=4)
