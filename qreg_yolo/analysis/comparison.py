@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ from qreg_yolo.terminal import Progress, no_progress
 
 _AGREE = 0.05
 """Points that a record and the metric of its per-image file may differ by (records are rounded)."""
+Item = TypeVar("Item")
 Measure = Callable[[Values, Values], Number]
 """(quantized, fp32) -> a number, for values and for values per resample alike."""
 
@@ -70,7 +72,7 @@ def compare(
     measured = [(key, run, condition) for key, run in runs.items() for condition in run.values]
     with progress("bootstrap", len(measured)) as done:
         for key, run, condition in measured:
-            found = _statistics(per_image, run, condition)
+            found = statistics_of(per_image, run, condition)
             if found is not None:
                 name, reference = first.setdefault((run.data, run.split, run.n_images), (run.run_id, found))
                 check_same_images(found, reference, f"{run.run_id} ({condition[0]}-{condition[1]})", name)
@@ -85,7 +87,7 @@ def _key(one: Measurement) -> tuple[object, ...]:
     return (one.run_id, one.data, one.split, one.n_images, one.evaluation, one.preset)
 
 
-def _statistics(folder: Path, one: Measurement, condition: Condition) -> PerImage | None:
+def statistics_of(folder: Path, one: Measurement, condition: Condition) -> PerImage | None:
     """Returns the statistics of one condition, or None without a file for that metric."""
     path = image_statistics.path_of(folder, one.run_id, *condition)
     if one.metric not in RESAMPLED or math.isnan(one.values[condition]) or not path.is_file():
@@ -128,17 +130,21 @@ def by_seed(comparisons: Iterable[Comparison]) -> list[list[Comparison]]:
     Raises:
         AnalysisError: Two runs with the same seed, which would count twice.
     """
-    groups: dict[tuple[object, ...], list[Comparison]] = {}
-    for one in comparisons:
-        run = one.pair.quantized
+    return grouped(comparisons, lambda one: one.pair.quantized)
+
+
+def grouped(items: Iterable[Item], run_of: Callable[[Item], Measurement]) -> list[list[Item]]:
+    """Returns items grouped into those whose runs differ in the seed alone; errors as `by_seed`."""
+    groups: dict[tuple[object, ...], list[Item]] = {}
+    for item in items:
+        run = run_of(item)
         measured = (run.data, run.split, run.n_images, run.evaluation, run.preset)
-        key = (run.track, run.model, run.label, run.precision, *measured)
-        group = groups.setdefault(key, [])
-        for other in group:
-            if other.pair.quantized.seed == run.seed:
+        group = groups.setdefault((run.track, run.model, run.label, run.precision, *measured), [])
+        for other in map(run_of, group):
+            if other.seed == run.seed:
                 raise AnalysisError(
-                    f"{other.pair.quantized.run_id} and {run.run_id} are the same but for their weights (seed "
-                    f"{run.seed}). Keep one of them with --runs."
+                    f"{other.run_id} and {run.run_id} are the same but for their weights (seed {run.seed}). Keep "
+                    "one of them with --runs."
                 )
-        group.append(one)
+        group.append(item)
     return list(groups.values())

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _POINTS = {"fraction": 100.0, "points": 1.0, "percent": 1.0}
 """Unit of the records -> factor to points."""
 _RUN = (
-    "run_id", "track", "model", "method", "weight_bits", "act_bits", "precision", "seed", "data", "split", "n_images",
-    "evaluation", "metric",
+    "run_id", "track", "model", "variant", "method", "weight_bits", "act_bits", "precision", "seed", "data", "split",
+    "n_images", "evaluation", "metric",
 )  # fmt: skip
 
 
@@ -44,6 +44,8 @@ class Measurement:
     run_id: str
     track: str
     model: str
+    variant: str | None = None
+    """Name of the study's variant; None: a baseline or a method."""
     method: str
     weight_bits: int
     act_bits: int
@@ -74,8 +76,18 @@ class Measurement:
 
     @property
     def label(self) -> str:
-        """Method and widths, without the seed: ``lsq 8``; ``fp32``."""
-        return "fp32" if self.method == "fp32" else f"{self.method} {self.bits}"
+        """Variant or method, and widths, without the seed: ``lsq 8``; ``fp32``."""
+        return self.title if self.method == "fp32" else f"{self.title} {self.bits}"
+
+    @property
+    def title(self) -> str:
+        """The variant, or the method without one."""
+        return self.variant or self.method
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is an fp32 baseline; a variant that trains on in full precision is none."""
+        return self.method == "fp32" and self.variant is None
 
     @property
     def severities(self) -> tuple[int, ...]:
@@ -210,7 +222,7 @@ def pair_with_baselines(measured: Iterable[Measurement], baselines: Sequence[str
             and is not named in ``baselines``.
     """
     measured = list(measured)
-    floats = [one for one in measured if one.method == "fp32"]
+    floats = [one for one in measured if one.is_baseline]
     quantized = [one for one in measured if one.method != "fp32"]
     ids = list(dict.fromkeys(one.run_id for one in floats))
     for baseline in baselines:

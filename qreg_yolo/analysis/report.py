@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from qreg_yolo.analysis.accuracy import accuracy
 from qreg_yolo.analysis.comparison import Comparison, by_seed, compare, estimate
 from qreg_yolo.analysis.curves import read_curves
 from qreg_yolo.analysis.loss_tables import loss_matched_table, overfitting_table
@@ -23,7 +24,7 @@ from qreg_yolo.analysis.plots import (
 )
 from qreg_yolo.analysis.plots.heatmaps import SCALE_LABEL
 from qreg_yolo.analysis.plots.style import check_figure_path, palette_of
-from qreg_yolo.analysis.table import FORMATS, Estimate, entry_text
+from qreg_yolo.analysis.table import FORMATS, Estimate, Table, entry_text
 from qreg_yolo.analysis.tables import TABLES, group_name, missing_notes
 from qreg_yolo.corrupt.spec import NAMES, SEVERITIES
 from qreg_yolo.errors import MissingFileError, did_you_mean
@@ -34,6 +35,9 @@ from qreg_yolo.metrics.conditions import CLEAN, DEFAULT_LAYOUT, read_layout
 from qreg_yolo.metrics.robustness import Number, Values, map_delta, mean_over
 from qreg_yolo.quant.spec import FLOAT_BITS
 from qreg_yolo.terminal import Progress, no_progress
+
+ACCURACY = "accuracy"
+"""Kind of the table of clean accuracies; the others are in `TABLES`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,21 +58,47 @@ class Request:
     """Reports the progress of the bootstrap."""
 
 
-def table(request: Request, kind: str = "table1", format_: str = "text", out: Path | None = None) -> str:
+def table(
+    request: Request,
+    kind: str = "table1",
+    format_: str = "text",
+    out: Path | None = None,
+    reference: str | None = None,
+) -> str:
     """Returns a table as text, having written it where ``out`` is given.
 
+    Args:
+        request: The records.
+        kind: `ACCURACY`, or one of `TABLES`.
+        format_: One of `FORMATS`.
+        out: The file; None: none.
+        reference: Variant that accuracies are compared with; None: the fp32 baselines.
+
     Raises:
-        ConfigError: An unknown kind or format, or whatever `read_measurements` refuses.
+        ConfigError: An unknown kind, format or reference, or whatever `read_measurements` refuses.
         AnalysisError: No baseline, several baselines, or files that contradict each other.
     """
-    make = TABLES[_choice("kind", kind, TABLES)]
+    _choice("kind", kind, (*TABLES, ACCURACY))
+    if reference is not None and kind != ACCURACY:
+        raise ConfigError(f"--reference {reference} applies to --kind {ACCURACY}, not to {kind}. Remove it.")
     write = FORMATS[_choice("format", format_, FORMATS)]
     if out is not None and not out.parent.is_dir():
         raise MissingFileError(f"{out.parent} is not a folder. Make it first, or give another path.")
-    text = write(make(*_compared(request)))
+    made = _accuracies(request, reference) if kind == ACCURACY else TABLES[kind](*_compared(request))
+    text = write(made)
     if out is not None:
         files.write_text(out, text + "\n")
     return text
+
+
+def _accuracies(request: Request, reference: str | None) -> Table:
+    if request.baselines:
+        raise ConfigError(
+            f"--baseline does not apply to --kind {ACCURACY}. Use --reference, or leave runs out with --runs."
+        )
+    runs = read_measurements(request.records, request.selection)
+    folder = _per_image(request) if request.intervals else None
+    return accuracy(runs, folder, reference, progress=request.progress)
 
 
 def heatmap(request: Request, out: Path, *, layout: Path | None = None, palette: str = "red-green") -> str:
@@ -200,7 +230,7 @@ def _place(run: Measurement, *, with_model: bool) -> tuple[str, str]:
     """Returns the row and the column of a run's heatmap."""
     weights_alone = run.act_bits == FLOAT_BITS
     row = "\n".join(
-        [*([run.model_name] if with_model else []), run.method, *(["weights only"] if weights_alone else [])]
+        [*([run.model_name] if with_model else []), run.title, *(["weights only"] if weights_alone else [])]
     )
     return row, f"{run.weight_bits}-bit" if weights_alone or run.weight_bits == run.act_bits else run.bits
 
@@ -217,11 +247,17 @@ def _compared(request: Request) -> tuple[list[Comparison], tuple[int, ...]]:
             raise ConfigError(f"severity={severity} does not exist. Severities are 1, 2, 3, 4 and 5.")
     pairs = pair_with_baselines(read_measurements(request.records, request.selection), request.baselines)
     measured = {severity for pair in pairs for run in (pair.quantized, pair.fp32) for severity in run.severities}
+    folder = _per_image(request)
+    comparisons = compare(pairs, folder if request.intervals else None, progress=request.progress)
+    return comparisons, tuple(sorted(set(request.severities) or measured)) or SEVERITIES
+
+
+def _per_image(request: Request) -> Path:
+    """Returns the folder of per-image files; raises where one that was asked for does not exist."""
     folder = request.per_image or request.records.parent / "per_image"
     if request.per_image is not None and not folder.is_dir():
         raise MissingFileError(f"{folder} is not a folder. Give the folder per_image that 'robustness' wrote.")
-    comparisons = compare(pairs, folder if request.intervals else None, progress=request.progress)
-    return comparisons, tuple(sorted(set(request.severities) or measured)) or SEVERITIES
+    return folder
 
 
 def _choice(name: str, value: str, choices: Sequence[str] | Mapping[str, object]) -> str:

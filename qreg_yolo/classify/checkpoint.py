@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from qreg_yolo import __version__
 from qreg_yolo.classify.models import build_model, is_import_path
 from qreg_yolo.config.classification import LAYOUT
+from qreg_yolo.config.fine_tuning import classifier_sections
 from qreg_yolo.errors import MissingFileError, WeightsError
 from qreg_yolo.io import files
 from qreg_yolo.io.strict_yaml import ConfigError
@@ -174,6 +175,24 @@ def read_description(path: Path) -> Description:
     if not path.is_file():
         raise MissingFileError(f"There is no checkpoint '{path}'. Give the path of weights/last{SUFFIX} of a run.")
     return _described(read(path, HEADER, VERSION, LACKING)[0], path)[0]
+
+
+def inherited_settings(
+    path: Path, options: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> dict[str, dict[str, Any]] | None:
+    """Returns section -> values of a checkpoint's training; None unless it is a float one of the same model and data.
+
+    Args:
+        path: The checkpoint.
+        options: Given options by name.
+        arguments: Given ``key=value`` words.
+
+    Raises:
+        FileNotFoundError, WeightsError: As `load_classifier`.
+    """
+    description = read_description(path)
+    foreign = is_import_path(description.model) and options.get("model", arguments.get("model")) is None
+    return None if description.layers or foreign else classifier_sections(description.config, options, arguments)
 
 
 def is_classifier(path: Path) -> bool:

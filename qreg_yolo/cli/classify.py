@@ -123,15 +123,17 @@ def train(
 
 def _train(options: dict[str, Any], arguments: dict[str, Any], download: bool) -> None:
     from qreg_yolo.config.classification import default_recipe, resolve
+    from qreg_yolo.config.fine_tuning import RECIPES, inherits
 
     hyp, seeds = options.pop("hyp", None), options.pop("seeds", None)
     default = default_recipe(str(options.get("data") or arguments.get("data", "demo")))
     inherited, weights = None, options.get("weights") or arguments.get("weights")
-    if hyp is None and weights is not None and not resolve(None, options, arguments)[0].quant.is_float:
-        from qreg_yolo.classify import fine_tuning
+    is_float = resolve(None, options, arguments)[0].quant.is_float
+    if weights is not None and inherits("classify", hyp, is_float=is_float):
+        from qreg_yolo.classify.checkpoint import inherited_settings
 
-        inherited = fine_tuning.inherited(Path(str(weights)), options, arguments)
-        default = default if inherited is None else fine_tuning.RECIPE
+        inherited = inherited_settings(Path(str(weights)), options, arguments)
+        default = default if inherited is None else RECIPES["classify"]
     recipe = shared.recipe(hyp, default)
     if recipe is not None:
         options["recipe"] = recipe.stem

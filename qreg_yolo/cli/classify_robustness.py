@@ -10,7 +10,7 @@ import typer
 from qreg_yolo.cli import options as shared
 from qreg_yolo.cli.classify import Data, DataDir, Device, Download, NoVerify, fetch
 from qreg_yolo.cli.process import find_own_code, prepare_ultralytics, rate_bar
-from qreg_yolo.cli.robustness import output_folder, parted
+from qreg_yolo.cli.robustness import Weights, output_folder, parted
 from qreg_yolo.metrics.conditions import parse_corruptions, parse_severities
 
 EXAMPLES = """\b
@@ -22,14 +22,12 @@ Examples:
 
 
 def robustness(
-    arguments: Annotated[
-        list[str], typer.Argument(metavar="WEIGHTS... [project=FOLDER] [name=NAME]", help="Checkpoints and baseline.")
-    ],
+    arguments: Weights,
     data: Data = None,
     data_dir: DataDir = None,
     no_verify: NoVerify = False,
     download: Download = False,
-    corruptions: shared.Corruptions = "19",
+    corruptions: shared.MeasuredCorruptions = "19",
     severities: shared.Severities = "1-5",
     limit: shared.Limit = None,
     preset: Annotated[
@@ -48,8 +46,8 @@ def robustness(
     out: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/robustness/DATA]")] = None,
 ) -> None:
     """Measure classifiers on clean and corrupted images, in one pass; the same call resumes."""
-    names, levels = parse_corruptions(corruptions), parse_severities(severities)
-    weights, overrides = parted(arguments)
+    names, levels = parse_corruptions(corruptions, none=True), parse_severities(severities)
+    weights, variants, overrides = parted(arguments)
     project, name = output_folder(out, overrides)
     prepare_ultralytics(online=download, checkpoints=False)
     fetch(data or "demo", data_dir, download)
@@ -57,8 +55,8 @@ def robustness(
     from qreg_yolo.classify.robustness import ClassifierRobustnessRequest, measure
 
     request = ClassifierRobustnessRequest(
-        weights=weights, project=project, name=name, data=data, data_dir=data_dir, verify=not no_verify, model=model,
-        published=published, corruptions=names, severities=levels, limit=limit, batch=batch, seed=seed, preset=preset,
-        frost_dir=frost_dir, workers=workers, device=device, threads=threads,
+        weights=weights, variants=variants, project=project, name=name, data=data, data_dir=data_dir,
+        verify=not no_verify, model=model, published=published, corruptions=names, severities=levels, limit=limit,
+        batch=batch, seed=seed, preset=preset, frost_dir=frost_dir, workers=workers, device=device, threads=threads,
     )  # fmt: skip
     print(measure(request, rate_bar).table)

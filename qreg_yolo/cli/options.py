@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from qreg_yolo.config.key_values import Kind, read_value
 from qreg_yolo.io.resources import recipe_path
 from qreg_yolo.io.strict_yaml import ConfigError
 
@@ -54,6 +55,9 @@ Recipe = Annotated[str | None, typer.Option(help="Recipe: a name or a YAML file.
 Seed = Annotated[int | None, typer.Option(help="0 or more. [default: 0]")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: all cores]")]
 Corruptions = Annotated[str, typer.Option(help="19 (all) | 15 (the benchmark's) | names such as fog,snow.")]
+MeasuredCorruptions = Annotated[
+    str, typer.Option(help="19 (all) | 15 (the benchmark's) | names such as fog,snow | none (clean images alone).")
+]
 Severities = Annotated[str, typer.Option(help="Such as 3, 1-5 or 1,3.")]
 CorruptionSeed = Annotated[int, typer.Option(help="Seed of the corruptions.")]
 FrostDir = Annotated[
@@ -80,6 +84,8 @@ def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
     found = {name.rstrip("_"): value for name, value in arguments.items() if value is not None}
     if "first_last_bits" in found:
         found["first_last_bits"] = first_last(found["first_last_bits"])
+    if "average" in found:
+        found["average"] = read_value("average", found["average"], Kind.NUMBER | Kind.TEXT)
     return found
 
 

@@ -18,16 +18,24 @@ EXAMPLES = """\b
 Examples:
   qreg-yolo robustness fp32.pt w4a4.pt --data voc --severities 1-5
   qreg-yolo robustness fp32.pt w4a4.pt --data voc --corruptions fog,snow --severities 3 --limit 100 name=quick
-  qreg-yolo robustness *.pt --data voc.yaml --corruptions 15 --out square"""
+  qreg-yolo robustness *.pt --data voc.yaml --corruptions 15 --out square
+  qreg-yolo robustness fp32.pt w4a4.pt --data voc --corruptions none --out clean"""
 PROJECT = "runs/robustness"
+Weights = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[VARIANT=]WEIGHTS... [project=FOLDER] [name=NAME]",
+        help="Checkpoints, the baseline among them; VARIANT= names one in the records.",
+    ),
+]
+_PLACES = ("project", "name")
+_CHECKPOINTS = (".pt", ".safetensors")
 
 
 def robustness(
-    arguments: Annotated[
-        list[str], typer.Argument(metavar="WEIGHTS... [project=FOLDER] [name=NAME]", help="Checkpoints and baseline.")
-    ],
+    arguments: Weights,
     data: Annotated[str, typer.Option(help="Data YAML, demo or voc.")],
-    corruptions: shared.Corruptions = "19",
+    corruptions: shared.MeasuredCorruptions = "19",
     severities: shared.Severities = "1-5",
     split: Annotated[str | None, typer.Option(help="train | val | test. [default: test, else val]")] = None,
     limit: shared.Limit = None,
@@ -45,31 +53,40 @@ def robustness(
     out: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/robustness/DATA]")] = None,
 ) -> None:
     """Measure checkpoints on clean and corrupted images, in one pass; the same call resumes."""
-    names, levels = parse_corruptions(corruptions), parse_severities(severities)
-    weights, overrides = parted(arguments)
+    names, levels = parse_corruptions(corruptions, none=True), parse_severities(severities)
+    weights, variants, overrides = parted(arguments)
     project, name = output_folder(out, overrides)
     folder = project / (Path(data).stem if name is None else name)
     prepare_ultralytics(online=False)
     from qreg_yolo.detect.robustness import DetectorRobustnessRequest, measure
 
     request = DetectorRobustnessRequest(
-        weights=weights, data=data, out=folder, corruptions=names, severities=levels, split=split, limit=limit,
-        batch=batch, imgsz=imgsz, seed=seed, preset=preset, frost_dir=frost_dir, workers=workers, device=device,
-        threads=threads, class_map=class_map, skip_bad=skip_bad, coco_eval=coco_eval,
+        weights=weights, variants=variants, data=data, out=folder, corruptions=names, severities=levels, split=split,
+        limit=limit, batch=batch, imgsz=imgsz, seed=seed, preset=preset, frost_dir=frost_dir, workers=workers,
+        device=device, threads=threads, class_map=class_map, skip_bad=skip_bad, coco_eval=coco_eval,
     )  # fmt: skip
     print(measure(request, rate_bar).table)
 
 
-def parted(arguments: list[str]) -> tuple[list[Path], list[str]]:
-    """Returns the checkpoints and the ``key=value`` words among some arguments.
+def parted(arguments: list[str]) -> tuple[list[Path], dict[Path, str], list[str]]:
+    """Returns the checkpoints, the variants of those given as ``VARIANT=CHECKPOINT``, and the other words.
 
     Raises:
         ConfigError: There is no checkpoint.
     """
-    weights = [Path(one) for one in arguments if "=" not in one or Path(one).exists()]
+    weights, variants, words = list[Path](), dict[Path, str](), list[str]()
+    for one in arguments:
+        name, equals, path = one.partition("=")
+        if not equals or Path(one).exists():
+            weights.append(Path(one))
+        elif name and name not in _PLACES and Path(path).suffix in _CHECKPOINTS:
+            weights.append(Path(path))
+            variants[Path(path)] = name
+        else:
+            words.append(one)
     if not weights:
         raise ConfigError("No checkpoint was given. Give one or more, such as weights/best.pt.")
-    return weights, [one for one in arguments if "=" in one and not Path(one).exists()]
+    return weights, variants, words
 
 
 def output_folder(out: Path | None, overrides: list[str]) -> tuple[Path, str | None]:
@@ -80,10 +97,10 @@ def output_folder(out: Path | None, overrides: list[str]) -> tuple[Path, str | N
     Raises:
         ConfigError: Words other than ``project=`` and ``name=``, or one of them with ``--out``.
     """
-    places = parse_overrides(overrides, {"project": Kind.TEXT, "name": Kind.TEXT})
+    places = parse_overrides(overrides, dict.fromkeys(_PLACES, Kind.TEXT))
     for key in places:
-        if key not in ("project", "name"):
-            raise ConfigError(f"'{key}' cannot be set here.{did_you_mean(key, ['project', 'name'])} See --help.")
+        if key not in _PLACES:
+            raise ConfigError(f"'{key}' cannot be set here.{did_you_mean(key, _PLACES)} See --help.")
         check_folder_name(key, places[key])
     if out is None:
         return Path(places.get("project", PROJECT)), places.get("name")

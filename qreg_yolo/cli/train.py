@@ -11,6 +11,7 @@ from qreg_yolo.cli import options as shared
 from qreg_yolo.cli.process import prepare_ultralytics
 from qreg_yolo.config.checks import AMP_CHOICES
 from qreg_yolo.config.detection import LAYOUT, RunConfig, default_recipe, resolve
+from qreg_yolo.config.fine_tuning import RECIPES, inherits
 from qreg_yolo.config.key_values import parse_overrides
 from qreg_yolo.config.ultralytics_arguments import KINDS
 from qreg_yolo.errors import did_you_mean
@@ -29,8 +30,8 @@ Examples:
   qreg-yolo train --resume runs/yolov5n-lsq-w4a4-s0/weights/last.pt"""
 
 _NEW_RUN = (
-    "model", "data", "weights", "teacher", "distill", "hyp", "seed", "head", "autoanchor", "log_noise", "val_every",
-    "no_epoch0", "freeze_codes", "dampen", "transition_rate", "transition_eta", "from_baseline",
+    "model", "data", "weights", "teacher", "distill", "hyp", "seed", "head", "autoanchor", "average", "log_noise",
+    "val_every", "no_epoch0", "freeze_codes", "dampen", "transition_rate", "transition_eta", "from_baseline",
 )  # fmt: skip
 """Options of a new run; a resumed one keeps its own."""
 
@@ -72,6 +73,10 @@ def train(
     seed: shared.Seed = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
     amp: shared.Amp = None,
+    average: Annotated[
+        str | None,
+        typer.Option(help="Span of the averaged weights, as a share of the steps | none. [default: by recipe]"),
+    ] = None,
     freeze_codes: shared.FreezeCodes = None,
     dampen: shared.Dampen = None,
     transition_rate: shared.TransitionRate = None,
@@ -100,13 +105,13 @@ def train(
         asked = resolve(None, options, arguments)
     start, inherited = None, None
     default = default_recipe(asked.run.data, fine_tuned=asked.run.weights is not None)
-    if hyp is None and asked.run.weights is not None and not asked.quant.is_float:
-        from qreg_yolo.detect.fine_tuning import RECIPE, fine_tuning
+    if asked.run.weights is not None and inherits("detect", hyp, is_float=asked.quant.is_float):
+        from qreg_yolo.detect.fine_tuning import fine_tuning
 
         found = fine_tuning(Path(asked.run.weights), options, arguments)
         start, inherited = found.start, found.sections
         if inherited is not None:
-            default = RECIPE
+            default = RECIPES["detect"]
             print(f"From '{asked.run.weights}': {found}")
     recipe = shared.recipe(hyp, default)
     if recipe is not None:

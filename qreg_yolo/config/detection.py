@@ -173,6 +173,8 @@ HEAD_OPTIONS = {"head": "kind", "autoanchor": "autoanchor"}
 """Option -> key of section ``head``."""
 DISTILL_OPTIONS = {"teacher": "teacher", "distill": "losses"}
 """Option -> key of section ``distill``."""
+UNSET = "none"
+"""Value of the option ``average`` that unsets a recipe's."""
 
 
 def default_recipe(data: str, *, fine_tuned: bool) -> str | None:
@@ -187,6 +189,15 @@ def load(path: Path) -> RunConfig:
         ConfigError: Not readable, not YAML, an unknown section or key (the nearest is named), or a wrong value.
     """
     return _built(sections.read_sections(path, LAYOUT), str(path))
+
+
+def from_mapping(data: Mapping[str, Any], source: str) -> RunConfig:
+    """Returns the configuration of a dictionary of sections.
+
+    Raises:
+        ConfigError: An unknown section or key (the nearest is named), or a wrong value.
+    """
+    return _built(sections.check_sections(data, source, LAYOUT), source)
 
 
 def dump(config: RunConfig) -> str:
@@ -221,6 +232,8 @@ def resolve(
     for name, value in given.items():
         home = next((section for section, options in renamed.items() if name in options), None)
         own[home or flat.get(name, "train")][renamed[home][name] if home else name] = value
+    if own["run"].get("average") == UNSET:
+        own["run"]["average"] = None
     check_train(own["train"], COMMAND_LINE)
     stored: dict[str, dict[str, Any]] = {name: {} for name in LAYOUT}
     source = COMMAND_LINE

@@ -30,7 +30,7 @@ FILE = "records.csv"
 """Name of the table in every output folder."""
 TRACKS: tuple[str, ...] = ("detect", "classify")
 _VERSIONED = ("torch", "ultralytics", "numpy")
-_ADDED = ("init", "training", "recipe", "evaluation")
+_ADDED = ("variant", "init", "training", "recipe", "evaluation")
 """Columns that tables of older versions lack; they are read as empty."""
 
 
@@ -52,6 +52,8 @@ class Record:
     """`detect` | `classify`."""
     model: str
     """Architecture, for example `yolov5n.yaml`."""
+    variant: str | None = None
+    """Name of the study's variant that the run is of; None: of none, or an older table."""
     method: str
     """`fp32` | `lsq` | `lsq+` | `pact` | `dorefa`."""
     weight_bits: int

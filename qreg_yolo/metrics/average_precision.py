@@ -43,15 +43,34 @@ def mean_average_precision(
         weights: `(images, resamples)`: how often each resample contains each image; None: each once, one resample.
         metric: ``map50`` or ``map50_95``.
     """
+    return mean_over_classes(class_average_precision(statistics, weights, metric))
+
+
+def class_average_precision(
+    statistics: ImageStatistics, weights: NDArray[np.integer[Any]] | None = None, metric: str = "map50_95"
+) -> Array:
+    """Returns the average precision (0..1) of each class, `(classes, resamples)`; nan without an object of it.
+
+    Args:
+        statistics: Detections and objects.
+        weights: As in `mean_average_precision`.
+        metric: Likewise.
+    """
     if weights is None:
         weights = np.ones((len(statistics.names), 1), np.int64)
     thresholds = METRICS[metric]
-    total = np.zeros(weights.shape[1])
-    present = np.zeros(weights.shape[1])
+    found = np.full((statistics.targets.shape[1], weights.shape[1]), np.nan)
     for category in np.flatnonzero(statistics.targets.any(0)):
-        precision = _sum_rows(average_precision(statistics, int(category), weights, thresholds)) / len(thresholds)
-        there = ~np.isnan(precision)
-        total[there] += precision[there]
+        found[category] = _sum_rows(average_precision(statistics, int(category), weights, thresholds)) / len(thresholds)
+    return found
+
+
+def mean_over_classes(precisions: Array) -> Array:
+    """Returns the mean of `(classes, resamples)` over the classes that are not nan, `(resamples,)`; nan without any."""
+    total, present = np.zeros(precisions.shape[1]), np.zeros(precisions.shape[1])
+    for row in precisions:
+        there = ~np.isnan(row)
+        total[there] += row[there]
         present += there
     return np.where(present > 0, total / np.maximum(present, 1), np.nan)
 

@@ -90,8 +90,12 @@ def read_layout(path: Path) -> Layout:
     return layout
 
 
-def parse_corruptions(text: str) -> tuple[str, ...]:
+def parse_corruptions(text: str, *, none: bool = False) -> tuple[str, ...]:
     """Returns the corruptions in ``19`` (all), ``15`` (the benchmark's) or ``fog,snow``, in canonical order.
+
+    Args:
+        text: The text.
+        none: Whether it may be ``none``: no corruption.
 
     Raises:
         ConfigError: An unknown corruption; the nearest name is suggested.
@@ -99,13 +103,15 @@ def parse_corruptions(text: str) -> tuple[str, ...]:
     >>> parse_corruptions("snow, gaussian_noise")
     ('gaussian_noise', 'snow')
     """
+    if none and text.strip() == "none":
+        return ()
     named = {"19": NAMES, "15": BENCHMARK_NAMES}.get(text.strip())
     wanted = [word.strip() for word in text.split(",")] if named is None else named
     for word in wanted:
         if word not in NAMES:
             raise ConfigError(
-                f"corruptions={text!r}: '{word}' is not one of the 19.{did_you_mean(word, NAMES)} Write 19, 15, or "
-                f"names separated by commas: {', '.join(NAMES)}."
+                f"corruptions={text!r}: '{word}' is not one of the 19.{did_you_mean(word, NAMES)} Write 19, 15"
+                f"{', none' if none else ''}, or names separated by commas: {', '.join(NAMES)}."
             )
     return tuple(name for name in NAMES if name in wanted)
 

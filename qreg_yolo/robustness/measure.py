@@ -241,8 +241,8 @@ def _conclude(track: Track[Model], out: Path, journal: Journal, unfinished: set[
         name, severity = condition
         corruption = {} if name == CLEAN else {"preset": track.preset, "corruption": name, "severity": severity}
         common = {
-            **model.identity, **fields, **origin, **corruption, "data": track.data, "split": track.split,
-            "n_images": len(statistics.names), "unit": "fraction",
+            **model.identity, **fields, **origin, **corruption, "variant": track.request.variants.get(model.weights),
+            "data": track.data, "split": track.split, "n_images": len(statistics.names), "unit": "fraction",
         }  # fmt: skip
         rows = [records.Record(**common, metric=metric, value=value) for metric, value in found.items()]
         records.append(out / records.FILE, rows)

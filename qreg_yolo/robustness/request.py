@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +17,8 @@ class RobustnessRequest:
     """The models to measure and the conditions to measure them under; each track adds its images."""
 
     weights: Sequence[Path]
+    variants: Mapping[Path, str] = field(default_factory=dict)
+    """Checkpoint -> name of its variant in the records; those without one are not in it."""
     corruptions: Sequence[str] = NAMES
     severities: Sequence[int] = SEVERITIES
     limit: int | None = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,62 @@ from qreg_yolo.metrics.conditions import Condition, conditions_of, parse_corrupt
 from qreg_yolo.quant.spec import FLOAT_BITS, METHODS, QuantSpec, check_bits
 
 BASELINE = "baseline"
-"""Value of ``weights``: the fp32 baseline of the same model and seed."""
+"""Value of ``weights`` and ``teacher``: the fp32 baseline of the same model and seed."""
 _OWNED = (
     "model", "data", "data_dir", "method", "bits", "weight_bits", "act_bits", "seed", "seeds", "hyp", "weights",
     "resume", "project", "name",
 )  # fmt: skip
 """Options of a training that the other keys of the grid, or the study itself, set."""
-_METHOD_KEYS = ("method", "act_bits", "weight_only", "per_channel", "first_last_bits", "signed")
+_OWNED_OF_VARIANTS = tuple({*_OWNED} - {"method", "weight_bits", "act_bits", "hyp", "weights"})
+"""The same for a variant."""
+_NAME = re.compile(r"[A-Za-z0-9][^=/\x00-\x1f]*")
+"""A name that can be a folder and stand before ``=CHECKPOINT``."""
+METHOD_KEYS = ("method", "act_bits", "weight_only", "per_channel", "first_last_bits", "signed")
+"""Options of a method."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A training that starts from the fp32 baseline: of each model, width and seed.
+
+    Raises:
+        ValueError: A value outside its range or choices, an empty list, or a value given twice.
+        TypeError: A value of the wrong type.
+    """
+
+    name: str
+    """As in the tables, such as ``lsq+ per channel``."""
+    bits: Sequence[int] | None = None
+    """Widths of weights and activations; 32: full precision, trained on. None: the grid's."""
+    seeds: Sequence[int] | None = None
+    """Some of the grid's; None: all of them."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options and ``key=value`` of the training; ``weights`` and ``teacher`` may be `baseline`, and ``weights`` is by
+    default. The grid's ``recipe`` and ``overrides`` do not apply."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name) or self.name in ("name", "project"):
+            raise InvalidValueError(
+                f"variants: name={self.name!r} cannot be a name. Begin with a letter or digit, without '=' and '/'."
+            )
+        where = f"variant '{self.name}'"
+        for name in ("bits", "seeds"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _listed(f"{where}: {name}", getattr(self, name)))
+                _check_distinct(f"{where}: {name}", getattr(self, name))
+        for bits in self.bits or ():
+            check_bits(f"{where}: bits", bits)
+        _check_options(f"{where}: options", self.options, _OWNED_OF_VARIANTS)
+
+    @property
+    def label(self) -> str:
+        """The name, for files: ``lsqplus-per-channel``."""
+        return re.sub(r"[^a-z0-9_.]+", "-", self.name.lower().replace("+", "plus")).strip("-")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Section ``grid``: a training of each model, method, width and seed, and the fp32 baseline of each model and seed.
+    """Section ``grid``: the fp32 baseline of each model and seed, a training of each method and width, and variants.
 
     Raises:
         ValueError: A value outside its range or choices, an empty list, or a value given twice.
@@ -42,8 +87,9 @@ class Grid:
     """As `--data`."""
     data_dir: str | None = None
     """As `--data-dir` (CIFAR)."""
-    methods: Sequence[Mapping[str, Any]] = ({"method": "lsq"},)
-    """Methods: names, or options such as ``{method: dorefa, weight_only: true}``; none: the baselines alone."""
+    methods: Sequence[Mapping[str, Any]] | None = None
+    """Methods: names, or options such as ``{method: dorefa, weight_only: true}``, trained as the baselines are; none:
+    the baselines (and variants) alone. None: `lsq`, but none where there are variants."""
     bits: Sequence[int] = (8, 4, 2)
     """Widths of weights and activations."""
     seeds: Sequence[int] = (0,)
@@ -54,38 +100,85 @@ class Grid:
     """Checkpoint that all trainings start from, or `baseline`; None: from scratch."""
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Further options and ``key=value`` of the trainings, such as ``{epochs: 11, head: anchor}``."""
+    variants: Sequence[Variant] = ()
+    """Trainings from the baselines, each a mapping with the keys of `Variant`."""
+    variant_options: Mapping[str, Any] = field(default_factory=dict)
+    """``options`` of all variants; a variant's own replace them."""
 
     def __post_init__(self) -> None:
-        for name in ("model", "methods", "bits", "seeds"):
-            value = getattr(self, name)
-            single = isinstance(value, (str, int, Mapping))
-            if not single and not isinstance(value, (list, tuple)):
-                raise InvalidTypeError(f"{name} must be a list, not {value!r}.")
-            object.__setattr__(self, name, (value,) if single else tuple(value))
+        if self.methods is None:
+            object.__setattr__(self, "methods", () if self.variants else ({"method": "lsq"},))
+        for name in ("model", "methods", "bits", "seeds", "variants"):
+            object.__setattr__(self, name, _listed(name, getattr(self, name)))
         check_choice("track", self.track, TRACKS)
         check_texts(self, "data", unset=("data_dir", "recipe", "weights"))
-        if not isinstance(self.overrides, Mapping):
-            raise InvalidTypeError(f"overrides must be a mapping, not {self.overrides!r}.")
-        for name in self.overrides:
-            if name in _OWNED:
-                raise InvalidValueError(f"overrides: the study sets '{name}' itself. Remove it, or use the grid.")
+        _check_options("overrides", self.overrides, _OWNED)
+        _check_options("variant_options", self.variant_options, _OWNED_OF_VARIANTS)
         for bits in self.bits:
             check_bits("bits", bits)
         object.__setattr__(self, "bits", tuple(bits for bits in self.bits if bits != FLOAT_BITS))  # the baseline
-        object.__setattr__(self, "methods", tuple(map(_method, self.methods)))
-        for method in self.methods:
+        object.__setattr__(self, "methods", tuple(map(_method, self.methods or ())))
+        object.__setattr__(self, "variants", tuple(map(self._variant, self.variants)))
+        for method in self.methods or ():
             for bits in self.bits:
                 QuantSpec.from_options({**method, "bits": bits})
         if not all(isinstance(model, str) and model for model in self.model):
             raise InvalidTypeError(f"model={list(self.model)}: each must be a text.")
         if not all(type(seed) is int and seed >= 0 for seed in self.seeds):
             raise InvalidTypeError(f"seeds={list(self.seeds)}: each must be a whole number of at least 0.")
-        for name in ("model", "methods", "bits", "seeds"):
-            values = getattr(self, name)
-            if name in ("model", "seeds") and not values:
-                raise InvalidValueError(f"{name} is empty. Give at least one.")
-            if any(value in values[:i] for i, value in enumerate(values)):
-                raise InvalidValueError(f"{name}={list(values)} holds a value twice. Give each once.")
+        for name in ("model", "methods", "bits", "seeds", "variants"):
+            _check_distinct(name, getattr(self, name), empty=name not in ("model", "seeds"))
+
+    def _variant(self, value: object) -> Variant:
+        """Returns a variant from its mapping."""
+        if isinstance(value, Variant):
+            found = value
+        else:
+            if not isinstance(value, Mapping) or "name" not in value:
+                raise InvalidTypeError(f"variants: {value!r} is not a mapping such as {{name: lsq+, bits: [4]}}.")
+            _check_keys("variants", value, [one.name for one in fields(Variant)])
+            found = Variant(**value)
+        for seed in found.seeds or ():
+            if seed not in self.seeds:
+                raise InvalidValueError(
+                    f"variant '{found.name}': seed {seed} has no baseline. Add it to the grid's seeds, which are "
+                    f"{list(self.seeds)}."
+                )
+        return found
+
+
+def _listed(name: str, value: Any) -> tuple[Any, ...]:
+    """Returns one value, or a list of them, as a tuple."""
+    single = isinstance(value, (str, int, Mapping))
+    if not single and not isinstance(value, (list, tuple)):
+        raise InvalidTypeError(f"{name} must be a list, not {value!r}.")
+    return (value,) if single else tuple(value)
+
+
+def _check_distinct(name: str, values: Sequence[Any], *, empty: bool = False) -> None:
+    """Raises if a value is there twice, or, unless ``empty``, if there is none."""
+    if not values and not empty:
+        raise InvalidValueError(f"{name} is empty. Give at least one.")
+    if any(one in values[:i] for i, one in enumerate(values)):
+        raise InvalidValueError(f"{name}={list(values)} holds a value twice. Give each once.")
+
+
+def _check_keys(name: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raises if a key is not known; the nearest is named."""
+    for key in given:
+        if key not in known:
+            raise InvalidValueError(
+                f"{name}: there is no option '{key}'.{did_you_mean(str(key), known)} Known: {', '.join(known)}."
+            )
+
+
+def _check_options(where: str, options: object, owned: Sequence[str]) -> None:
+    """Raises unless a value is a mapping of options that the study does not set itself."""
+    if not isinstance(options, Mapping):
+        raise InvalidTypeError(f"{where} must be a mapping, not {options!r}.")
+    for name in options:
+        if name in owned:
+            raise InvalidValueError(f"{where}: the study sets '{name}' itself. Remove it, or use the grid.")
 
 
 def _method(value: object) -> dict[str, Any]:
@@ -93,12 +186,7 @@ def _method(value: object) -> dict[str, Any]:
     options = {"method": value} if isinstance(value, str) else value
     if not isinstance(options, Mapping) or "method" not in options:
         raise InvalidTypeError(f"methods: {value!r} is not a name or a mapping such as {{method: dorefa}}.")
-    for key in options:
-        if key not in _METHOD_KEYS:
-            raise InvalidValueError(
-                f"methods: '{key}' is not an option of a method.{did_you_mean(str(key), _METHOD_KEYS)} "
-                f"Known: {', '.join(_METHOD_KEYS)}."
-            )
+    _check_keys("methods", options, METHOD_KEYS)
     check_choice("method", options["method"], METHODS)
     return dict(options)
 
@@ -113,7 +201,7 @@ class Protocol:
     """
 
     corruptions: Any = "19"
-    """19, 15, a name, or a list of names."""
+    """19, 15, a name, a list of names, or `none` (or an empty list): clean images alone."""
     severities: Any = "1-5"
     """Such as 3, 1-5 or a list."""
     preset: str | None = None
@@ -129,7 +217,7 @@ class Protocol:
         for name in ("corruptions", "severities"):
             value = getattr(self, name)
             texts = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-            object.__setattr__(self, name, texts)
+            object.__setattr__(self, name, texts if texts or name == "severities" else "none")
         check_texts(self, unset=("preset", "split"))
         check_counts(self, 1, unset=("limit", "batch"))
         self.conditions  # noqa: B018 - raises
@@ -137,7 +225,7 @@ class Protocol:
     @property
     def conditions(self) -> list[Condition]:
         """Clean, then every corruption at every severity."""
-        return conditions_of(parse_corruptions(self.corruptions), parse_severities(self.severities))
+        return conditions_of(parse_corruptions(self.corruptions, none=True), parse_severities(self.severities))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +233,8 @@ class Analyses:
     """Section ``analyses``: what is made of the measurements.
 
     Raises:
-        TypeError: A value other than true or false.
+        TypeError: A value other than true or false, or a reference that is not a name.
+        ValueError: A reference without `accuracy`.
     """
 
     table1: bool = True
@@ -156,9 +245,16 @@ class Analyses:
     """`plot curves` of the validation loss, one per model."""
     noise: bool = False
     """`noise` of each baseline, and its quantized networks' gradients against it."""
+    accuracy: bool = False
+    """`table --kind accuracy`: clean accuracies against a reference."""
+    reference: str | None = None
+    """Name of the variant that `accuracy` compares with; None: the fp32 baselines."""
 
     def __post_init__(self) -> None:
-        check_bools(self, "table1", "heatmaps", "curves", "noise")
+        check_bools(self, "table1", "heatmaps", "curves", "noise", "accuracy")
+        check_texts(self, unset=("reference",))
+        if self.reference is not None and not self.accuracy:
+            raise InvalidValueError(f"reference={self.reference!r} is for the table of accuracies. Add accuracy: true.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +268,7 @@ class StudyConfig:
     def to_dict(self) -> dict[str, Any]:
         """Returns the three sections as plain dictionaries."""
         grid = asdict(self.grid)
-        for name in ("model", "methods", "bits", "seeds"):
+        for name in ("model", "methods", "bits", "seeds", "variants"):
             grid[name] = list(grid[name])
         return {"grid": grid, "protocol": asdict(self.protocol), "analyses": asdict(self.analyses)}
 

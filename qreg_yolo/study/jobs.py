@@ -14,6 +14,7 @@ from qreg_yolo.io import files, records
 from qreg_yolo.io.results_csv import EPOCH, ResultsError, read_results
 from qreg_yolo.io.results_csv import FILE as RESULTS
 from qreg_yolo.metrics.conditions import CLEAN, Condition
+from qreg_yolo.quant.spec import FLOAT_BITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +76,22 @@ class Training(Job):
     """The whole configuration, as in the run's ``config.yaml``."""
     epochs: int
     label: str
-    """Method and widths, such as `lsq-w4a4`."""
+    """Method or variant and widths, such as `lsq-w4a4`."""
     seed: int
+    variant: str | None = None
+    """Name of its variant; None: a baseline, or of a method."""
     kind = "train"
     unit = "epoch"
 
     @property
     def group(self) -> str:
-        return f"{self.kind} {self.model} {'fp32' if self.label == 'fp32' else 'quantized'}"
+        taught = " with a teacher" if self.config.get("distill", {}).get("teacher") is not None else ""
+        return f"{self.kind} {self.model} {'fp32' if self.is_float else 'quantized'}{taught}"
+
+    @property
+    def is_float(self) -> bool:
+        """Whether nothing is quantized."""
+        return all(self.config["quant"][name] == FLOAT_BITS for name in ("weight_bits", "act_bits"))
 
     @property
     def total(self) -> int:
@@ -154,7 +163,7 @@ class Robustness(Job):
 
     def command(self) -> list[str]:
         start = ["classify", "robustness"] if self.classify else ["robustness"]
-        weights = [str(one.checkpoint) for one in self._trained()]
+        weights = [f"{'' if one.variant is None else f'{one.variant}='}{one.checkpoint}" for one in self._trained()]
         return [*start, *weights, *_options({**self.options, "out": str(self.folder)})]
 
     def _trained(self) -> list[Training]:
@@ -257,14 +266,19 @@ def _newer(output: Path, inputs: Sequence[Path]) -> bool:
     return output.is_file() and all(path.stat().st_mtime_ns <= output.stat().st_mtime_ns for path in inputs)
 
 
+def is_said(name: str, value: object) -> bool:
+    """Returns whether a word of a command can say the value of an option; otherwise it is left out."""
+    return value is not None and (value is not False or name == "epoch0")
+
+
 def _options(options: Mapping[str, Any]) -> list[str]:
     """Returns options as words: ``{"weight_only": True, "bits": 4}`` as ``--weight-only --bits 4``."""
     words = []
     for name, value in options.items():
-        if value is None or value is False:
+        if not is_said(name, value) or (name == "epoch0" and value):
             continue
-        words.append(f"--{name.replace('_', '-')}")
-        if value is not True:
+        words.append("--no-epoch0" if name == "epoch0" else f"--{name.replace('_', '-')}")
+        if not isinstance(value, bool):
             words.append(str(value))
     return words
 

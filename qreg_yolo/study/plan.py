@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from qreg_yolo.config import classification, detection
-from qreg_yolo.config.sections import build, check_sections
+from qreg_yolo.config.fine_tuning import RECIPES, TrainedSettings, classifier_sections, inherits
 from qreg_yolo.corrupt.spec import NAMES
 from qreg_yolo.datasets.cifar import cifar_in
 from qreg_yolo.datasets.sources import find_data, read_source
-from qreg_yolo.errors import DataError, MissingFileError, check_same_settings
+from qreg_yolo.errors import DataError, MissingFileError, check_same_settings, did_you_mean
 from qreg_yolo.io.resources import recipe_path
 from qreg_yolo.io.results_csv import FILE as RESULTS
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.io.strict_yaml import load as load_yaml
 from qreg_yolo.metrics.conditions import CLEAN
 from qreg_yolo.quant.spec import BEFORE_INIT, FLOAT_BITS, QuantSpec
-from qreg_yolo.study.config import BASELINE, Grid, StudyConfig
-from qreg_yolo.study.jobs import Analysis, Curves, Job, Noise, Robustness, Training
+from qreg_yolo.study.config import BASELINE, METHOD_KEYS, Grid, StudyConfig, Variant
+from qreg_yolo.study.jobs import Analysis, Curves, Job, Noise, Robustness, Training, is_said
 
+TRAININGS = "trainings"
+"""Folder of the runs in the study's."""
+_CHECKPOINTS = ("weights", "teacher")
+"""Options that may be the baseline's checkpoint."""
+_QUANT_OPTIONS = (*METHOD_KEYS, "weight_bits", "init", "offset", "stages")
+"""Options of the quantization, in both tracks."""
+_NAMED = ("per_channel", "first_last_bits", "signed")
+"""Options of a method that are part of its runs' names."""
 _OWN = ("project", "name", "threads", "device", "data_dir", "verify", "recipe", "sha256")
 """Options that do not decide the numbers of a run."""
 
@@ -37,10 +45,16 @@ def jobs_of(study: StudyConfig, folder: Path) -> list[Job]:
         ConfigError: Options of a training that its command would refuse.
         FileNotFoundError: The recipe does not exist.
     """
-    trainings = _trainings(study.grid, folder / "trainings")
+    trainings = _trainings(study.grid, folder / TRAININGS)
     robustness = _robustness(study, trainings, folder / "robustness")
     if study.analyses.table1 and {name for name, _ in study.protocol.conditions} != {CLEAN, *NAMES}:
         raise ConfigError("Table 1 averages over all 19 corruptions. Give corruptions: 19, or table1: false.")
+    names, reference = [one.name for one in study.grid.variants], study.analyses.reference
+    if reference is not None and not any(f"{reference} ".startswith(f"{name} ") for name in names):
+        raise ConfigError(
+            f"reference={reference!r} is not a variant.{did_you_mean(reference, names)} There are: "
+            f"{', '.join(names) or 'none'}."
+        )
     jobs: list[Job] = [*trainings]
     if study.analyses.noise:
         jobs += _noise(study, trainings, folder / "noise")
@@ -62,8 +76,13 @@ def check(study: StudyConfig, jobs: Sequence[Job], datasets_dir: Callable[[], Pa
         ConfigError: The folder holds trainings with other settings.
     """
     grid = study.grid
-    if grid.weights not in (None, BASELINE) and not Path(str(grid.weights)).is_file():
-        raise MissingFileError(f"There is no checkpoint '{grid.weights}'. Give the path of one, or baseline.")
+    given = [
+        (grid.weights, grid.overrides),
+        *((None, {**grid.variant_options, **one.options}) for one in grid.variants),
+    ]
+    for checkpoint in (one for weights, others in given for one in (weights, *map(others.get, _CHECKPOINTS))):
+        if checkpoint not in (None, BASELINE) and not Path(str(checkpoint)).is_file():
+            raise MissingFileError(f"There is no checkpoint '{checkpoint}'. Give the path of one, or baseline.")
     if grid.track == "classify" and grid.data != "demo":
         _check_cifar(grid)
     elif grid.track == "detect":
@@ -90,11 +109,9 @@ def _check_cifar(grid: Grid) -> None:
 
 def _completed(stored: Mapping[str, Any], classify: bool) -> dict[str, Any]:
     """Returns a configuration that a run wrote, with the options that its version did not have at their old meaning."""
-    layout = classification.LAYOUT if classify else detection.LAYOUT
     known = {**stored, "quant": {**BEFORE_INIT, **stored.get("quant", {})}}
-    values = build(check_sections(known, "config.yaml", layout), "config.yaml", layout)
-    config = classification.ClassifyConfig(**values) if classify else detection.RunConfig(**values)
-    return config.to_dict()
+    read = classification.from_mapping if classify else detection.from_mapping
+    return read(known, "config.yaml").to_dict()
 
 
 def _settings(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -103,70 +120,160 @@ def _settings(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     if found.get("weights") is not None:  # the baseline's, wherever the study's folder was moved to
         found["weights"] = "/".join(Path(found["weights"]).parts[-3:])
     if found.get("teacher") is not None:  # a run writes the absolute path
-        found["teacher"] = str(Path(found["teacher"]).absolute())
+        teacher = Path(found["teacher"]).absolute()
+        found["teacher"] = "/".join(teacher.parts[-3:]) if teacher.parts[-4:-3] == (TRAININGS,) else str(teacher)
     return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """A training before it has a model, a width and a seed."""
+
+    options: Mapping[str, Any]
+    """Options of its quantization."""
+    others: Mapping[str, Any]
+    """Further options and ``key=value``."""
+    recipe: str | None
+    weights: str | None
+    variant: Variant | None = None
+
+    @classmethod
+    def of_grid(cls, grid: Grid, method: Mapping[str, Any]) -> _Request:
+        """Returns the request for a method, or for the baselines: by the grid's own recipe."""
+        return cls(options=method, others=grid.overrides, recipe=grid.recipe, weights=grid.weights)
+
+    @classmethod
+    def of_variant(cls, grid: Grid, variant: Variant) -> _Request:
+        """Returns the request for a variant."""
+        given = {**grid.variant_options, **variant.options}
+        recipe, weights = given.pop("hyp", None), given.pop("weights", BASELINE)
+        options = {name: given.pop(name) for name in [*given] if name in _QUANT_OPTIONS}
+        return cls(options=options, others=given, recipe=recipe, weights=weights, variant=variant)
+
+    def label(self, spec: QuantSpec) -> str:
+        """Returns the part of the run's name between model and seed."""
+        if self.variant is None:
+            more = {name: self.options[name] for name in _NAMED if name in self.options}
+            return "-".join([spec.label, *(f"{name}-{value}".lower() for name, value in more.items())])
+        width = "" if spec.is_float else f"-{spec.label.rpartition('-')[2]}"
+        return f"{self.variant.label}{width}"
+
+
 def _trainings(grid: Grid, folder: Path) -> list[Training]:
+    plain = {
+        (model, seed): _training(grid, folder, model, seed, FLOAT_BITS, _Request.of_grid(grid, {}), None)
+        for seed in grid.seeds
+        for model in grid.model
+    }
     found = []
     for number, method in enumerate(grid.methods or ({},)):
-        for seed in grid.seeds:
-            for model in grid.model:
-                baseline = _training(grid, folder, model, {"bits": FLOAT_BITS}, seed, None)
-                widths = grid.bits if grid.methods else ()
-                quantized = [_training(grid, folder, model, {**method, "bits": b}, seed, baseline) for b in widths]
-                found += [*([baseline] if number == 0 else []), *quantized]
+        request, widths = _Request.of_grid(grid, method), grid.bits if grid.methods else ()
+        for (model, seed), baseline in plain.items():
+            quantized = [_training(grid, folder, model, seed, bits, request, baseline) for bits in widths]
+            found += [*([baseline] if number == 0 else []), *quantized]
+    for variant in grid.variants:
+        request = _Request.of_variant(grid, variant)
+        for (model, seed), baseline in plain.items():
+            if variant.seeds is None or seed in variant.seeds:
+                widths = grid.bits if variant.bits is None else tuple(variant.bits)
+                found += [_training(grid, folder, model, seed, bits, request, baseline) for bits in widths]
     names = [one.name for one in found]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"Two trainings are called '{name}'. Give methods or models that differ in their names.")
+            raise ConfigError(
+                f"Two trainings are called '{name}'. Give methods, variants or models that differ in their names."
+            )
     return found
 
 
 def _training(
-    grid: Grid, folder: Path, model: str, variant: Mapping[str, Any], seed: int, baseline: Training | None
+    grid: Grid, folder: Path, model: str, seed: int, bits: int, request: _Request, baseline: Training | None
 ) -> Training:
     """Returns one training; ``baseline`` is None for the fp32 baseline itself."""
-    spec = QuantSpec.from_options(variant)
-    more = {name: variant[name] for name in ("per_channel", "first_last_bits", "signed") if name in variant}
-    label = "-".join([spec.label, *(f"{name}-{value}".lower() for name, value in more.items())])
     classify = grid.track == "classify"
-    own = {name: value for name, value in grid.overrides.items() if classify or name not in _detector_options()}
-    stem = Path(model.rpartition(":")[2]).stem
+    quant = {**request.options, "bits": bits}
+    label = request.label(QuantSpec.from_options(quant))
+    others = {"weights": request.weights, **request.others}
+    from_baseline = [name for name in _CHECKPOINTS if others.get(name) == BASELINE]
+    others |= dict.fromkeys(from_baseline, None if baseline is None else str(baseline.checkpoint))
+    others = {name: value for name, value in others.items() if value is not None or name not in _CHECKPOINTS}
+    if others.get("average", 0) is None:
+        others["average"] = detection.UNSET
+    own = {name: value for name, value in others.items() if name not in _options_of(grid.track)}
     head = "-anchor" if grid.overrides.get("head") == "anchor" else ""
-    name = f"{stem}{head}-{label}-s{seed}"
-    weights = grid.weights
-    if weights == BASELINE:
-        weights = None if baseline is None else str(baseline.checkpoint)
+    name = f"{Path(model.rpartition(':')[2]).stem}{head}-{label}-s{seed}"
     options = {
         "model": model, "data": grid.data, **({"data_dir": grid.data_dir} if grid.data_dir is not None else {}),
-        **variant, "seed": seed, **({} if weights is None else {"weights": weights}),
-        **{name: value for name, value in grid.overrides.items() if name not in own},
+        **quant, "seed": seed, **{key: value for key, value in others.items() if key not in own},
     }  # fmt: skip
-    config, epochs = _resolved(grid, options, own)
+    config, epochs = _resolved(grid, options, own, request, baseline)
     return Training(
         name=f"train/{name}", folder=folder / name, classify=classify, model=model, overrides=own,
-        options=options | {"hyp": grid.recipe}, config=config, epochs=epochs, label=label, seed=seed,
-        needs=(baseline,) if baseline is not None and grid.weights == BASELINE else (),
+        options=options | {"hyp": request.recipe}, config=config, epochs=epochs, label=label, seed=seed,
+        variant=None if request.variant is None else request.variant.name,
+        needs=(baseline,) if baseline is not None and from_baseline else (),
     )  # fmt: skip
 
 
-def _detector_options() -> list[str]:
-    """Returns the names of a detector's options that are not Ultralytics' arguments."""
-    sections = ("run", "oscillation")
-    return [*(key for name in sections for key in detection.LAYOUT[name].keys), *detection.HEAD_OPTIONS]
+def _options_of(track: str) -> list[str]:
+    """Returns the names of a training's options that are not ``key=value``, apart from its quantization's."""
+    if track == "classify":
+        return ["weights"]
+    flat = [key for section in ("run", "oscillation") for key in detection.LAYOUT[section].keys]
+    return [*flat, *detection.HEAD_OPTIONS, *detection.DISTILL_OPTIONS]
 
 
-def _resolved(grid: Grid, options: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+def _resolved(
+    grid: Grid, options: Mapping[str, Any], own: Mapping[str, Any], request: _Request, baseline: Training | None
+) -> tuple[dict[str, Any], int]:
     """Returns the whole configuration of a training, as its command resolves it, and its epochs."""
-    fine_tuned = "weights" in options
+    said = {name: value for name, value in options.items() if is_said(name, value)}
+    inherited = _inherited(grid.track, said, own, request, baseline)
+    default = RECIPES[grid.track] if inherited else _default_recipe(grid, fine_tuned="weights" in said)
+    recipe = request.recipe or default
+    path = None if recipe is None else recipe_path(recipe)
     if grid.track == "classify":
-        path = recipe_path(grid.recipe or classification.default_recipe(grid.data))
-        config = classification.resolve(path, options, own)[0]
-        return config.to_dict(), config.train.epochs
-    name = grid.recipe or detection.default_recipe(grid.data, fine_tuned=fine_tuned)
-    run = detection.resolve(None if name is None else recipe_path(name), options, own)
-    return run.to_dict(), int(run.train.get("epochs", 100))  # Ultralytics' default
+        classifier = classification.resolve(path, said, own, inherited)[0]
+        config, epochs = classifier.to_dict(), classifier.train.epochs
+    else:
+        detector = detection.resolve(path, said, own, inherited)
+        config, epochs = detector.to_dict(), int(detector.train.get("epochs", 100))  # Ultralytics' default
+    flat = {name: value for section in config.values() for name, value in section.items()}
+    for name, value in options.items():
+        if isinstance(value, (list, Mapping)):
+            raise ConfigError(f"{name}={value!r}: write it as on the command line, as a text.")
+        if name not in said and flat.get(name, value) != value:
+            raise ConfigError(
+                f"{name}: the recipe says {flat[name]}, and no option of the command says {value}. Use another recipe."
+            )
+    return config, epochs
+
+
+def _default_recipe(grid: Grid, *, fine_tuned: bool) -> str | None:
+    if grid.track == "classify":
+        return classification.default_recipe(grid.data)
+    return detection.default_recipe(grid.data, fine_tuned=fine_tuned)
+
+
+def _inherited(
+    track: str, options: Mapping[str, Any], own: Mapping[str, Any], request: _Request, baseline: Training | None
+) -> dict[str, dict[str, Any]] | None:
+    """Returns the settings that a training takes from its baseline, which need not be trained yet; None: none."""
+    if baseline is None or request.weights != BASELINE:
+        return None
+    if track == "classify":
+        is_float = classification.resolve(None, options, own)[0].quant.is_float
+        takes = inherits(track, request.recipe, is_float=is_float)
+        return classifier_sections(baseline.config, options, own) if takes else None
+    is_float = detection.resolve(None, options, own).quant.is_float
+    trained = TrainedSettings.of(detection.from_mapping(baseline.config, baseline.name))
+    if not inherits(track, request.recipe, is_float=is_float) or not trained.fit(options, own):
+        return None
+    if (batch := trained.arguments["batch"]) < 1:
+        raise ConfigError(
+            f"batch={batch} is chosen by the machine, so no training can be planned on it. Give a number."
+        )
+    return trained.sections()
 
 
 def _robustness(study: StudyConfig, trainings: Sequence[Training], folder: Path) -> Robustness:
@@ -187,12 +294,16 @@ def _noise(study: StudyConfig, trainings: Sequence[Training], folder: Path) -> l
     """Returns the noise of each baseline at all widths, and each quantized network's gradients against it."""
     found: list[Noise] = []
     baselines: dict[tuple[str, int], Noise] = {}
-    methods = tuple(dict.fromkeys(method["method"] for method in study.grid.methods))
+    quantized = [one for one in trainings if not one.is_float]
+    bits = dict.fromkeys([*study.grid.bits, *(one.config["quant"]["weight_bits"] for one in quantized)])
+    methods = tuple(dict.fromkeys(one.config["quant"]["method"] for one in quantized))
     for one in trainings:
         baseline = baselines.get((one.model, one.seed))
-        widths, own = (*study.grid.bits, FLOAT_BITS), methods  # the others are compared with the float weights
+        widths, own = (*bits, FLOAT_BITS), methods  # the others are compared with the float weights
+        if baseline is not None and one.is_float:
+            continue
         if baseline is not None:
-            widths, own = (one.options["bits"],), (one.options["method"],)
+            widths, own = (one.config["quant"]["weight_bits"],), (one.config["quant"]["method"],)
         found.append(
             Noise(
                 name=f"noise/{one.folder.name}", folder=folder / one.folder.name, training=one, against=baseline,
@@ -218,6 +329,10 @@ def _analyses(
     table = str(robustness.records)
     if study.analyses.table1:
         measured("table1", "table1.txt", "table", table, "--kind", "table1")
+    if study.analyses.accuracy:
+        reference = study.analyses.reference
+        words = [] if reference is None else ["--reference", reference]
+        measured("accuracy", "accuracy.txt", "table", table, "--kind", "accuracy", *words)
     if study.analyses.heatmaps:
         found.append(Analysis(name="legend", inputs=[], output=folder / "legend.svg", arguments=["plot", "legend"]))
     for model in dict.fromkeys(one.model for one in trainings):

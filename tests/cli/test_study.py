@@ -19,6 +19,7 @@ from qreg_yolo.cli import main
 from qreg_yolo.io import records
 from qreg_yolo.io.locks import FolderLock
 from qreg_yolo.study.engines import InProcessEngine
+from tests import TINY
 from tests.cli.conftest import Outcome, assert_refused, qreg_yolo
 
 GRID: dict[str, Any] = {
@@ -191,3 +192,109 @@ def test_a_stopped_study_resumes_to_the_same_records(how: signal.Signals, finish
     assert outcome.code == 0, outcome.out + outcome.err
     mine, undisturbed = values(out), [row for row in values(finished) if row[3] == 0]
     assert mine == undisturbed
+
+
+def variants_study(path: Path, data: Path, **grid: Any) -> Path:
+    """Writes a study of a baseline and three variants on clean images."""
+    fast = {"epochs": 1, "workers": 0, "plots": False}
+    taught = {"method": "lsq", "teacher": "baseline", "average": None, "hyp": "qat_finetune"}
+    sections = {
+        "grid": {
+            "model": TINY, "data": str(data), "seeds": [0], "bits": [4], "recipe": "demo",
+            "overrides": {**fast, "imgsz": 40, "batch": 4, "head": "anchor", "fliplr": 0.25},
+            "variant_options": fast,
+            "variants": [
+                {"name": "fp32 trained on", "bits": 32, "options": {"hyp": "qat_finetune"}},
+                {"name": "lsq+", "options": {"epoch0": False}},
+                {"name": "taught", "options": taught},
+            ],
+        },
+        "protocol": {"corruptions": "none", "split": "val", "limit": 3},
+        "analyses": {
+            "table1": False, "heatmaps": False, "curves": False, "accuracy": True, "reference": "fp32 trained on",
+        },
+    }  # fmt: skip
+    sections["grid"] |= grid
+    path.write_text(yaml.safe_dump(sections))
+    return path
+
+
+def test_variants_of_a_detector_start_from_its_baseline(data: Path, tmp_path: Path) -> None:
+    path, out = variants_study(tmp_path / "low.yaml", data), tmp_path / "out"
+    outcome = study(path, "--out", out)
+    assert outcome.code == 0, outcome.err + outcome.out
+    stem = "tiny-anchor"
+    names = [f"{stem}-fp32-s0", f"{stem}-fp32-trained-on-s0", f"{stem}-lsqplus-w4a4-s0", f"{stem}-taught-w4a4-s0"]
+    assert sorted(one.name for one in (out / "trainings").iterdir()) == names
+    configs = {name: yaml.safe_load((out / "trainings" / name / "config.yaml").read_text()) for name in names}
+    for name in names[1:]:
+        train = configs[name]["train"]
+        assert (train["imgsz"], train["batch"], train["fliplr"], train["optimizer"]) == (64, 4, 0.25, "AdamW")
+        assert configs[name]["head"]["kind"] == "anchor"
+        assert configs[name]["run"]["weights"] == str(out / "trainings" / names[0] / "weights" / "last.pt")
+    assert configs[names[3]]["distill"]["teacher"] == configs[names[1]]["run"]["weights"]
+    assert [configs[name]["run"]["average"] for name in names[1:]] == [0.1, 0.1, None]
+    assert [configs[name]["run"]["epoch0"] for name in names[1:]] == [True, False, True]
+    measured = records.read(out / "robustness" / "records.csv")
+    assert set(measured["corruption"]) == {None}
+    assert set(measured["n_images"]) == {3}
+    variants = dict(zip(measured["variant"], measured["method"], strict=True))
+    assert variants == {None: "fp32", "fp32 trained on": "fp32", "lsq+": "lsq+", "taught": "lsq"}
+    assert len(list((out / "robustness" / "per_image").glob("*/clean-0.npz"))) == 4
+    table = (out / "analyses" / "accuracy.txt").read_text()
+    for label in ("fp32 ", "fp32 trained on ", "lsq+ 4 ", "taught 4 "):
+        assert f"  demo  {label}" in table
+    assert "of the mean of tiny-anchor fp32 trained on" in table
+    again = study(path, "--out", out)  # compares what is planned with what the runs wrote
+    assert again.code == 0, again.err
+    assert "6 done, 0 incomplete, 0 to run." in again.out
+    assert "lsq+ 4" in again.out
+    wider = variants_study(path, data, seeds=[0, 1], methods=["lsq"])
+    dry = study(wider, "--out", out, "--dry-run").out
+    assert "done      train/tiny-anchor-taught-w4a4-s0\n" in dry
+    assert "waiting   train/tiny-anchor-taught-w4a4-s1\n" in dry
+    assert "4 done, 2 incomplete, 6 to run. Estimated time:" in dry
+
+
+@pytest.fixture
+def stand_in(data: Path) -> None:
+    """Puts the demo set where the study of low bits looks for its data, and a file in place of the weights."""
+    Path("VOC").mkdir()
+    description = yaml.safe_load(data.read_text())
+    Path("VOC/voc.yaml").write_text(yaml.safe_dump({**description, "path": str(data.parent), "test": "images/val"}))
+    Path("yolov5n.pt").touch()
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_the_study_of_low_bits_can_be_planned() -> None:
+    outcome = study("low_bits", "--dry-run")
+    assert outcome.code == 0, outcome.err
+    names = [line.split()[1] for line in outcome.out.splitlines() if line.startswith("waiting")]
+    for label in ("fp32", "fp32-trained-on", "lsqplus-w8a8", "lsqplus-w2a2", "lsq-w4a4"):
+        assert [f"train/yolov5n-anchor-{label}-s{seed}" in names for seed in range(3)] == [True] * 3
+    assert names[-2:] == ["robustness", "accuracy"]
+    Path("yolov5n.pt").unlink()
+    assert_refused(study("low_bits", "--dry-run"), 2, "There is no checkpoint 'yolov5n.pt'")
+
+
+def test_variants_of_a_classifier_are_measured_on_clean_images(tmp_path: Path) -> None:
+    small = {"epochs": 1, "train_images": 40, "batch": 20}
+    on = {"name": "on", "bits": 32, "options": {"hyp": "cifar_finetune", "epochs": 1}}
+    taught = {"name": "taught", "options": {"epochs": 1, "teacher": "baseline"}}
+    grid = {"track": "classify", "bits": [4], "overrides": small, "variants": [on, taught]}
+    analyses = {"table1": False, "heatmaps": False, "curves": False, "accuracy": True}
+    sections = {"grid": grid, "protocol": {"corruptions": [], "limit": 20}, "analyses": analyses}
+    path, out = tmp_path / "clean.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump(sections))
+    outcome = study(path, "--out", out)
+    assert outcome.code == 0, outcome.err + outcome.out
+    folders = {name: out / "trainings" / f"resnet20-{name}-s0" for name in ("on", "taught-w4a4")}
+    configs = {name: yaml.safe_load((folder / "config.yaml").read_text()) for name, folder in folders.items()}
+    assert {config["run"]["train_images"] for config in configs.values()} == {40}, "the baseline's"
+    assert {(config["train"]["batch"], config["train"]["lr0"]) for config in configs.values()} == {(20, 0.01)}
+    measured = records.read(out / "robustness" / "records.csv")
+    assert measured.select("variant", "method", "corruption", "n_images").rows() == [
+        (None, "fp32", None, 20), ("on", "fp32", None, 20), ("taught", "lsq", None, 20),
+    ]  # fmt: skip
+    assert "taught 4" in outcome.out
+    assert "5 done, 0 incomplete, 0 to run." in study(path, "--out", out).out

@@ -30,7 +30,7 @@ SURFACE = {
             "--first-last-bits", "--edge-bits", "--signed", "--init", "--offset", "--stages", "--activation", "--head",
             "--autoanchor", "--model", "--data", "--weights", "--from-baseline",
             "--teacher", "--distill", "--hyp", "--seed", "--threads",
-            "--amp", *HOLDING, "--log-noise", "--val-every", "--no-epoch0", "--resume", "--online",
+            "--amp", "--average", *HOLDING, "--log-noise", "--val-every", "--no-epoch0", "--resume", "--online",
         ],
     },
     "ptq": {
@@ -81,7 +81,7 @@ SURFACE = {
         "arguments": ["file"],
         "options": ["--out", "--data-dir", "--jobs", "--threads", "--only", "--dry-run"],
     },
-    "table": {"arguments": ["records"], "options": ["--kind", "--format", "--out", *COMPARING]},
+    "table": {"arguments": ["records"], "options": ["--kind", "--reference", "--format", "--out", *COMPARING]},
     "plot heatmap": {"arguments": ["records"], "options": ["--out", "--layout", "--palette", *COMPARING]},
     "plot severity": {"arguments": ["records"], "options": ["--out", "--corruption", *COMPARING]},
     "plot curves": {"arguments": ["sources"], "options": ["--out", "--column", "--x", "--smoothing", "--format"]},

@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 
 from qreg_yolo.cli import main
+from qreg_yolo.cli.robustness import parted
 from qreg_yolo.errors import MissingFileError
 from qreg_yolo.io.strict_yaml import ConfigError
 from tests.cli.conftest import Outcome, assert_refused, qreg_yolo
@@ -25,6 +26,8 @@ TRAIN = [
     (["--weight-bits", "16"], ["weight_bits=16"]),
     (["--act-bits", "0"], ["act_bits=0"]),
     (["--bitz", "4"], ["--bitz", "--bits"]),
+    (["--average", "2"], ["average=2 is out of range"]),
+    (["--average", "no"], ["average='no' is not a number"]),
     (["--edge-bits", "4"], ["first_last_bits='4'", "8, 32, same"]),
     (["--edge-bits", "smae"], ["Did you mean 'same'"]),
     (["--signed", "maybe"], ["signed='maybe'", "auto, signed, unsigned"]),
@@ -191,3 +194,19 @@ def test_a_bug_is_shown_with_its_type_and_how_to_see_more(tmp_path: Path, monkey
     monkeypatch.setenv("QREG_YOLO_DEBUG", "1")
     with mock.patch.dict(os.environ), pytest.raises(KeyError):
         main(["inspect", str(weights)])
+
+
+def test_names_of_variants_and_clean_measurements(tmp_path: Path) -> None:
+    weights, variants, words = parted(["lsq+=a/last.pt", "b.pt", "on=c.safetensors", "name=quick"])
+    assert weights == [Path("a/last.pt"), Path("b.pt"), Path("c.safetensors")]
+    assert variants == {Path("a/last.pt"): "lsq+", Path("c.safetensors"): "on"}
+    assert words == ["name=quick"]
+    (tmp_path / "x=1").mkdir()
+    (tmp_path / "x=1" / "best.pt").touch()
+    path = tmp_path / "x=1" / "best.pt"
+    assert parted([str(path)]) == ([path], {}, [])
+    assert_refused(qreg_yolo("robustness", "lsq+=gone.pt", "--data", "demo"), 2, "There is no checkpoint 'gone.pt'")
+    assert_refused(
+        qreg_yolo("robustness", "a.pt", "--data", "demo", "--corruptions", "non"), 2, "Write 19, 15, none, or"
+    )
+    assert_refused(qreg_yolo("corrupt", "demo", "out", "--corruptions", "none"), 2, "'none' is not one of the 19")

@@ -19,8 +19,8 @@ from qreg_yolo.io import records
 from qreg_yolo.io.records import Record, RecordsError
 
 HEADER = (  # the schema of docs/architecture.md, in its order
-    "run_id,track,model,method,weight_bits,act_bits,init,training,recipe,precision,seed,weights_sha256,data,split,n_images,evaluation,"
-    "preset,corruption,severity,metric,value,unit,commit,command,versions,time"
+    "run_id,track,model,variant,method,weight_bits,act_bits,init,training,recipe,precision,seed,weights_sha256,data,split,"
+    "n_images,evaluation,preset,corruption,severity,metric,value,unit,commit,command,versions,time"
 )
 ROW = Record(
     run_id="r1",
@@ -65,11 +65,11 @@ def test_what_is_appended_is_read_back_equal(tmp_path: Path) -> None:
 
 
 def test_an_older_table_is_read_and_left_as_it_is(tmp_path: Path) -> None:
-    """Older tables lack four columns, and have three that were never filled."""
+    """Older tables lack five columns, and have three that were never filled."""
     records.append(tmp_path / "new.csv", [ROW])
     header, row = (line.split(",") for line in (HEADER, (tmp_path / "new.csv").read_text().splitlines()[1]))
     cells = dict(zip(header, next(csv.reader([",".join(row)])), strict=True))
-    old = [name for name in header if name not in ("evaluation", "init", "training", "recipe")]
+    old = [name for name in header if name not in ("variant", "evaluation", "init", "training", "recipe")]
     old[old.index("unit") : old.index("unit")] = ["lo", "hi"]
     path = tmp_path / "old.csv"
     with path.open("w", newline="") as file:

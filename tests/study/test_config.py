@@ -54,6 +54,16 @@ analyses: {noise: true}
         ("grid: {methods: [{method: lsq, weightonly: true}]}", ["'weightonly'", "Did you mean 'weight_only'?"]),
         ("grid: {methods: [{weight_only: true}]}", ["is not a name or a mapping"]),
         ("grid: {methods: [{method: pact, signed: signed}]}", ["section 'grid'", "does not go with method='pact'"]),
+        ("grid: {variants: [lsq+]}", ["'lsq+' is not a mapping"]),
+        ("grid: {variants: [{bits: 4}]}", ["is not a mapping such as {name: lsq+"]),
+        ("grid: {variants: [{name: a, optoins: {}}]}", ["no option 'optoins'", "Did you mean 'options'?"]),
+        ("grid: {variants: [{name: a=b}]}", ["name='a=b' cannot be a name"]),
+        ("grid: {variants: [{name: a, bits: 9}]}", ["variant 'a': bits=9 is not a width"]),
+        ("grid: {variants: [{name: a, bits: []}]}", ["variant 'a': bits is empty"]),
+        ("grid: {variants: [{name: a, seeds: [1]}]}", ["variant 'a': seed 1 has no baseline"]),
+        ("grid: {variants: [{name: a, options: {seed: 1}}]}", ["variant 'a': options: the study sets 'seed' itself"]),
+        ("grid: {variant_options: {name: x}}", ["variant_options: the study sets 'name' itself"]),
+        ("analyses: {reference: lsq+}", ["reference='lsq+'", "Add accuracy: true"]),
         ("grid: {overrides: {seed: 1}}", ["the study sets 'seed' itself"]),
         ("grid: {overrides: [1]}", ["overrides must be a mapping"]),
         ("protocol: {corruptions: fogg}", ["'fogg' is not one of the 19", "Did you mean 'fog'?"]),
@@ -76,6 +86,28 @@ def test_the_baseline_is_no_width_of_the_grid() -> None:
     assert len(Protocol(corruptions=15, severities=3).conditions) == 16
 
 
-@pytest.mark.parametrize("name", ["demo", "qreg_cifar10", "qreg_cifar100", "qreg_voc", "small_data"])
+@pytest.mark.parametrize("name", ["demo", "qreg_cifar10", "qreg_cifar100", "qreg_voc", "small_data", "low_bits"])
 def test_the_shipped_studies_are_valid(name: str) -> None:
     assert load(study_path(name)).grid.seeds
+
+
+def test_variants_are_read_and_written_back_equal(tmp_path: Path) -> None:
+    text = """
+grid:
+  seeds: [0, 1]
+  variant_options: {workers: 0}
+  variants:
+    - {name: fp32 trained on, bits: 32, options: {hyp: qat_finetune}}
+    - {name: lsq+, bits: [4, 2], seeds: 1, options: {teacher: baseline, average: null}}
+protocol: {corruptions: []}
+analyses: {table1: false, accuracy: true, reference: fp32 trained on}
+"""
+    study = load(write(tmp_path, text))
+    first, second = study.grid.variants
+    assert (first.bits, first.seeds, first.label) == ((32,), None, "fp32-trained-on")
+    assert (second.bits, second.seeds, second.label) == ((4, 2), (1,), "lsqplus")
+    assert second.options == {"teacher": "baseline", "average": None}
+    assert study.grid.methods == (), "variants take the place of the default method"
+    assert study.protocol.conditions == [("clean", 0)]
+    assert load(write(tmp_path, dumps(study.to_dict()))) == study
+    assert Protocol(corruptions="none").conditions == [("clean", 0)]
