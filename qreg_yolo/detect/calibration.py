@@ -1,4 +1,4 @@
-"""Calibration of a detector on augmented training images, before its training."""
+"""Calibration of a detector on augmented training images: before its training, and where a stage changes widths."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils import LOGGER
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.patches import override_configs
+from ultralytics.utils.torch_utils import unwrap_model
 
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.policy import frozen_norms
+from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.detect.resume import preserved_random_state
 from qreg_yolo.quant.calibration import calibrate
+from qreg_yolo.training.staging import Staging
 
 CALIBRATION_IMAGES = 64
 """Training images (augmented as in training) that set the input ranges; at least one batch."""
@@ -50,6 +53,27 @@ def calibrate_detector(trainer: BaseTrainer, model: QuantDetectionModel, *, reco
     if report.unreached:
         LOGGER.warning(str(report))
     return report.initialized
+
+
+def enter_stage(trainer: BaseTrainer, staging: Staging | None) -> Staging:
+    """Sets the widths of the epoch that begins; best.pt and patience count from the last stage on.
+
+    Args:
+        trainer: At the start of an epoch.
+        staging: The result of the epoch before; None: this is the first one of the process.
+    """
+    model, averaged = unwrap_model(trainer.model), trainer.ema.ema
+    if staging is None:
+        config = QuantizationConfig.of(model)
+        staging = Staging(config.spec.stages, trainer.epochs, config.layers or {})
+        if trainer.start_epoch:
+            staging.resume(trainer.start_epoch - 1, model, averaged)
+    begun = staging.enter(trainer.epoch, model, averaged, lambda: calibrate_detector(trainer, model, record=False))
+    if begun is not None:
+        LOGGER.info(begun)
+        if staging.is_last:
+            trainer.best_fitness, trainer.stopper.best_fitness = None, 0.0
+    return staging
 
 
 def _batches(trainer: BaseTrainer, model: QuantDetectionModel) -> Iterator[Any]:

@@ -24,7 +24,7 @@ from qreg_yolo.config.oscillation import OscillationOptions
 from qreg_yolo.detect import epoch_zero, resume
 from qreg_yolo.detect.auto_anchor import update_anchors
 from qreg_yolo.detect.averaging import AveragedModel
-from qreg_yolo.detect.calibration import calibrate_detector
+from qreg_yolo.detect.calibration import calibrate_detector, enter_stage
 from qreg_yolo.detect.checkpoint import Start, load_start, load_weights
 from qreg_yolo.detect.compat import as_taken, check_ultralytics, refuse_unsupported, restore_threads
 from qreg_yolo.detect.data_check import Label
@@ -255,7 +255,7 @@ class QuantDetectionTrainer(DetectionTrainer):
             self.zero = epoch_zero.measure(self, Path(str(self.args.pretrained)))
         elif event == "on_train_epoch_start":
             resume.begin_epoch(self)
-            self._enter_stage()
+            self._staging = enter_stage(self, self._staging)
             self._batches_of_epoch = 0
             self._resume_gradients()
         elif event == "on_train_batch_start":
@@ -333,22 +333,6 @@ class QuantDetectionTrainer(DetectionTrainer):
             resume.restore(self, self._resumed)
             if (zero := self._resumed.get("epoch_zero")) is not None:
                 self.zero = EpochZero(**zero)
-
-    def _enter_stage(self) -> None:
-        """Sets the widths of the epoch that begins; best.pt and patience count from the last stage on."""
-        model = unwrap_model(self.model)
-        if self._staging is None:
-            config = QuantizationConfig.of(model)
-            self._staging = Staging(config.spec.stages, self.epochs, config.layers or {})
-            if self.start_epoch:
-                self._staging.resume(self.start_epoch - 1, model, self.ema.ema)
-        begun = self._staging.enter(
-            self.epoch, model, self.ema.ema, lambda: calibrate_detector(self, model, record=False)
-        )
-        if begun is not None:
-            LOGGER.info(begun)
-            if self._staging.is_last:
-                self.best_fitness, self.stopper.best_fitness = None, 0.0
 
     @property
     def _steps(self) -> float:
