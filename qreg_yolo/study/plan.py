@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qreg_yolo.config import classification, detection
+from qreg_yolo.config.distillation import NONE, WEIGHTS
 from qreg_yolo.config.fine_tuning import RECIPES, TrainedSettings, classifier_sections, inherits
 from qreg_yolo.corrupt.spec import NAMES
 from qreg_yolo.datasets.cifar import cifar_in
@@ -26,6 +27,8 @@ TRAININGS = "trainings"
 """Folder of the runs in the study's."""
 _CHECKPOINTS = ("weights", "teacher")
 """Options that may be the baseline's checkpoint."""
+_UNSET = {"average": detection.UNSET, "teacher": NONE}
+"""Option -> the word that unsets a recipe's; None in a study."""
 _QUANT_OPTIONS = (*METHOD_KEYS, "weight_bits", "init", "offset", "stages")
 """Options of the quantization, in both tracks."""
 _NAMED = ("per_channel", "first_last_bits", "signed")
@@ -81,7 +84,7 @@ def check(study: StudyConfig, jobs: Sequence[Job], datasets_dir: Callable[[], Pa
         *((None, {**grid.variant_options, **one.options}) for one in grid.variants),
     ]
     for checkpoint in (one for weights, others in given for one in (weights, *map(others.get, _CHECKPOINTS))):
-        if checkpoint not in (None, BASELINE) and not Path(str(checkpoint)).is_file():
+        if checkpoint not in (None, BASELINE, WEIGHTS, NONE) and not Path(str(checkpoint)).is_file():
             raise MissingFileError(f"There is no checkpoint '{checkpoint}'. Give the path of one, or baseline.")
     if grid.track == "classify" and grid.data != "demo":
         _check_cifar(grid)
@@ -193,12 +196,11 @@ def _training(
     classify = grid.track == "classify"
     quant = {**request.options, "bits": bits}
     label = request.label(QuantSpec.from_options(quant))
-    others = {"weights": request.weights, **request.others}
+    said = {name: _UNSET[name] if value is None and name in _UNSET else value for name, value in request.others.items()}
+    others = {"weights": request.weights, **said}
     from_baseline = [name for name in _CHECKPOINTS if others.get(name) == BASELINE]
     others |= dict.fromkeys(from_baseline, None if baseline is None else str(baseline.checkpoint))
     others = {name: value for name, value in others.items() if value is not None or name not in _CHECKPOINTS}
-    if others.get("average", 0) is None:
-        others["average"] = detection.UNSET
     own = {name: value for name, value in others.items() if name not in _options_of(grid.track)}
     head = "-anchor" if grid.overrides.get("head") == "anchor" else ""
     name = f"{Path(model.rpartition(':')[2]).stem}{head}-{label}-s{seed}"

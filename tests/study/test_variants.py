@@ -212,3 +212,17 @@ def test_a_study_with_a_teacher_may_be_moved(tmp_path: Path) -> None:
     moved.folder.mkdir(parents=True)
     (moved.folder / "config.yaml").write_text(dumps(dict(first.config)))
     check(of, jobs_of(of, tmp_path / "second"), lambda: tmp_path)
+
+
+def test_a_recipe_s_teacher_can_be_unset_and_be_the_weights(tmp_path: Path) -> None:
+    recipe = tmp_path / "qat_finetune.yaml"
+    recipe.write_text("distill: {teacher: weights}")
+    of = study({"name": "taught"}, {"name": "alone", "options": {"teacher": None}},
+               {"name": "by the weights", "options": {"hyp": "qat_finetune", "teacher": "weights"}},
+               variant_options={"hyp": str(recipe)})  # fmt: skip
+    found = trainings(of, tmp_path)
+    assert found["taught-w4a4-s0"].config["distill"]["teacher"] == str(found["fp32-s0"].checkpoint)
+    assert found["by-the-weights-w4a4-s0"].config["distill"]["teacher"] == str(found["fp32-s0"].checkpoint)
+    assert "distill" not in found["alone-w4a4-s0"].config
+    assert "--teacher none" in " ".join(found["alone-w4a4-s0"].command())
+    check(of, jobs_of(of, tmp_path), lambda: tmp_path)
