@@ -10,7 +10,7 @@ import typer
 from qreg_yolo.cli import options as shared
 from qreg_yolo.cli.process import prepare_ultralytics
 from qreg_yolo.config.checks import AMP_CHOICES
-from qreg_yolo.config.detection import LAYOUT, RunConfig, default_recipe, resolve
+from qreg_yolo.config.detection import DISTILL_OPTIONS, LAYOUT, RunConfig, default_recipe, resolve
 from qreg_yolo.config.fine_tuning import RECIPES, inherits
 from qreg_yolo.config.key_values import parse_overrides
 from qreg_yolo.config.ultralytics_arguments import KINDS
@@ -123,7 +123,7 @@ def _baseline(hyp: str | None, options: dict[str, Any], arguments: dict[str, Any
     """Trains the fp32 baseline of a command, or takes the finished one; returns its checkpoint."""
     if resolve(None, options, arguments).quant.is_float:
         raise ConfigError("--from-baseline needs something to quantize. Remove --bits 32, or --from-baseline.")
-    quantizing = (*LAYOUT["quant"].keys, *LAYOUT["oscillation"].keys, *LAYOUT["distill"].keys)
+    quantizing = (*LAYOUT["quant"].keys, *LAYOUT["oscillation"].keys, *DISTILL_OPTIONS, "average", "epoch0")
     own = {name: value for name, value in options.items() if name not in quantizing} | {"bits": FLOAT_BITS}
     data = str(options.get("data") or arguments.get("data", "demo"))
     recipe = shared.recipe(hyp, default_recipe(data, fine_tuned="weights" in options))

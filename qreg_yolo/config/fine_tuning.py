@@ -16,8 +16,9 @@ RECIPES: Mapping[str, str] = MappingProxyType({"detect": "qat_finetune", "classi
 _ARGUMENTS = (
     "imgsz", "batch", "single_cls", "box", "cls", "dfl", "hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale",
     "shear", "perspective", "flipud", "fliplr", "bgr", "mosaic", "mixup", "cutmix", "copy_paste", "multi_scale",
+    "close_mosaic", "amp",
 )  # fmt: skip
-"""Ultralytics' arguments that are taken from the checkpoint's training: size, batch, gains and augmentation."""
+"""Ultralytics' arguments that are taken from the checkpoint's training: size, batch, gains, augmentation, amp."""
 _STRIDE = 32
 """Ultralytics rounds sizes up to a multiple of it (px)."""
 _ANCHOR_FREE = ("box", "cls", "dfl")
