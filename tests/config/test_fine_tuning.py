@@ -65,8 +65,9 @@ def test_the_settings_of_a_classifier() -> None:
     assert classifier_sections(config, {}, {"model": "resnet18"}) is None
 
 
-def test_the_average_of_a_recipe_can_be_unset() -> None:
-    recipe: Path = recipe_path("qat_finetune")
+def test_the_average_of_a_recipe_can_be_unset(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("run: {average: 0.1}\n")
     assert resolve(recipe, {}, {}).run.average == 0.1
     assert resolve(recipe, {"average": "none"}, {}).run.average is None
     assert resolve(recipe, {"average": 0.3}, {}).run.average == 0.3
