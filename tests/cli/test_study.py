@@ -233,7 +233,7 @@ def test_variants_of_a_detector_start_from_its_baseline(data: Path, tmp_path: Pa
         assert configs[name]["head"]["kind"] == "anchor"
         assert configs[name]["run"]["weights"] == str(out / "trainings" / names[0] / "weights" / "last.pt")
     assert configs[names[3]]["distill"]["teacher"] == configs[names[1]]["run"]["weights"]
-    assert [configs[name]["run"]["average"] for name in names[1:]] == [0.1, 0.1, None]
+    assert [configs[name]["quant"]["init"] for name in names[1:]] == ["mse", "mse", "mse"]
     assert [configs[name]["run"]["epoch0"] for name in names[1:]] == [True, False, True]
     measured = records.read(out / "robustness" / "records.csv")
     assert set(measured["corruption"]) == {None}

@@ -82,20 +82,20 @@ def test_a_quantized_variant_takes_the_settings_of_its_baseline(tmp_path: Path) 
         assert plain["train"][name] == base["train"][name]
     assert plain["train"]["imgsz"] == 160, "as Ultralytics rounds it"
     assert (plain["train"]["multi_scale"], "dfl" in plain["train"]) == (0.0, False)
-    assert (plain["train"]["epochs"], plain["train"]["lr0"], plain["run"]["average"]) == (10, 0.0002, 0.1)
+    assert (plain["train"]["epochs"], plain["train"]["lr0"], plain["quant"]["init"]) == (10, 0.0002, "mse")
     assert plain["quant"]["method"] == "lsq+"
     scratch = study({"name": "own", "options": {"hyp": "qat_finetune", "weights": None}})
     assert "imgsz" not in trainings(scratch, tmp_path)["own-w4a4-s0"].config["train"]
     assert found["own-w4a4-s0"].config["train"]["lr0"] != 0.0002
     assert found["own-w4a4-s0"].config["head"]["kind"] == "anchor_free", "another recipe takes nothing"
-    assert found["other-head-w4a4-s0"].config["run"]["average"] is None, "it does not fit"
+    assert found["other-head-w4a4-s0"].config["quant"]["init"] == "auto", "it does not fit"
 
 
 def test_methods_from_the_baseline_are_planned_likewise(tmp_path: Path) -> None:
     of = study(methods=["lsq"], weights="baseline", overrides={"imgsz": 96})
     quantized = trainings(of, tmp_path)["lsq-w4a4-s0"]
-    assert (quantized.config["train"]["imgsz"], quantized.config["run"]["average"]) == (96, 0.1)
-    assert trainings(study(methods=["lsq"]), tmp_path)["lsq-w4a4-s0"].config["run"]["average"] is None
+    assert (quantized.config["train"]["imgsz"], quantized.config["quant"]["init"]) == (96, "mse")
+    assert trainings(study(methods=["lsq"]), tmp_path)["lsq-w4a4-s0"].config["quant"]["init"] == "auto"
 
 
 def test_training_on_in_full_precision_differs_in_its_widths_alone(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_training_on_in_full_precision_differs_in_its_widths_alone(tmp_path: Pat
 
 def test_each_option_reaches_the_command_and_the_plan(tmp_path: Path) -> None:
     options = {
-        "method": "lsq", "init": "minmax", "offset": "float", "per_channel": True, "average": None, "epoch0": False,
+        "method": "lsq", "init": "minmax", "offset": "float", "per_channel": True, "average": 0.1, "epoch0": False,
         "freeze_codes": 0.01, "teacher": "baseline", "distill": "both", "hyp": "qat_finetune", "mosaic": 0.1,
     }  # fmt: skip
     more = {"epochs": 3, "method": "pact"}
@@ -115,13 +115,13 @@ def test_each_option_reaches_the_command_and_the_plan(tmp_path: Path) -> None:
     job, teacher = found["all-w4a4-s0"], str(found["fp32-s0"].checkpoint)
     assert job.command() == [
         "train", "--model", "yolov5n.yaml", "--data", "demo", "--method", "lsq", "--init", "minmax", "--offset",
-        "float", "--per-channel", "--bits", "4", "--seed", "0", "--weights", teacher, "--average", "none",
+        "float", "--per-channel", "--bits", "4", "--seed", "0", "--weights", teacher, "--average", "0.1",
         "--no-epoch0", "--freeze-codes", "0.01", "--teacher", teacher, "--distill", "both", "--hyp", "qat_finetune",
         "epochs=3", "mosaic=0.1", f"project={tmp_path}/trainings", "name=yolov5n-all-w4a4-s0",
     ]  # fmt: skip
     assert job.group == "train yolov5n.yaml quantized with a teacher"
     assert changed(job, found["plain-w4a4-s0"]) == {
-        "run.average": None, "run.epoch0": False, "quant.method": "lsq", "quant.init": "minmax",
+        "run.average": 0.1, "run.epoch0": False, "quant.method": "lsq", "quant.init": "minmax",
         "quant.offset": "float", "quant.per_channel": True, "distill.teacher": teacher, "distill.losses": "both",
         "distill.logits": 1.0, "distill.features": 1.0, "distill.projector": False, "distill.temperature": 4.0,
         "oscillation.freeze_codes": 0.01, "oscillation.dampen": 0.0, "oscillation.transition_rate": 0.0,
