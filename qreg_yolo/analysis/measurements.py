@@ -86,7 +86,7 @@ class Measurement:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it is an fp32 baseline; a variant that trains on in full precision is none."""
+        """Whether it is an fp32 baseline; a variant in full precision, trained on from one, does not count."""
         return self.method == "fp32" and self.variant is None
 
     @property

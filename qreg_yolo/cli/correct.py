@@ -9,11 +9,7 @@ import typer
 
 from qreg_yolo.cli import options as shared
 from qreg_yolo.cli.classify import DataDir, Device, NoVerify
-from qreg_yolo.cli.process import find_own_code, prepare_ultralytics
-from qreg_yolo.config.key_values import parse_overrides
-from qreg_yolo.config.sections import COMMAND_LINE
-from qreg_yolo.config.ultralytics_arguments import KINDS
-from qreg_yolo.config.ultralytics_keys import check_values
+from qreg_yolo.cli.process import prepare_ultralytics
 from qreg_yolo.io.strict_yaml import ConfigError
 
 EXAMPLES = """\b
@@ -44,11 +40,7 @@ def correct(
     """Correct a quantized checkpoint: train only BatchNorm's scales and shifts and the output layers' (codes stay)."""
     if not epochs and not bn_batches:
         raise ConfigError("--epochs 0 corrects nothing. Give 1 or more, or --bn-batches.")
-    arguments = parse_overrides(overrides or [], KINDS)
-    for name, value in (("data", data), ("device", device)):
-        if value is not None and arguments.setdefault(name, value) != value:
-            raise ConfigError(f"--{name} {value} and {name}={arguments[name]} disagree. Give one of them.")
-    check_values({name: value for name, value in arguments.items() if name != "data"}, COMMAND_LINE, "train")
+    arguments = shared.arguments_of(overrides, "train", data=data, device=device)
     prepare_ultralytics(online=online)
     asked: dict[str, Any] = {"weights": weights, "epochs": epochs, "bn_batches": bn_batches}
     asked |= {} if lr0 is None else {"lr0": lr0}
@@ -59,17 +51,12 @@ def correct(
 def _corrected(
     weights: Path, asked: dict[str, Any], own: dict[str, Any], arguments: dict[str, Any], threads: int | None
 ) -> str:
-    from qreg_yolo.classify.checkpoint import is_classifier
-
-    if is_classifier(weights):
-        shared.refuse_detector_arguments(arguments, weights)
-        find_own_code(own["model"] or "")
+    if shared.of_a_classifier(weights, own, {}, arguments):
         from qreg_yolo.classify import correct as classifier
         from qreg_yolo.classify.runs import Measuring
 
         measuring = Measuring(**own, **arguments, threads=threads)
         return classifier.correct(classifier.CorrectionRequest(**asked, measuring=measuring))
-    shared.refuse_classifier_options(own, weights)
     from qreg_yolo.detect import correct as detector
 
     data = arguments.pop("data", None)

@@ -13,7 +13,7 @@ import typer
 
 from qreg_yolo.cli import options as shared
 from qreg_yolo.cli.classify import DataDir, Device, NoVerify
-from qreg_yolo.cli.process import bar, find_own_code, prepare_ultralytics
+from qreg_yolo.cli.process import bar, prepare_ultralytics
 from qreg_yolo.config.sections import COMMAND_LINE, named
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.noise.sweep import Sweep
@@ -85,15 +85,10 @@ def noise(
 
 
 def _measure(weights: Path, asked: dict[str, Any], own: dict[str, Any], of_detectors: dict[str, Any]) -> dict[str, Any]:
-    from qreg_yolo.classify.checkpoint import is_classifier
-
-    if is_classifier(weights):
-        shared.refuse_detector_options(of_detectors, weights)
-        find_own_code(own["model"] or "")
+    if shared.of_a_classifier(weights, own, of_detectors, {}):
         from qreg_yolo.classify import noise as classifier
 
         return classifier.measure(classifier.ClassifierNoiseRequest(**asked, **own), bar)
-    shared.refuse_classifier_options(own, weights)
     from qreg_yolo.detect import noise as detector
 
     return detector.measure(detector.DetectorNoiseRequest(**asked, **of_detectors), bar)

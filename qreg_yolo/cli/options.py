@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from qreg_yolo.config.key_values import Kind, read_value
+from qreg_yolo.cli.process import find_own_code
+from qreg_yolo.config.key_values import Kind, parse_overrides, read_value
+from qreg_yolo.config.sections import COMMAND_LINE
+from qreg_yolo.config.ultralytics_arguments import KINDS, Command
+from qreg_yolo.config.ultralytics_keys import check_values
 from qreg_yolo.io.resources import recipe_path
 from qreg_yolo.io.strict_yaml import ConfigError
 
@@ -97,6 +101,45 @@ def refuse_with_resume(options: Collection[str], new_run: Collection[str]) -> No
                 f"--{name.replace('_', '-')} cannot be combined with --resume: a resumed run keeps its own. Remove one "
                 "of them."
             )
+
+
+def arguments_of(words: Sequence[str] | None, command: Command, **options: str | None) -> dict[str, Any]:
+    """Returns ``key=value`` words, and the options that are Ultralytics' arguments too, by name.
+
+    Raises:
+        ConfigError: An unknown key, a wrong value, or an option and a word that disagree.
+    """
+    arguments = parse_overrides(words or [], KINDS)
+    for name, value in options.items():
+        if value is not None and arguments.setdefault(name, value) != value:
+            raise ConfigError(f"--{name} {value} and {name}={arguments[name]} disagree. Give one of them.")
+    check_values({name: value for name, value in arguments.items() if name != "data"}, COMMAND_LINE, command)
+    return arguments
+
+
+def of_a_classifier(
+    weights: Path, own: Mapping[str, Any], of_detectors: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> bool:
+    """Returns whether a checkpoint is a classifier's, once its own code can be found.
+
+    Args:
+        weights: The checkpoint.
+        own: Options for classifiers.
+        of_detectors: Options for detectors.
+        arguments: The ``key=value`` words.
+
+    Raises:
+        ConfigError: An option for the other track.
+    """
+    from qreg_yolo.classify.checkpoint import is_classifier
+
+    if not is_classifier(weights):
+        refuse_classifier_options(own, weights)
+        return False
+    refuse_detector_options(of_detectors, weights)
+    refuse_detector_arguments(arguments, weights)
+    find_own_code(own["model"] or "")
+    return True
 
 
 def refuse_detector_options(options: Mapping[str, Any], weights: Path) -> None:

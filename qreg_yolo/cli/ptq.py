@@ -9,12 +9,9 @@ import typer
 
 from qreg_yolo.cli import options as shared
 from qreg_yolo.cli.classify import DataDir, Device, NoVerify
-from qreg_yolo.cli.process import find_own_code, prepare_ultralytics
+from qreg_yolo.cli.process import prepare_ultralytics
 from qreg_yolo.config.detection import HeadConfig
-from qreg_yolo.config.key_values import parse_overrides
 from qreg_yolo.config.sections import COMMAND_LINE, named
-from qreg_yolo.config.ultralytics_arguments import KINDS
-from qreg_yolo.config.ultralytics_keys import check_values
 from qreg_yolo.io.strict_yaml import ConfigError
 from qreg_yolo.quant.spec import QuantSpec
 
@@ -64,11 +61,7 @@ def ptq(
     if head is not None:
         with named("--head"):
             HeadConfig(kind=head)
-    arguments = parse_overrides(overrides or [], KINDS)
-    for name, value in (("split", split), ("data", data), ("device", device)):
-        if value is not None and arguments.setdefault(name, value) != value:
-            raise ConfigError(f"--{name} {value} and {name}={arguments[name]} disagree. Give one of them.")
-    check_values({name: value for name, value in arguments.items() if name != "data"}, COMMAND_LINE, "val")
+    arguments = shared.arguments_of(overrides, "val", split=split, data=data, device=device)
     prepare_ultralytics(online=online)
     own = {"data_dir": data_dir, "verify": not no_verify, "model": model}
     asked = {"weights": weights, "spec": spec, "images": images}
@@ -92,18 +85,12 @@ def _quantized(
     arguments: dict[str, Any],
     threads: int | None,
 ) -> str:
-    from qreg_yolo.classify.checkpoint import is_classifier
-
-    if is_classifier(weights):
-        shared.refuse_detector_options(of_detectors, weights)
-        shared.refuse_detector_arguments(arguments, weights)
-        find_own_code(own["model"] or "")
+    if shared.of_a_classifier(weights, own, of_detectors, arguments):
         from qreg_yolo.classify import ptq as classifier
         from qreg_yolo.classify.runs import Measuring
 
         measuring = Measuring(**own, **arguments, threads=threads)
         return classifier.quantize(classifier.PTQRequest(**asked, measuring=measuring))
-    shared.refuse_classifier_options(own, weights)
     from qreg_yolo.detect import ptq as detector
 
     data = arguments.pop("data", None)

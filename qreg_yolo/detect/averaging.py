@@ -7,7 +7,10 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils.torch_utils import ModelEMA, unwrap_model
+
+from qreg_yolo.detect.policy import frozen_norms
 
 _MOST_STEPS = 8
 """Most optimizer steps from one update of the averaged network's BatchNorm statistics to the next."""
@@ -35,6 +38,13 @@ class AveragedModel(ModelEMA):
         self._norms = [m for name, m in self.ema.named_modules() if isinstance(m, _BatchNorm) and name not in frozen]
         largest = 1.0 - 1.0 / max(window, 1.0)
         self.decay: Callable[[int], float] = lambda n: min(largest, (1.0 + n) / (10.0 + n))
+
+    @classmethod
+    def of(cls, trainer: BaseTrainer, share: float) -> AveragedModel:
+        """Returns the average of a trainer's network over a share of the run's optimizer steps, above 0 to 1."""
+        steps = len(trainer.train_loader) * trainer.epochs / trainer.accumulate
+        frozen = frozen_norms(unwrap_model(trainer.model), trainer.args.freeze)
+        return cls(trainer.model, share * steps, frozen)
 
     def update(self, model: nn.Module) -> None:
         """Averages the parameters; buffers stay."""

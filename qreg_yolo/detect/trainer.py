@@ -33,7 +33,7 @@ from qreg_yolo.detect.distillation import Distiller, make_distiller, without_tea
 from qreg_yolo.detect.epoch_zero import comes_from
 from qreg_yolo.detect.model import QuantDetectionModel
 from qreg_yolo.detect.outputs import defined
-from qreg_yolo.detect.policy import clipping_warning, frozen_norms
+from qreg_yolo.detect.policy import clipping_warning
 from qreg_yolo.detect.precision import precision_of
 from qreg_yolo.detect.quantization_config import AVERAGE, EPOCH0, KEY, LOG_NOISE, VAL_EVERY, QuantizationConfig
 from qreg_yolo.detect.teacher import Teacher
@@ -317,8 +317,7 @@ class QuantDetectionTrainer(DetectionTrainer):
     def resume_training(self, ckpt: dict[str, Any] | None) -> None:
         """Resumes as Ultralytics does, then restores the exact state from the sidecar."""
         if (share := self._asked(AVERAGE, None)) is not None:
-            frozen = frozen_norms(unwrap_model(self.model), self.args.freeze)
-            self.ema = AveragedModel(self.model, share * self._steps, frozen)
+            self.ema = AveragedModel.of(self, share)
         if ckpt is None or not self.resume or resume.is_trained(ckpt, self.epochs):
             return
         resume.rewrite_results(self.csv, ckpt.get("train_results") or {})
@@ -333,11 +332,6 @@ class QuantDetectionTrainer(DetectionTrainer):
             resume.restore(self, self._resumed)
             if (zero := self._resumed.get("epoch_zero")) is not None:
                 self.zero = EpochZero(**zero)
-
-    @property
-    def _steps(self) -> float:
-        """Optimizer steps of the whole run."""
-        return float(len(self.train_loader) * self.epochs / self._accumulate)
 
     def _resume_gradients(self) -> None:
         if self._resumed is not None:

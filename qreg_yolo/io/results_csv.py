@@ -38,7 +38,7 @@ class ResultsTable:
     rows: tuple[tuple[float, ...], ...]
     """One per epoch of training, in the order of the file, each as long as `headings`; an empty cell is nan."""
     untrained: tuple[float, ...] | None = None
-    """The row of epoch 0 without training losses: the accuracy before training; None: there is none."""
+    """The row of epoch 0 without training losses: the accuracy before training; None: it was not measured."""
 
     def column(self, heading: str) -> list[float]:
         """Returns the values below ``heading``, one per row."""
@@ -96,7 +96,7 @@ def _is_untrained(headings: tuple[str, ...], cells: Sequence[str]) -> bool:
 
     The YOLOv5 repository counts trained epochs from 0.
     """
-    given = dict(zip(headings, cells, strict=False))
+    given = dict(zip(headings, cells, strict=False))  # without its empty cells at the end a row is shorter
     losses = [cell for heading, cell in given.items() if heading.startswith("train/")]
     return given.get(EPOCH) == "0" and bool(losses) and not any(losses)
 

@@ -156,7 +156,7 @@ def _listed(name: str, value: Any) -> tuple[Any, ...]:
 
 
 def _check_distinct(name: str, values: Sequence[Any], *, empty: bool = False) -> None:
-    """Raises if a value is there twice, or, unless ``empty``, if there is none."""
+    """Raises if a value occurs twice, or if the list is empty, unless ``empty`` allows it."""
     if not values and not empty:
         raise InvalidValueError(f"{name} is empty. Give at least one.")
     if any(one in values[:i] for i, one in enumerate(values)):

@@ -1,4 +1,4 @@
-"""What a detector's trainer tells its extensions: progress, the factor of its gradients, and the averaged model."""
+"""Calls of a detector's extensions by its trainer: progress, the factor of its gradients, and the averaged model."""
 
 from __future__ import annotations
 

@@ -123,10 +123,8 @@ class _LSQPlus(torch.autograd.Function):
 
 
 @with_signature
-class _IntegerLSQPlus(torch.autograd.Function):
-    """Forward and the three gradients of LSQ+ with an integer zero point; saves the input, the step and the offset."""
-
-    generate_vmap_rule = True
+class _IntegerLSQPlus(_LSQPlus):
+    """The same with an integer zero point."""
 
     @staticmethod
     def forward(
@@ -136,11 +134,6 @@ class _IntegerLSQPlus(torch.autograd.Function):
         z = zero_point(step_size, offset, quant_min=quant_min, quant_max=quant_max).to(step.dtype)
         codes = clip_((x.to(step.dtype) / step).round_().add_(z), quant_min, quant_max)
         return codes.sub_(z).mul_(step).to(x.dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, step_size, offset, ctx.quant_min, ctx.quant_max, ctx.grad_scale = inputs
-        ctx.save_for_backward(x, step_size, offset)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
