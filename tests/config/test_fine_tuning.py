@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qreg_yolo.config import classification
+from qreg_yolo.config import classification, detection
 from qreg_yolo.config.detection import resolve
 from qreg_yolo.config.fine_tuning import TrainedSettings, classifier_sections, inherits
 from qreg_yolo.io.resources import recipe_path
@@ -73,3 +73,13 @@ def test_the_average_of_a_recipe_can_be_unset(tmp_path: Path) -> None:
     assert resolve(recipe, {"average": 0.3}, {}).run.average == 0.3
     with pytest.raises(ValueError, match="average='no' is not a number"):
         resolve(recipe, {"average": "no"}, {})
+
+
+@pytest.mark.parametrize("name", ["voc_scratch", "voc_finetune", "cifar_paper"])
+def test_the_recipes_of_the_paper_keep_the_papers_starts(name: str) -> None:
+    found = (classification if name.startswith("cifar") else detection).resolve(recipe_path(name), {}, {})
+    quant = (found[0] if isinstance(found, tuple) else found).quant
+    assert (quant.init, quant.offset) == ("paper", "float")
+    plan = quant.layer_plan(rescale=None, pretrained=True)
+    assert plan.weight is not None
+    assert plan.weight.init == "paper"

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from qreg_yolo.config.detection import resolve
+from qreg_yolo.detect import runs
 from qreg_yolo.detect.checkpoint import load_weights
 from qreg_yolo.detect.fine_tuning import fine_tuning
+from qreg_yolo.detect.quantization_config import QuantizationConfig
 from qreg_yolo.detect.safetensors_checkpoint import save_safetensors
 from qreg_yolo.errors import MissingFileError
 from tests import TINY
-from tests.detect.conftest import Trained
+from tests.detect.conftest import SETTINGS, Trained
 
 
 def test_the_settings_of_the_baseline_are_the_defaults(baseline: Trained, tiny_data: Path) -> None:
@@ -66,3 +70,35 @@ def test_data_that_are_gone_are_named(baseline: Trained, tiny_data: Path, tmp_pa
     with pytest.raises(MissingFileError, match=r"which is gone\. Give --data"):
         fine_tuning(moved, {}, {})
     assert fine_tuning(moved, {"data": str(tiny_data)}, {}).sections
+
+
+def test_a_finished_baseline_of_the_same_settings_is_taken(tiny_data: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "epochs": 1, "project": str(tmp_path), "name": "fp32"}
+
+    def config(**more: Any) -> Any:
+        return resolve(None, {"bits": 32, "data": str(tiny_data), "model": TINY, **more}, settings)
+
+    first = runs.baseline(config(threads=1))
+    written = first.read_bytes()
+    assert runs.baseline(config(threads=2)) == first
+    assert first.read_bytes() == written
+    other = runs.baseline(config(threads=1, seed=5))
+    assert other != first
+    assert first.read_bytes() == written
+
+
+def test_a_checkpoint_without_the_newer_keys_has_the_papers_starts(trained: Trained) -> None:
+    model, _ = load_weights(trained.best)
+    stored = deepcopy(model.yaml)
+    for name in ("init", "offset", "clip_init", "stages", "range_lr"):
+        del stored["qreg"]["spec"][name]
+    for name in ("training", "recipe"):
+        del stored["qreg"][name]
+    for plan in stored["qreg"]["layers"].values():
+        for side in ("weight", "input"):
+            for name in ("init", "offset"):
+                del plan[side][name]
+    config = QuantizationConfig.read(stored)
+    assert (config.spec.init, config.spec.offset, config.spec.clip_init) == ("paper", "float", 10.0)
+    assert (config.training, config.recipe, config.spec.stages) == ("qat", None, ())
+    assert {plan.input.offset for plan in config.layers.values()} == {"float"}

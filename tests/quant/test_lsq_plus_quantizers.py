@@ -7,10 +7,12 @@ import math
 import pytest
 import torch
 
+from qreg_yolo.quant.calibration import calibrate
+from qreg_yolo.quant.convert import quantize_model
 from qreg_yolo.quant.functional import lsq_plus_initial_range
 from qreg_yolo.quant.lsq import LSQInputQuantizer, LSQWeightQuantizer
 from qreg_yolo.quant.lsq_plus import LSQPlusInputQuantizer
-from qreg_yolo.quant.spec import QuantizerSpec
+from qreg_yolo.quant.spec import QuantizerSpec, QuantSpec
 from tests.quant import oracles
 
 
@@ -158,3 +160,17 @@ def test_step_and_offset_share_lsqs_gradient_scale(grad_scale, factor, count):
 
 def test_an_empty_batch_passes():
     assert calibrated(input_quantizer(), torch.rand(2, 3))(torch.zeros(0, 3)).shape == (0, 3)
+
+
+def test_a_convolution_pads_with_the_code_of_0():
+    """With an integer zero point the padding is on the grid of the input."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3, padding=1, bias=False))
+    quantize_model(model, QuantSpec(method="lsq+", weight_bits=4, act_bits=2, first_last_bits="same"))
+    x = torch.nn.functional.silu(torch.randn(2, 1, 6, 6)) - 0.2
+    calibrate(model, [x])
+    quantizer, weight = model[0].input_fake_quant, model[0].weight_fake_quant(model[0].weight)
+    code = quantizer.to_int(torch.zeros(1)).item()
+    padded = torch.nn.functional.pad(quantizer.to_int(x), (1, 1, 1, 1), value=code)
+    values = padded * quantizer.step_size + quantizer.value_of_code_0
+    torch.testing.assert_close(model(x), torch.nn.functional.conv2d(values, weight))

@@ -169,3 +169,46 @@ def test_all_zero_data_give_a_positive_step():
     quantizer.calibrate(torch.zeros(2, 3))
     assert quantizer.step_size.item() > 0
     assert torch.equal(quantizer(torch.zeros(2, 3)), torch.zeros(2, 3))
+
+
+def started(init, bits=4, signed=None):
+    return LSQInputQuantizer(QuantizerSpec(method="lsq", bits=bits, signed=signed, init=init))
+
+
+@pytest.mark.parametrize("init", ["mse", "minmax", "percentile"])
+def test_an_input_with_a_negative_value_is_signed_except_by_the_papers_start(init):
+    """SiLU's lobe is shallow: the squared error at 4 bits prefers the unsigned grid, which loses all of it."""
+    torch.manual_seed(0)
+    x = torch.nn.functional.silu(2.0 * torch.randn(20000))
+    assert calibrated(started("paper"), x).spec.signed is False
+    quantizer = calibrated(started(init), x[:10000], x[10000:])
+    assert quantizer.spec.signed is True
+    assert bool(quantizer.is_signed)
+    assert calibrated(started(init), x.clamp_min(0.0)).spec.signed is False
+    assert calibrated(started(init, signed=False), x).spec.signed is False
+
+
+def test_the_starts_differ_and_the_least_error_is_the_least():
+    torch.manual_seed(0)
+    x, w = torch.randn(4000), torch.randn(8, 500)
+    errors = {}
+    for init in ("mse", "paper", "minmax", "percentile"):
+        quantizer = calibrated(started(init, signed=True), x)
+        weights = LSQWeightQuantizer(QuantizerSpec(method="lsq", bits=4, signed=True, init=init))
+        weights.calibrate(w)
+        errors[init] = [float((q(v).detach() - v).square().mean()) for q, v in ((quantizer, x), (weights, w))]
+    for side in (0, 1):
+        assert len({errors[init][side] for init in errors}) == 4
+        assert min(errors, key=lambda init: errors[init][side]) == "mse"
+
+
+def test_a_start_per_channel_is_that_of_each_channel():
+    torch.manual_seed(0)
+    w = torch.randn(3, 2, 3, 3) * torch.tensor([0.1, 1.0, 10.0]).view(3, 1, 1, 1)
+    spec = QuantizerSpec(method="lsq", bits=4, signed=True, per_channel=True, init="mse")
+    together = LSQWeightQuantizer(spec, channels=3)
+    together.calibrate(w)
+    for step, row in zip(together.step_size.tolist(), w, strict=True):
+        alone = LSQWeightQuantizer(QuantizerSpec(method="lsq", bits=4, signed=True, init="mse"))
+        alone.calibrate(row[None])
+        assert step == pytest.approx(alone.step_size.item(), rel=1e-5)

@@ -95,3 +95,27 @@ def test_the_clip_decays_by_l2_without_data_beyond_it(options, decay):
 def test_clipped_is_measured_in_float32():
     module = quantizer(clip_init=1.001)
     assert module.clipped(torch.tensor([-0.1, 0.0, 1.0, 1.0078125]).bfloat16()).tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_clipping_value_may_be_calibrated(bits):
+    torch.manual_seed(bits)
+    x = torch.randn(4000).abs() * 2.0
+    found = quantizer(bits, clip_init=None, init="mse")
+    assert not found.is_initialized
+    with pytest.raises(RuntimeError, match="has no range yet"):
+        found(x)
+    for part in x.split(1000):
+        found.calibrate(part)
+    found.finish_calibration()
+
+    def error(clip):
+        return float((pact_fake_quantize(x, torch.tensor(clip), bits=bits) - x).square().mean())
+
+    dense = min(error(float(x.max()) * k / 2000) for k in range(20, 2001))
+    assert error(found.clip_value.item()) <= 1.02 * dense
+    widest = quantizer(bits, clip_init=None, init="minmax")
+    widest.calibrate(x)
+    widest.finish_calibration()
+    assert widest.clip_value.item() == pytest.approx(float(x.max()), rel=1e-5)
+    assert quantizer(bits, clip_init=6.0, init="mse").clip_value.item() == 6.0
