@@ -175,12 +175,12 @@ class LSQInputQuantizer(Quantizer):
 
     def _start_from_sample(self) -> None:
         sample = self.observed(self._sample)
-        values = sample.with_extremes()
-        signed = self.spec.signed if self.spec.signed is not None else bool((values < 0).any())
+        signed = self.spec.signed if self.spec.signed is not None else sample.has_negative
         quant_min, quant_max = grid_bounds(self.bits, signed=signed)
-        fitted = sample.values() if self.spec.init == "mse" else values
         binary = signed and self.bits == 1
-        step = initial_step(fitted[None], self.spec.init, quant_min=quant_min, quant_max=quant_max, binary=binary)
+        step = initial_step(
+            sample.values(self.spec.init)[None], self.spec.init, quant_min=quant_min, quant_max=quant_max, binary=binary
+        )
         self._start(signed, float(step))
 
     def _start(self, signed: bool, step: float) -> None:

@@ -63,9 +63,8 @@ class LSQPlusInputQuantizer(Quantizer):
         """Sets the step and the offset; the paper's own start is that of least squared error."""
         sample = self.observed(self._sample)
         init = "mse" if self.spec.init == "paper" else self.spec.init
-        values = sample.values() if init == "mse" else sample.with_extremes()
         step, offset = initial_range(
-            values, init, quant_min=self.quant_min, quant_max=self.quant_max, integer=self.integer
+            sample.values(init), init, quant_min=self.quant_min, quant_max=self.quant_max, integer=self.integer
         )
         with torch.no_grad():
             self.step_size.copy_(step.clamp_min(MIN_STEP))

@@ -38,8 +38,7 @@ class PACTInputQuantizer(Quantizer):
     def finish_calibration(self) -> None:
         """Sets the clipping value by the requested search on the sample."""
         sample = self.observed(self._sample)
-        values = sample.values() if self.spec.init == "mse" else sample.with_extremes()
-        step = initial_step(values[None], self.spec.init, quant_min=0, quant_max=self.quant_max)
+        step = initial_step(sample.values(self.spec.init)[None], self.spec.init, quant_min=0, quant_max=self.quant_max)
         with torch.no_grad():
             self.clip_value.copy_(step[0] * self.quant_max)
         self._sample = None

@@ -43,14 +43,15 @@ class InputSample:
             self._share = max(self._share // 2, 1)
             self._parts = [part[: self._share].clone() for part in self._parts]
 
-    def values(self) -> Tensor:
-        """Returns the sample, `(n,)`."""
-        return torch.cat(self._parts)
+    @property
+    def has_negative(self) -> bool:
+        """Whether a value was negative."""
+        return self._extremes is not None and bool(self._extremes[0] < 0)
 
-    def with_extremes(self) -> Tensor:
-        """Returns the sample and the smallest and the largest of all values, `(n + 2,)`."""
+    def values(self, init: str) -> Tensor:
+        """Returns the values that a start is computed from: for `minmax` the two extremes, else the sample, `(n,)`."""
         assert self._extremes is not None
-        return torch.cat([*self._parts, self._extremes])
+        return self._extremes if init == "minmax" else torch.cat(self._parts)
 
 
 def _spread(x: Tensor, count: int) -> Tensor:

@@ -35,7 +35,7 @@ def test_batches_have_equal_shares_and_the_sample_is_bounded():
     sample = InputSample()
     for value in range(10):
         sample.add(torch.full((SAMPLE_SIZE + 3,), float(value)))
-    kept = sample.values()
+    kept = sample.values("mse")
     assert SAMPLE_SIZE // 2 < kept.numel() <= SAMPLE_SIZE
     assert torch.bincount(kept.long()).unique().numel() == 1
 
@@ -44,7 +44,7 @@ def test_what_is_left_of_a_batch_comes_from_all_of_its_images():
     sample = InputSample()
     for _ in range(6):
         sample.add(torch.arange(16.0).repeat_interleave(3 * SAMPLE_SIZE).reshape(16, 3, 256, 256))
-    for part in sample.values().split(len(sample.values()) // 6):
+    for part in sample.values("mse").split(len(sample.values("mse")) // 6):
         seen = torch.bincount(part.long(), minlength=16)
         assert part.numel() < SAMPLE_SIZE // 4
         assert (seen.max() - seen.min()).item() <= 10  # of 512
@@ -54,7 +54,7 @@ def test_many_small_batches_stay_bounded_too():
     sample = InputSample()
     for _ in range(300):
         sample.add(torch.rand(1000))
-    assert sample.values().numel() <= SAMPLE_SIZE + 1000
+    assert sample.values("mse").numel() <= SAMPLE_SIZE + 1000
 
 
 def test_the_extremes_are_exact_although_the_sample_misses_them():
@@ -63,9 +63,9 @@ def test_the_extremes_are_exact_although_the_sample_misses_them():
         batch = torch.rand(4 * SAMPLE_SIZE)
         batch[12345], batch[54321] = low, high
         sample.add(batch)
-    assert sample.values().aminmax().max < 7.0
-    assert sample.with_extremes()[-2:].tolist() == [-3.0, 7.0]
-    assert len(sample.with_extremes()) == len(sample.values()) + 2
+    assert sample.values("mse").aminmax().max < 7.0
+    assert sample.values("minmax").tolist() == [-3.0, 7.0]
+    assert sample.has_negative
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -73,6 +73,7 @@ def test_values_that_are_not_finite_are_noticed_anywhere(bad):
     sample = InputSample()
     assert sample.finite
     assert not sample.seen
+    assert not sample.has_negative
     sample.add(torch.zeros(0, 3))
     assert not sample.seen
     batch = torch.rand(4 * SAMPLE_SIZE)
