@@ -57,7 +57,7 @@ class OscillationOptions:
         if self.is_on and quant.stages:
             raise InvalidValueError(
                 "stages change the codes of all weights at once; freeze_codes, dampen and transition_rate hold them. "
-                "Remove one of the two."
+                "Leave them out, or give --stages none."
             )
         if self.is_on and quant.weight_bits != FLOAT_BITS and quant.method not in ("lsq", "lsq+"):
             name = next(name for name in ("freeze_codes", "dampen", "transition_rate") if getattr(self, name))

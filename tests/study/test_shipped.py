@@ -56,7 +56,7 @@ def test_the_plan_is_unchanged(name: str) -> None:
 def test_another_setting_changes_the_digest() -> None:
     (job, *_) = [job for job in jobs_of(load(study_path("demo")), FOLDER) if isinstance(job, Training)]
     changed = {**job.config, "train": {**job.config["train"], "lr0": 0.5}}
-    new = {**job.config, "run": {**job.config["run"], "average": None}}
+    new = {**job.config, "run": {**job.config["run"], "val_every": 1}}
     before = settings(job.config, classify=False)
     assert settings(changed, classify=False) == {**before, "train.lr0": 0.5}
     assert settings(new, classify=False) == before

@@ -2,7 +2,7 @@
 
 `qreg_yolo.datasets.demo.scene` draws the images; this module gives them Ultralytics' layout on disk::
 
-    demo-v1/demo.yaml  manifest.json  images/{train,val}/*.png  labels/{train,val}/*.txt
+    demo-v1-640-192/demo.yaml  manifest.json  images/{train,val}/*.png  labels/{train,val}/*.txt
 
 The manifest holds the SHA-256 of the files as they were written, so that another libpng is not mistaken for damage.
 """
@@ -21,7 +21,7 @@ import cv2
 from qreg_yolo.datasets.demo.scene import CLASS_NAMES, GENERATOR_VERSION, Label, draw_image
 from qreg_yolo.errors import InvalidValueError
 
-N_TRAIN, N_VAL = 352, 112
+N_TRAIN, N_VAL = 640, 192
 """Number of images of the default set."""
 YAML_NAME, MANIFEST_NAME = "demo.yaml", "manifest.json"
 _DATA_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".txt"})
@@ -44,13 +44,13 @@ def ensure_demo_data(root: Path | None = None, *, n_train: int = N_TRAIN, n_val:
 
     Args:
         root: Cache folder; None takes `default_cache_root`.
-        n_train: Number of training images; a number other than the default gets its own folder.
+        n_train: Number of training images; part of the folder's name.
         n_val: Number of validation images; as ``n_train``.
 
     Raises:
         OSError: The cache folder cannot be written.
     """
-    name = f"demo-v{GENERATOR_VERSION}" + ("" if (n_train, n_val) == (N_TRAIN, N_VAL) else f"-{n_train}-{n_val}")
+    name = f"demo-v{GENERATOR_VERSION}-{n_train}-{n_val}"
     folder = (default_cache_root() if root is None else Path(root)).absolute() / name
     if find_damage(folder, n_train=n_train, n_val=n_val):
         folder.parent.mkdir(parents=True, exist_ok=True)
