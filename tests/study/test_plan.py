@@ -45,15 +45,15 @@ def test_the_command_of_a_classifier(tmp_path: Path) -> None:
 
 def test_the_command_of_a_detector(tmp_path: Path) -> None:
     methods = [{"method": "lsq+", "weight_only": True, "per_channel": True}]
-    grid = {"model": "yolov5n.yaml", "track": "detect", "methods": methods, "bits": [2]}
-    overrides = {"epochs": 2, "head": "anchor", "log_noise": True, "imgsz": 64, "average": 0.2}
+    grid = {"model": "yolov5n.yaml", "track": "detect", "data": "voc", "methods": methods, "bits": [2]}
+    overrides = {"epochs": 2, "head": "anchor", "log_noise": True, "imgsz": 64, "average": 0.2, "dampen": 0.1}
     base, job = trainings(study(overrides=overrides, **grid), tmp_path)
     assert base.name == "train/yolov5n-anchor-fp32-s0"
     assert job.name == "train/yolov5n-anchor-lsqplus-w2a32-per_channel-true-s0"
     assert job.command() == [
-        "train", "--model", "yolov5n.yaml", "--data", "demo", "--method", "lsq+", "--weight-only", "--per-channel",
-        "--bits", "2", "--seed", "0", "--head", "anchor", "--log-noise", "--average", "0.2", "epochs=2",
-        "imgsz=64",
+        "train", "--model", "yolov5n.yaml", "--data", "voc", "--method", "lsq+", "--weight-only", "--per-channel",
+        "--bits", "2", "--seed", "0", "--head", "anchor", "--log-noise", "--average", "0.2", "--dampen", "0.1",
+        "epochs=2", "imgsz=64",
         f"project={tmp_path}/trainings", f"name={job.folder.name}",
     ]  # fmt: skip
 
